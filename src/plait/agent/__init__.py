@@ -1,0 +1,1 @@
+"""One per host, and the only writer of that host's kernel."""

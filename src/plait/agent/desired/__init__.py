@@ -1,0 +1,1 @@
+"""Pure: (snapshot, host) -> HostState, one module for each part."""

@@ -1,0 +1,162 @@
+"""What a shim may ask of this host's agent: the verbs, as one Protocol.
+
+Two implementations: the agent's own service (in process: Docker's plug-in runs inside the
+agent), and the client over `/run/plait/agent.sock` (CLI, CNI). Every verb is idempotent by the
+endpoint's id; a detach of what is not there succeeds. Refusals are `PlaitError`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from plait.model.objects import PublishedPort, Workload
+
+
+class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Make an endpoint.
+
+    With `netns` the agent moves and configures the interface itself. Without, the peer stays in
+    the host's namespace under `AttachResult.peer_name`, for a runtime (dockerd) to take.
+    With `identified=False` no traffic passes until `identify` says who it is.
+    """
+
+    id: str
+    """Chosen by the caller; attaching the same id twice returns the first result."""
+    network: str
+    namespace: str = "default"
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    addresses: tuple[str, ...] = ()
+    """Requested; a family that the network has and that is not named is allocated."""
+    mac: str = ""
+    netns: str = ""
+    ifname: str = "eth0"
+    workload: Workload = Workload()
+    ports: tuple[PublishedPort, ...] = ()
+    identified: bool = True
+    default_route: bool = True
+    """The interface carries the default routes; otherwise only the network's pools lead to it."""
+
+
+class AttachResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An endpoint as it is in the kernel."""
+
+    id: str
+    interface: str
+    """Host side."""
+    peer_name: str
+    mac: str
+    mtu: int
+    addresses: tuple[str, ...]
+    """Without prefix length."""
+    gateways: tuple[str, ...]
+    """Of the network, a family each (Docker's next hop)."""
+    pools: tuple[str, ...]
+    internal: bool = False
+
+
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """An address held for a caller that will attach with it (Docker asks for addresses first)."""
+
+    address: str
+    network: str
+
+
+class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An endpoint of this host, as the agent keeps it in its journal."""
+
+    request: AttachRequest
+    addresses: tuple[str, ...]
+    mac: str
+    interface: str
+    phase: Literal["pending", "ready", "degraded"] = "pending"
+    message: str = ""
+    netns_inode: int = 0
+    sandbox: str = ""
+    """Namespace into which a runtime moved the peer, when it told us."""
+    created: float = 0.0
+    """Unix time, seconds."""
+
+
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Another node as this host reaches it."""
+
+    node: str
+    address: str
+    encap: Literal["direct", "vxlan", "unreachable"]
+    mtu: int
+    blocks: int
+    endpoints: int
+    ready: bool
+    reason: str = ""
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The agent's view of itself."""
+
+    node: str
+    version: str
+    ready: bool
+    server: str
+    """URL of the server."""
+    server_connected: bool
+    revision: int
+    """Store revision of the snapshot."""
+    endpoints: int
+    networks: int
+    docker: bool
+    repairs: int
+    """Kernel objects that were put right since the agent started."""
+    problems: tuple[str, ...] = ()
+
+
+class Agent(Protocol):
+    """The verbs."""
+
+    async def attach(self, request: AttachRequest) -> AttachResult:
+        """Make the endpoint, complete or not at all (P8); returns when the kernel has it."""
+
+    async def detach(self, endpoint: str) -> bool:
+        """Remove the endpoint; False when there was none."""
+
+    async def identify(
+        self,
+        endpoint: str,
+        *,
+        name: str,
+        aliases: tuple[str, ...],
+        labels: dict[str, str],
+        namespace: str,
+        workload: Workload,
+    ) -> None:
+        """Say who an endpoint is; opens its traffic."""
+
+    async def joined(self, endpoint: str, sandbox: str) -> None:
+        """The runtime has taken the peer into this namespace."""
+
+    async def publish(
+        self, endpoint: str, ports: tuple[PublishedPort, ...]
+    ) -> tuple[PublishedPort, ...]:
+        """Publish these ports instead of the present ones; host_port 0 is chosen. Takes effect
+        at once. PLAIT-AGENT-007 when a host port is taken."""
+
+    async def reserve(self, network: str, family: Literal[4, 6], address: str = "") -> Reservation:
+        """Hold an address until an attach uses it or `release` gives it back."""
+
+    async def release(self, network: str, address: str) -> None:
+        """Give a held address back; no error if it is not held or an endpoint uses it."""
+
+    async def endpoints(self) -> tuple[LocalEndpoint, ...]:
+        """Endpoints of this host."""
+
+    async def status(self) -> AgentStatus:
+        """How the agent is."""
+
+    async def peers(self) -> tuple[PeerStatus, ...]:
+        """How the other nodes are reached."""
+
+    async def plan(self) -> str:
+        """Difference between the desired state and the kernel, as text; empty when equal."""

@@ -1,0 +1,1 @@
+"""CNI protocol shim over the agent client. Room kept for the CNI issue."""

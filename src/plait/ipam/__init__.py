@@ -1,0 +1,1 @@
+"""Address allocation as a pure function: (blocks, request) -> (blocks', result). No IO."""

@@ -1,0 +1,1 @@
+"""Kubernetes objects to Plait objects. Room kept for the Kubernetes issue."""

@@ -1,0 +1,82 @@
+"""How every kernel object of ours is recognised (design section 4), and names derived from ids.
+
+A restarted agent remembers nothing about the kernel: it finds its own objects by these marks
+and touches nothing without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from typing import Final
+
+PROTOCOL: Final = 112
+"""rtnetlink protocol of our routes and rules (rtm_protocol) and addresses (IFA_PROTO)."""
+LINK_GROUP: Final = 112
+"""IFLA_GROUP of every host-side veth and of a peer that waits in the host namespace."""
+NFT_TABLE: Final = "plait"
+"""nftables table, family inet."""
+COMMENT: Final = "plait"
+"""Comment of our rules in chains that belong to others (DOCKER-USER)."""
+ALIAS_PREFIX: Final = "plait:"
+"""IFLA_IFALIAS of a host-side veth: `plait:<endpoint id>`."""
+
+VXLAN_LINK: Final = "plait.vx"
+VXLAN_PORT: Final = 4789
+"""UDP port of VXLAN (RFC 7348, IANA)."""
+VXLAN_VNI: Final = 0x706C
+"""24-bit network identifier; it separates us from another VXLAN on the same port."""
+VXLAN_OVERHEAD4: Final = 50
+"""Bytes: outer Ethernet is not counted; IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14."""
+VXLAN_OVERHEAD6: Final = 70
+
+GATEWAY4: Final = "169.254.1.1"
+"""Next hop of every endpoint and address of the resolver; on `lo` of every host."""
+GATEWAY6: Final = "fe80::1"
+"""Next hop of every endpoint; on every host-side veth, for it answers only on its own link."""
+RESOLVER6: Final = "fd70:6c61:6974::53"
+"""The resolver's IPv6 address, on `lo` of every host."""
+DNS_PORT: Final = 53
+DNS_MARK: Final = 0x0070_0000
+DNS_MARK_MASK: Final = 0x00F0_0000
+"""Packet mark of DNS packets on their way to the resolver; routed by table `DNS_ROUTE_TABLE`."""
+DNS_ROUTE_TABLE: Final = 112
+RULE_PRIORITY: Final = 112
+
+HOST_MAC: Final = "ee:ee:ee:ee:ee:ee"
+"""MAC of every host-side veth. Each is alone on its link, so one address serves all, and
+containers may hold a permanent neighbour entry for it."""
+
+
+def host_ifname(endpoint_id: str) -> str:
+    """Name of the host side of an endpoint: `pl` and 11 hex digits of a hash of its id."""
+    return "pl" + hashlib.sha256(endpoint_id.encode()).hexdigest()[:11]
+
+
+def peer_ifname(endpoint_id: str) -> str:
+    """Name of the peer while it waits in the host namespace for a runtime to take it."""
+    return "pt" + hashlib.sha256(endpoint_id.encode()).hexdigest()[:11]
+
+
+def _mac(kind: str, ident: str) -> str:
+    digest = hashlib.sha256(f"{kind}/{ident}".encode()).digest()
+    # Locally administered, unicast: bit 1 set, bit 0 clear (IEEE 802 section 8.2.2).
+    octets = bytes([(digest[0] & 0xFC) | 0x02]) + digest[1:6]
+    return octets.hex(":")
+
+
+def endpoint_mac(endpoint_id: str) -> str:
+    """MAC of the container side, derived from the id so that it survives re-creation."""
+    return _mac("endpoint", endpoint_id)
+
+
+def vtep_mac(node_uid: str) -> str:
+    """MAC of a node's `plait.vx`, derived from the node's uid so that it survives re-creation."""
+    return _mac("vtep", node_uid)
+
+
+def link_local(mac: str) -> str:
+    """Modified EUI-64 link-local address of a MAC (RFC 4291 appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    eui = bytes([octets[0] ^ 0x02]) + octets[1:3] + b"\xff\xfe" + octets[3:6]
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + eui))

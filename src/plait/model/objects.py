@@ -1,0 +1,281 @@
+"""The kinds of the API, as frozen structs.
+
+Wire form: JSON with `apiVersion: plait/v1`, `kind`, `metadata`, `spec`, `status`, camelCase
+fields (Kubernetes API conventions). Unknown fields are refused. Sequences are tuples, so that
+objects are hashable by identity and comparable by value.
+
+A spec says what is wanted and is written by its owner; a status says what is and is written by
+the component that observes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final, Literal
+
+import msgspec
+
+API_VERSION: Final = "plait/v1"
+
+Encap = Literal["auto", "direct", "vxlan"]
+
+
+class Base(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
+    """Common options of every struct of the API."""
+
+
+class Metadata(Base, frozen=True, kw_only=True):
+    """Identity and labels of an object.
+
+    `revision` is the store revision of the last write; 0 means "not stored". An update with a
+    non-zero revision succeeds only if it is still the current one (optimistic concurrency).
+    """
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    revision: int = 0
+    created_at: str = ""
+    """RFC 3339, UTC; set by the server."""
+
+
+class Object(Base, frozen=True, kw_only=True, tag_field="kind"):
+    """A stored object. `kind` is the struct's tag."""
+
+    namespaced: ClassVar[bool] = False
+    plural: ClassVar[str] = ""
+
+    metadata: Metadata
+    # A factory, so that omit_defaults keeps the field on the wire.
+    api_version: Literal["plait/v1"] = msgspec.field(default_factory=lambda: API_VERSION)
+
+    @property
+    def kind(self) -> str:
+        """The kind's name, as on the wire."""
+        return type(self).__name__
+
+    @property
+    def key(self) -> str:
+        """Store key: `/<plural>/[<namespace>/]<name>`."""
+        return object_key(type(self), self.metadata.name, self.metadata.namespace)
+
+
+class ClusterSpec(Base, frozen=True, kw_only=True):
+    """Settings of the whole network. There is one Cluster object, named `plait`."""
+
+    pools: tuple[str, ...] = ()
+    """CIDRs, both families, out of which a Network without pools gets its own."""
+    encap: Encap = "auto"
+    vxlan_port: int = 4789
+    vni: int = 0x706C
+    domain: str = "plait.local"
+
+
+class Cluster(Object, frozen=True, kw_only=True, tag=True):
+    """The network as a whole."""
+
+    plural: ClassVar[str] = "clusters"
+    spec: ClusterSpec = ClusterSpec()
+
+
+class NamespaceSpec(Base, frozen=True, kw_only=True):
+    """A namespace scopes names and, later, policies. Its labels count for selectors."""
+
+
+class Namespace(Object, frozen=True, kw_only=True, tag=True):
+    """A scope of names."""
+
+    plural: ClassVar[str] = "namespaces"
+    spec: NamespaceSpec = NamespaceSpec()
+
+
+class NodeSpec(Base, frozen=True, kw_only=True):
+    """A host that runs an agent. Written by that host's agent only."""
+
+    addresses: tuple[str, ...] = ()
+    """Underlay addresses with prefix length, at most one a family: `192.0.2.11/24`. The prefix
+    says which peers are on the same subnet."""
+    link_local: str = ""
+    """IPv6 link-local address of the underlay interface: next hop of direct IPv6 routes."""
+    mtu: int = 1500
+    """Bytes, of the underlay interface."""
+    site: str = ""
+    """Informative name of the place."""
+
+
+class NodeStatus(Base, frozen=True, kw_only=True):
+    """What the agent last said of itself."""
+
+    version: str = ""
+    ready: bool = False
+    last_seen: str = ""
+    """RFC 3339, UTC; set by the server when the node writes its status."""
+    docker: bool = False
+    """A Docker daemon answers on this host."""
+    prefixes: tuple[str, ...] = ()
+    """CIDRs in use on the host that are not ours: routes, addresses, resolvers, Docker pools.
+    A Network whose pool overlaps one of them is refused."""
+    conditions: tuple[str, ...] = ()
+    """Human-readable problems, empty when all is well."""
+
+
+class Node(Object, frozen=True, kw_only=True, tag=True):
+    """A host."""
+
+    plural: ClassVar[str] = "nodes"
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class NetworkSpec(Base, frozen=True, kw_only=True):
+    """A set of endpoints that reach each other on all hosts, and nobody else's."""
+
+    pools: tuple[str, ...] = ()
+    """CIDRs, at most one a family. Empty: the server cuts them from the cluster's pools. Pools
+    of different networks never overlap. Immutable once set."""
+    gateways: tuple[str, ...] = ()
+    """Gateway address a family, inside the pool; never given to an endpoint. Defaults to the
+    first address of each pool. Docker containers use it as next hop."""
+    internal: bool = False
+    """No way out of the network and no published ports."""
+    reserved: tuple[str, ...] = ()
+    """CIDRs or addresses inside the pools that are never given out unless requested."""
+    external_ipam: bool = False
+    """Addresses of at least one host are chosen by someone else (Docker's default IPAM), from
+    the bottom of the pool; so others claim blocks from the top."""
+    docker: bool = True
+    """Appear as a Docker network of the same name on every host that runs Docker."""
+
+
+class NetworkStatus(Base, frozen=True, kw_only=True):
+    """Kept by the server."""
+
+    message: str = ""
+
+
+class Network(Object, frozen=True, kw_only=True, tag=True):
+    """A network."""
+
+    plural: ClassVar[str] = "networks"
+    spec: NetworkSpec = NetworkSpec()
+    status: NetworkStatus = NetworkStatus()
+
+
+class Loan(Base, frozen=True, kw_only=True):
+    """One address of a block that another node than the block's owner uses.
+
+    A node that needs a particular address asks by adding a loan in state `requested`; the
+    owner alone answers, for it allocates from the block without asking anyone. In a block that
+    nobody owns the asker writes `granted` itself.
+    """
+
+    address: str
+    node: str
+    state: Literal["requested", "granted", "refused"] = "requested"
+    reason: str = ""
+
+
+class AddressBlockSpec(Base, frozen=True, kw_only=True):
+    """A block of a network's pool: the unit of allocation and of routing."""
+
+    network: str
+    cidr: str
+    node: str = ""
+    """Owner; empty when only single addresses of the block are lent out."""
+    loans: tuple[Loan, ...] = ()
+
+
+class AddressBlock(Object, frozen=True, kw_only=True, tag=True):
+    """A claimed block. Named by `block_name`, so that a claim is a create of one key."""
+
+    plural: ClassVar[str] = "addressblocks"
+    spec: AddressBlockSpec
+
+
+class PublishedPort(Base, frozen=True, kw_only=True):
+    """A port of the host that leads to a port of the endpoint."""
+
+    protocol: Literal["tcp", "udp", "sctp"]
+    port: int
+    """Port of the endpoint, 1 to 65535."""
+    host_port: int
+    host_ip: str = ""
+    """Empty: every local address of both families."""
+
+
+class Workload(Base, frozen=True, kw_only=True):
+    """What the endpoint belongs to."""
+
+    runtime: Literal["docker", "process", "lab", "cni", ""] = ""
+    id: str = ""
+    """Container id, or pid, or path of the network namespace."""
+
+
+class EndpointSpec(Base, frozen=True, kw_only=True):
+    """One interface of one workload in one network. Written by its node's agent only."""
+
+    node: str
+    network: str
+    name: str = ""
+    """DNS label, unique to nobody: several endpoints of one name are several addresses of it."""
+    aliases: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    """Without prefix length; at most one a family."""
+    mac: str = ""
+    ports: tuple[PublishedPort, ...] = ()
+    workload: Workload = Workload()
+
+
+class EndpointStatus(Base, frozen=True, kw_only=True):
+    """What the agent observed."""
+
+    phase: Literal["pending", "ready", "degraded"] = "pending"
+    """`pending`: identity unknown or rules not in the kernel, so no traffic passes."""
+    interface: str = ""
+    message: str = ""
+
+
+class Endpoint(Object, frozen=True, kw_only=True, tag=True):
+    """An attachment. `metadata.name` is the endpoint id; people use `spec.name`."""
+
+    namespaced: ClassVar[bool] = True
+    plural: ClassVar[str] = "endpoints"
+    spec: EndpointSpec
+    status: EndpointStatus = EndpointStatus()
+
+
+AnyObject = Cluster | Namespace | Node | Network | AddressBlock | Endpoint
+
+KINDS: Final[dict[str, type[Object]]] = {
+    k.__name__: k for k in (Cluster, Namespace, Node, Network, AddressBlock, Endpoint)
+}
+PLURALS: Final[dict[str, type[Object]]] = {k.plural: k for k in KINDS.values()}
+
+encode: Final = msgspec.json.Encoder().encode
+decode: Final = msgspec.json.Decoder(AnyObject).decode
+
+
+def object_key(kind: type[Object], name: str, namespace: str = "") -> str:
+    """Store key of an object: `/<plural>/[<namespace>/]<name>`."""
+    if kind.namespaced:
+        return f"/{kind.plural}/{namespace}/{name}"
+    return f"/{kind.plural}/{name}"
+
+
+def block_name(network: str, cidr: str) -> str:
+    """Name of the AddressBlock of a CIDR: `<network>.10-9-0-0-26`."""
+    return f"{network}.{cidr.replace('.', '-').replace(':', '-').replace('/', '-')}"
+
+
+def to_builtins(obj: Object) -> dict[str, Any]:
+    """Plain dict as on the wire."""
+    result: dict[str, Any] = msgspec.to_builtins(obj)
+    return result

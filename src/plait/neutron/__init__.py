@@ -1,0 +1,1 @@
+"""OpenStack ML2 driver. Room kept for the OpenStack issue."""

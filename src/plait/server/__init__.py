@@ -1,0 +1,1 @@
+"""The control plane: REST, watch, certificate authority, authorisation. Holds no kernel state."""
