@@ -1,1 +1,4 @@
-"""Docker's plugin protocol and events, translated to agent calls. Touches neither kernel nor store."""
+"""Docker's plugin protocol and events, translated to agent calls.
+
+Touches neither kernel nor store.
+"""

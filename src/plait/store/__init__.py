@@ -1,1 +1,4 @@
-"""Revisioned key-value stores behind one Protocol (`base.Store`); every one passes tests/contract."""
+"""Revisioned key-value stores behind one Protocol (`base.Store`).
+
+Every one passes tests/contract.
+"""

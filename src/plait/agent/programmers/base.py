@@ -1,0 +1,64 @@
+"""What a programmer is: the only code of the agent that changes the kernel.
+
+A programmer owns one part of HostState. It keeps `actual`, the kernel objects of ours as it
+last saw or made them, so that a plan costs no kernel call:
+
+- `observe()` reads ours from the kernel into `actual` (a full resync, or after an event);
+- `plan(desired)` is pure: what differs, as ops that print as a network engineer writes them;
+- `apply(ops)` carries them out and brings `actual` up to date. One op that fails is reported and
+  never stops the rest.
+
+All three are synchronous and quick: the agent's loop calls them between awaits, because a
+namespace switch (setns) must not be interleaved with other work. `tests/states` drives every
+programmer against its fake door and against the real kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from plait.model.hoststate import HostState
+
+
+class Op(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference between desired and actual."""
+
+    part: str
+    """Name of the programmer."""
+    verb: Literal["add", "change", "delete"]
+    key: Any
+    """Identity of the object in its part."""
+    want: Any = None
+    have: Any = None
+    text: str = ""
+    """As a network engineer writes it: `ip route add 10.0.0.0/26 via …`."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An op that the kernel refused. `gone` says that the namespace of an endpoint vanished."""
+
+    op: Op
+    error: str
+    errno: int = 0
+    gone: bool = False
+
+
+class Programmer(Protocol):
+    """See the module's docstring."""
+
+    name: str
+
+    def observe(self) -> None:
+        """Read our objects from the kernel."""
+
+    def plan(self, desired: HostState) -> tuple[Op, ...]:
+        """What is to be done, from `actual` alone."""
+
+    def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        """Do it; return what failed."""

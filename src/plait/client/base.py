@@ -1,0 +1,76 @@
+"""What a client may ask of the server, as one Protocol; `api.ApiClient` is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+
+from plait.model.objects import AnyObject, Object
+
+T = TypeVar("T", bound=Object)
+
+
+class BatchOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of an atomic batch.
+
+    `create` fails if the object exists. `update` with a revision of 0 writes over whatever is
+    there and creates what is not; with a revision it is a compare-and-swap. `delete` uses the
+    revision of `object.metadata`, 0 meaning any.
+    """
+
+    verb: Literal["create", "update", "delete"]
+    object: AnyObject
+
+
+class WatchEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of a watch (P3).
+
+    A stream begins, and begins again after each `resync`, with `begin`, then a `put` for every
+    object there is, then `synced`: what was not named between the two does not exist. After
+    that, `put` and `delete` in revision order, and `bookmark`s that only carry a revision.
+    `disconnected` is made by the client: the last state stays good, a reconnection follows.
+    """
+
+    type: Literal["begin", "put", "delete", "synced", "bookmark", "resync", "disconnected"]
+    revision: int = 0
+    object: AnyObject | None = None
+    """The object; for `delete`, the last one known, with its metadata at least."""
+    reason: str = ""
+
+
+class Api(Protocol):
+    """The verbs of the REST API. Refusals are `PlaitError`; PLAIT-API-012 when out of reach."""
+
+    async def get(self, kind: type[T], name: str, namespace: str = "") -> T:
+        """One object; PLAIT-API-004 when there is none."""
+
+    async def list(self, kind: type[T], namespace: str = "") -> tuple[T, ...]:
+        """All objects of a kind, of one namespace or of all."""
+
+    async def create(self, obj: T, *, dry_run: bool = False) -> T:
+        """Store a new object and return it as stored; `dry_run` validates only."""
+
+    async def update(self, obj: T, *, dry_run: bool = False) -> T:
+        """Write an object; a non-zero revision must still be current (PLAIT-API-006)."""
+
+    async def delete(
+        self,
+        kind: type[Object],
+        name: str,
+        namespace: str = "",
+        *,
+        revision: int = 0,
+        dry_run: bool = False,
+    ) -> None:
+        """Remove an object; PLAIT-API-004 when there is none."""
+
+    async def batch(self, ops: Sequence[BatchOp]) -> tuple[AnyObject, ...]:
+        """All steps or none, in one revision; the objects as stored."""
+
+    def watch(self, kinds: Sequence[type[Object]]) -> AsyncIterator[WatchEvent]:
+        """Follow kinds for ever, reconnecting with jittered backoff, resuming where possible."""
+
+    async def close(self) -> None:
+        """Release connections."""
