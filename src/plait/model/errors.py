@@ -82,6 +82,9 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-HOST-004": Code(409, "Plait runs here already"),
     "PLAIT-HOST-005": Code(412, "Plait does not run here"),
     "PLAIT-HOST-006": Code(412, "the underlay address cannot be determined"),
+    "PLAIT-HOST-007": Code(409, "the port is taken"),
+    "PLAIT-HOST-008": Code(504, "a process did not become ready in time"),
+    "PLAIT-HOST-009": Code(409, "the host was set up with other settings"),
     # Store
     "PLAIT-STORE-001": Code(507, "the disk is full"),
     "PLAIT-STORE-002": Code(500, "the store is damaged"),
@@ -94,6 +97,9 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-LAB-005": Code(504, "a lab host did not come up in time"),
     # Command line
     "PLAIT-CLI-001": Code(400, "the command line is not valid"),
+    "PLAIT-CLI-002": Code(500, "the operating system refused"),
+    "PLAIT-CLI-003": Code(500, "plait failed"),
+    "PLAIT-CLI-004": Code(422, "the manifest is not valid"),
 }
 
 
