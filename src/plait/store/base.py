@@ -122,7 +122,8 @@ class Store(Protocol):
     def watch(self, prefix: str, from_revision: int) -> AsyncIterator[tuple[Event, ...]]:
         """Changes of revisions greater than `from_revision`, one tuple a revision, without end.
 
-        Raises Compacted when they are gone, also at a later step when the reader fell behind.
+        Raises Compacted when they are gone, also at a later step when the reader fell behind, and
+        for a revision that the store has not reached: it is of a history that was replaced.
         """
 
     async def compact(self, revision: int) -> None:
