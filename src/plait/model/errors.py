@@ -92,7 +92,7 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-STORE-004": Code(404, "no such lease"),
     "PLAIT-STORE-005": Code(422, "the key, value or lease is outside the store's limits"),
     "PLAIT-STORE-006": Code(409, "the store is in use"),
-    "PLAIT-STORE-007": Code(503, "the disk failed"),
+    "PLAIT-STORE-007": Code(503, "a file cannot be read or written"),
     "PLAIT-STORE-008": Code(500, "the store was written by a newer version"),
     # Lab
     "PLAIT-LAB-001": Code(404, "no such lab"),
