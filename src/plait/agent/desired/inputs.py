@@ -1,0 +1,147 @@
+"""What the desired state is made of besides the snapshot: this host and its endpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from plait.model.objects import AddressBlock, Cluster, Network, Node, PublishedPort
+
+T = TypeVar("T")
+V4_ANY: Final = "0.0.0.0/0"
+V6_ANY: Final = "::/0"
+
+
+class Underlay(msgspec.Struct, frozen=True, kw_only=True):
+    """The network between the hosts, as this host is connected to it."""
+
+    interface: str
+    addresses: tuple[str, ...]
+    """With prefix length, at most one a family."""
+    link_local: str = ""
+    mtu: int = 1500
+    gateways: tuple[str, ...] = ()
+    """Next hops of the default routes through the interface, at most one a family."""
+
+    def address(self, family: int) -> str:
+        """Address of a family with prefix length, or the empty string."""
+        return next((a for a in self.addresses if (":" in a) == (family == 6)), "")
+
+    def gateway(self, family: int) -> str:
+        """Default next hop of a family, or the empty string."""
+        return next((a for a in self.gateways if (":" in a) == (family == 6)), "")
+
+    @property
+    def tunnel_family(self) -> int:
+        """Outer family of the tunnels: IPv4 where the host has it."""
+        return 4 if self.address(4) else 6
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """A local endpoint, reduced to what the kernel needs to know of it."""
+
+    id: str
+    interface: str
+    """Host side."""
+    network: str
+    addresses: tuple[str, ...]
+    mac: str
+    netns: str = ""
+    """Empty: a runtime takes the peer and configures it."""
+    netns_inode: int = 0
+    ifname: str = "eth0"
+    ports: tuple[PublishedPort, ...] = ()
+    identified: bool = True
+    default_route: bool = True
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """This host."""
+
+    node: str
+    uid: str
+    underlay: Underlay
+    attachments: Mapping[str, Attachment] = {}
+    """By endpoint id."""
+    fenced: frozenset[str] = frozenset()
+    """Endpoints whose address another node owns now: they get no traffic (P2)."""
+    forward_accept: bool = False
+    """Docker filters forwarding on this host."""
+    dns: bool = True
+    """A resolver listens on this host."""
+    accept_ra: bool = False
+    """The underlay interface takes routes from router advertisements."""
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of the snapshot that the kernel's state depends on."""
+
+    cluster: Cluster
+    nodes: Mapping[str, Node] = {}
+    networks: Mapping[str, Network] = {}
+    blocks: Mapping[str, AddressBlock] = {}
+
+
+class Memo:
+    """Fragments of earlier computations, kept while their inputs are the same objects.
+
+    With or without it the result is the same; it only makes one endpoint's attach cost one
+    endpoint's work.
+    """
+
+    def __init__(self) -> None:
+        self._old: dict[Any, tuple[tuple[Any, ...], Any]] = {}
+        self._new: dict[Any, tuple[tuple[Any, ...], Any]] = {}
+
+    def get(self, key: Any, inputs: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """The fragment of `key`, made anew if an input is another object than last time."""
+        entry = self._old.get(key)
+        if entry is None or any(a is not b for a, b in zip(entry[0], inputs, strict=True)):
+            entry = (inputs, make())
+        self._new[key] = entry
+        return entry[1]
+
+    def turn(self) -> None:
+        """End of a computation: forget the fragments that it did not use."""
+        self._old, self._new = self._new, {}
+
+
+def is6(address: str) -> bool:
+    """The address or CIDR is IPv6."""
+    return ":" in address
+
+
+def host_cidr(address: str) -> str:
+    """The address as a CIDR of itself."""
+    return f"{address}/{128 if is6(address) else 32}"
+
+
+def bare(address: str) -> str:
+    """The address without its prefix length."""
+    return address.partition("/")[0]
+
+
+def same_subnet(ours: str, theirs: str) -> bool:
+    """Their address lies on our subnet; both with prefix length, either may be empty."""
+    if not ours or not theirs or is6(ours) != is6(theirs):
+        return False
+    return ipaddress.ip_address(bare(theirs)) in ipaddress.ip_interface(ours).network
+
+
+def gateways(network: Network) -> tuple[str, ...]:
+    """A network's gateways, one a pool in the order of the pools."""
+    named = {is6(gateway): gateway for gateway in network.spec.gateways}
+    return tuple(
+        named.get(is6(pool)) or str(ipaddress.ip_network(pool).network_address + 1)
+        for pool in network.spec.pools
+    )
+
+
+def network_id(network: Network) -> str:
+    """Opaque identity of a network for the kernel: no text of a user reaches a ruleset."""
+    ident = network.metadata.uid or network.metadata.name
+    return "n" + hashlib.sha256(ident.encode()).hexdigest()[:10]

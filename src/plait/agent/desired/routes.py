@@ -1,0 +1,117 @@
+"""Routes and rules: local endpoints, other nodes' blocks, loans, pools, the resolver's packets."""
+
+from __future__ import annotations
+
+from plait.agent.desired.inputs import (
+    V4_ANY,
+    V6_ANY,
+    Attachment,
+    Host,
+    Memo,
+    View,
+    host_cidr,
+    is6,
+)
+from plait.agent.desired.paths import path
+from plait.model.hoststate import Route, Rule
+from plait.model.marks import (
+    DNS_MARK,
+    DNS_MARK_MASK,
+    DNS_ROUTE_TABLE,
+    RULE_PRIORITY,
+    VXLAN_LINK,
+    link_local,
+    vtep_mac,
+)
+from plait.model.objects import Node
+
+UNREACHABLE_METRIC = 4096
+"""Metric of the routes that keep unknown addresses of ours from leaving by the default route."""
+
+
+def remote_routes(view: View, host: Host) -> frozenset[Route]:
+    """Everything that does not depend on local endpoints."""
+    routes: dict[str, Route] = {}
+    to_node: dict[tuple[str, bool], Route | None] = {}
+
+    def towards(node: str, dst: str) -> None:
+        key = (node, is6(dst))
+        if key not in to_node:
+            peer = view.nodes.get(node)
+            to_node[key] = None if peer is None else _route(view, host, peer, is6(dst))
+        template = to_node[key]
+        if template is not None:
+            routes[dst] = Route(
+                dst=dst, link=template.link, via=template.via, onlink=template.onlink
+            )
+
+    for block in view.blocks.values():
+        spec = block.spec
+        if spec.node and spec.node != host.node:
+            towards(spec.node, spec.cidr)
+    # After the blocks: a block of one address that is lent out has the loan's destination.
+    for block in view.blocks.values():
+        for loan in block.spec.loans:
+            if loan.state == "granted" and loan.node != host.node:
+                towards(loan.node, host_cidr(loan.address))
+    pools = {pool for network in view.networks.values() for pool in network.spec.pools}
+    unreachable = {Route(dst=pool, kind="unreachable", metric=UNREACHABLE_METRIC) for pool in pools}
+    return frozenset(routes.values()) | unreachable | _dns_routes(host)
+
+
+def _route(view: View, host: Host, peer: Node, v6: bool) -> Route | None:
+    way = path(view, host, peer, 6 if v6 else 4)
+    if way.encap == "direct":
+        return Route(dst="", link=host.underlay.interface, via=way.via)
+    if way.encap == "vxlan":
+        next_hop = link_local(vtep_mac(peer.metadata.uid))
+        return Route(dst="", link=VXLAN_LINK, via=next_hop, onlink=True)
+    return None
+
+
+def _dns_routes(host: Host) -> frozenset[Route]:
+    if not host.dns:
+        return frozenset()
+    # Packets with the resolver's mark are delivered locally, whatever their destination
+    # (Documentation/networking/tproxy.rst).
+    return frozenset(
+        Route(dst=dst, kind="local", link="lo", table=DNS_ROUTE_TABLE) for dst in (V4_ANY, V6_ANY)
+    )
+
+
+def local_routes(view: View, host: Host, memo: Memo) -> frozenset[Route]:
+    """A host route for every address of a local endpoint."""
+    fragments = (
+        memo.get(("routes", item.id), (item,), lambda item=item: _own(item))  # type: ignore[misc]
+        for item in host.attachments.values()
+        if item.network in view.networks
+    )
+    return frozenset().union(*fragments)
+
+
+def _own(item: Attachment) -> frozenset[Route]:
+    return frozenset(Route(dst=host_cidr(a), link=item.interface) for a in item.addresses)
+
+
+def routes(remote: frozenset[Route], local: frozenset[Route]) -> frozenset[Route]:
+    """Both; an endpoint that lives here is here, whatever a block says of its address."""
+    here = {(route.dst, route.table, route.metric) for route in local}
+    if any((route.dst, route.table, route.metric) in here for route in remote):
+        remote = frozenset(r for r in remote if (r.dst, r.table, r.metric) not in here)
+    return remote | local
+
+
+def rules(host: Host) -> frozenset[Rule]:
+    """The resolver's mark leads to its table."""
+    if not host.dns:
+        return frozenset()
+    return frozenset(
+        Rule(
+            family=family,
+            priority=RULE_PRIORITY,
+            table=DNS_ROUTE_TABLE,
+            mark=DNS_MARK,
+            mask=DNS_MARK_MASK,
+        )
+        for family in (4, 6)
+    )

@@ -1,0 +1,145 @@
+"""The whole network as this agent last saw it. Pure: it is told, it does not ask.
+
+Facts arrive from the watch and, sooner, as answers to our own writes; each carries its revision,
+so an older one never replaces a newer. `synced` ends a full listing: what was not named in it
+and is not newer than it does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from plait.model.objects import (
+    AddressBlock,
+    AnyObject,
+    Cluster,
+    Endpoint,
+    Metadata,
+    Namespace,
+    Network,
+    Node,
+    Object,
+)
+
+DEFAULT_CLUSTER: Final = Cluster(metadata=Metadata(name="plait"))
+"""The cluster's settings until they are known."""
+
+
+class Snapshot:
+    """Objects by name; endpoints by (namespace, name). Read-only to everyone but its feeder."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.ready = False
+        """A whole listing was seen, of the server or from the disk."""
+        self.live = False
+        """The last listing came from the server, not from the disk."""
+        self.cluster = DEFAULT_CLUSTER
+        self._by_key: dict[str, AnyObject] = {}
+        self._named: set[str] | None = None
+        self._rewound = False
+        self.nodes: dict[str, Node] = {}
+        self.networks: dict[str, Network] = {}
+        self.blocks: dict[str, AddressBlock] = {}
+        self.endpoints: dict[tuple[str, str], Endpoint] = {}
+        self.namespaces: dict[str, Namespace] = {}
+
+    def __iter__(self) -> Iterator[AnyObject]:
+        return iter(self._by_key.values())
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def begin(self, revision: int = 0) -> None:
+        """A full listing begins. A revision before ours means that the server was restored from
+        a backup: then what it lists is the truth, whatever its revisions."""
+        self._named = set()
+        self._rewound = 0 < revision < self.revision
+
+    def put(self, obj: AnyObject, *, answer: bool = False) -> AnyObject | None:
+        """Learn of an object. Returns the former one, or `obj` itself if nothing was learnt.
+
+        `answer` says that it came as the answer to a write of ours, not from the watch.
+        """
+        if self._named is not None and not answer:
+            self._named.add(obj.key)
+        former = self._by_key.get(obj.key)
+        newer = former is None or former.metadata.revision < obj.metadata.revision
+        if not newer and (former == obj or not self._rewound):
+            return obj
+        self._by_key[obj.key] = obj
+        self._index(obj)
+        if not answer:
+            self.revision = max(self.revision, obj.metadata.revision)
+        return former
+
+    def delete(self, obj: Object, revision: int) -> AnyObject | None:
+        """Learn that an object went at `revision`; returns it, or None if nothing was learnt."""
+        former = self._by_key.get(obj.key)
+        if former is None or former.metadata.revision > revision:
+            return None
+        del self._by_key[obj.key]
+        self._unindex(former)
+        self.revision = max(self.revision, revision)
+        return former
+
+    def synced(self, revision: int) -> tuple[AnyObject, ...]:
+        """The listing is complete at `revision`; returns the objects that are no more."""
+        named = self._named if self._named is not None else set(self._by_key)
+        stale = tuple(
+            obj
+            for key, obj in self._by_key.items()
+            if key not in named and (self._rewound or obj.metadata.revision <= revision)
+        )
+        for obj in stale:
+            del self._by_key[obj.key]
+            self._unindex(obj)
+        self.ready = self.live = True
+        self.revision = revision if self._rewound else max(self.revision, revision)
+        self._named = None
+        self._rewound = False
+        return stale
+
+    def restore(self, objects: Iterable[AnyObject], revision: int) -> None:
+        """Begin with what was kept on disk."""
+        for obj in objects:
+            self.put(obj)
+        self.revision = max(self.revision, revision)
+        self.ready = True
+
+    def blocks_of(self, network: str) -> list[AddressBlock]:
+        """Blocks of a network."""
+        return [block for block in self.blocks.values() if block.spec.network == network]
+
+    def _index(self, obj: AnyObject) -> None:
+        name = obj.metadata.name
+        match obj:
+            case Cluster():
+                self.cluster = obj
+            case Node():
+                self.nodes[name] = obj
+            case Network():
+                self.networks[name] = obj
+            case AddressBlock():
+                self.blocks[name] = obj
+            case Endpoint():
+                self.endpoints[obj.metadata.namespace, name] = obj
+            case Namespace():
+                self.namespaces[name] = obj
+
+    def _unindex(self, obj: AnyObject) -> None:
+        name = obj.metadata.name
+        match obj:
+            case Cluster():
+                self.cluster = DEFAULT_CLUSTER
+            case Node():
+                self.nodes.pop(name, None)
+            case Network():
+                self.networks.pop(name, None)
+            case AddressBlock():
+                self.blocks.pop(name, None)
+            case Endpoint():
+                self.endpoints.pop((obj.metadata.namespace, name), None)
+            case Namespace():
+                self.namespaces.pop(name, None)
