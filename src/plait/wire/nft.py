@@ -1,0 +1,438 @@
+"""nf_tables objects of one table as values, the changes of a transaction, and their messages.
+
+Source: linux/netfilter/nf_tables.h. A `Change` is one or more netlink messages of a batch; it
+prints as nft(8) would be typed. Rules carry, as their comment, why they are there and a digest of
+their expressions, so that what is in the kernel can be compared with what is wanted without
+decoding expressions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from plait.wire import nft_expr as e
+from plait.wire.nfnetlink import (
+    F_APPEND,
+    F_CREATE,
+    F_EXCL,
+    MAX_ATTR,
+    Request,
+    attr,
+    nested,
+    s32,
+    string,
+    u32,
+)
+
+NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
+NEWCHAIN, GETCHAIN, DELCHAIN = 3, 4, 5
+NEWRULE, GETRULE, DELRULE = 6, 7, 8
+NEWSET, GETSET, DELSET = 9, 10, 11
+NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
+NEWGEN, GETGEN = 15, 16
+
+GROUP_NFTABLES: Final = 7
+"""NFNLGRP_NFTABLES: multicast group of changes to any ruleset of the namespace."""
+
+TABLE_OWNER: Final = 2
+"""NFT_TABLE_F_OWNER, kernel 5.12: only the creating socket may change the table."""
+TABLE_PERSIST: Final = 4
+"""NFT_TABLE_F_PERSIST, kernel 6.9: the table outlives its owner, and a new owner may adopt it."""
+
+SET_INTERVAL: Final = 4
+SET_MAP: Final = 8
+ELEM_INTERVAL_END: Final = 1
+
+_FAMILY: Final = e.NFPROTO_INET
+DATA_TYPE_VERDICT: Final = 0xFFFF_FF00
+_ELEMENT_LIST_LIMIT: Final = MAX_ATTR - 2048
+"""Bytes of elements in one message, well below the longest attribute."""
+
+
+class Type(NamedTuple):
+    """A data type of set keys and values; `ident` is libnftables' number, for `nft list`."""
+
+    name: str
+    ident: int
+    size: int
+    show: Callable[[bytes], str]
+
+
+IFNAME: Final = Type("ifname", 41, 16, e.show_ifname)
+IPV4: Final = Type("ipv4_addr", 7, 4, e.show_address)
+IPV6: Final = Type("ipv6_addr", 8, 16, e.show_address)
+PROTO: Final = Type("inet_proto", 12, 1, e.show_protocol)
+SERVICE: Final = Type("inet_service", 13, 2, e.show_number)
+ADDRESS: Final = {4: IPV4, 6: IPV6}
+
+Data = bytes | e.Verdict | None
+"""Value of an element: None in a set, bytes or a verdict in a map."""
+
+
+class Hook(msgspec.Struct, frozen=True):
+    """Where a base chain is attached; its policy is always accept."""
+
+    type: str
+    name: str
+    number: int
+    """NF_INET_*."""
+    priority: int
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A rule: statements, and why it is there (a constant of the code, never a user's text)."""
+
+    why: str
+    statements: tuple[e.Statement, ...]
+
+    def pack(self) -> bytes:
+        """The kernel expressions."""
+        return b"".join([s.pack() for s in self.statements])
+
+    def comment(self) -> str:
+        """`why #digest`: says what the rule is, and identifies it exactly."""
+        return f"{self.why} #{hashlib.blake2s(self.pack(), digest_size=6).hexdigest()}"
+
+    def text(self) -> str:
+        """In nft's syntax."""
+        return " ".join([s.text() for s in self.statements]) + f' comment "{self.why}"'
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A chain with all its rules."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    hook: Hook | None = None
+
+
+class Set(msgspec.Struct, frozen=True):
+    """A set, or a map when it has a value."""
+
+    name: str
+    key: tuple[Type, ...]
+    value: tuple[Type, ...] = ()
+    verdicts: bool = False
+    interval: bool = False
+    """Elements are ranges of one address: the key is the first and the last, side by side."""
+
+    @property
+    def flags(self) -> int:
+        """NFT_SET_*."""
+        return (SET_MAP if self.value or self.verdicts else 0) | (
+            SET_INTERVAL if self.interval else 0
+        )
+
+    @property
+    def key_size(self) -> int:
+        """Bytes; each part of a concatenation stands on a four-byte boundary."""
+        return _width(self.key)
+
+    def declaration(self) -> str:
+        """`type …` of nft's syntax: what must agree for a set to be the same set."""
+        text = "type " + " . ".join(t.name for t in self.key)
+        if self.verdicts:
+            text += " : verdict"
+        elif self.value:
+            text += " : " + " . ".join(t.name for t in self.value)
+        return text + (" flags interval" if self.interval else "")
+
+    def show_key(self, key: bytes) -> str:
+        """An element's key in nft's syntax."""
+        if self.interval:
+            size = len(key) // 2
+            first, last = (ipaddress.ip_address(part) for part in (key[:size], key[size:]))
+            return str(first) if first == last else f"{first}-{last}"
+        return _show(self.key, key)
+
+    def show(self, key: bytes, data: Data) -> str:
+        """An element in nft's syntax."""
+        text = self.show_key(key)
+        if isinstance(data, e.Verdict):
+            return f"{text} : {data.text()}"
+        return text if data is None else f"{text} : {_show(self.value, data)}"
+
+
+def _width(types: tuple[Type, ...]) -> int:
+    return types[0].size if len(types) == 1 else sum((t.size + 3) & ~3 for t in types)
+
+
+def _ident(types: tuple[Type, ...]) -> int:
+    ident = 0
+    for t in types:
+        ident = ident << 6 | t.ident
+    return ident
+
+
+def _show(types: tuple[Type, ...], raw: bytes) -> str:
+    parts, offset = [], 0
+    for t in types:
+        parts.append(t.show(raw[offset : offset + t.size]))
+        offset += (t.size + 3) & ~3
+    return " . ".join(parts)
+
+
+def concat(*parts: bytes) -> bytes:
+    """A concatenated key or value: each part padded to four bytes."""
+    return b"".join([p + bytes(-len(p) & 3) for p in parts])
+
+
+def cidr_range(cidr: str) -> bytes:
+    """Key of a CIDR in an interval set."""
+    net = ipaddress.ip_network(cidr)
+    return net.network_address.packed + net.broadcast_address.packed
+
+
+# Changes
+
+
+class Step(Protocol):
+    """A step of a transaction."""
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """Its messages."""
+
+    def text(self, table: str) -> str:
+        """As nft(8) would be typed."""
+
+
+class AddTable(msgspec.Struct, frozen=True):
+    """Make the table, or adopt one without an owner; no error when it is ours."""
+
+    flags: int = 0
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        yield NEWTABLE, F_CREATE, _FAMILY, string(1, table) + u32(2, self.flags)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        names = {TABLE_OWNER: "owner", TABLE_PERSIST: "persist"}
+        flags = ",".join(name for bit, name in names.items() if self.flags & bit)
+        return f"add table inet {table}" + (f" {{ flags {flags}; }}" if flags else "")
+
+
+class DeleteTable(msgspec.Struct, frozen=True):
+    """Remove the table with all that is in it."""
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        yield DELTABLE, 0, _FAMILY, string(1, table)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return f"delete table inet {table}"
+
+
+class AddChain(msgspec.Struct, frozen=True):
+    """Make a chain without rules; no error when it exists."""
+
+    chain: Chain
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        body = string(1, table) + string(3, self.chain.name)
+        if hook := self.chain.hook:
+            body += nested(4, u32(1, hook.number), s32(2, hook.priority))
+            body += u32(5, e.VERDICT_ACCEPT) + string(7, hook.type)
+        yield NEWCHAIN, F_CREATE, _FAMILY, body
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        text = f"add chain inet {table} {self.chain.name}"
+        if hook := self.chain.hook:
+            text += f" {{ type {hook.type} hook {hook.name} priority {hook.priority}; }}"
+        return text
+
+
+class DeleteChain(msgspec.Struct, frozen=True):
+    """Remove a chain and its rules; refused (EBUSY) while something leads to it."""
+
+    name: str
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        body = string(1, table)
+        yield DELRULE, 0, _FAMILY, body + string(2, self.name)
+        yield DELCHAIN, 0, _FAMILY, body + string(3, self.name)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return f"delete chain inet {table} {self.name}"
+
+
+class FlushChain(msgspec.Struct, frozen=True):
+    """Remove a chain's rules."""
+
+    name: str
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        yield DELRULE, 0, _FAMILY, string(1, table) + string(2, self.name)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return f"flush chain inet {table} {self.name}"
+
+
+class AddRules(msgspec.Struct, frozen=True):
+    """Append a chain's rules."""
+
+    chain: Chain
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        head = string(1, table) + string(2, self.chain.name)
+        for rule in self.chain.rules:
+            comment = rule.comment().encode() + b"\0"
+            # libnftables keeps type-length-value triples here; type 0 is the comment.
+            userdata = attr(7, bytes((0, len(comment))) + comment)
+            body = head + nested(4, rule.pack()) + userdata
+            yield NEWRULE, F_CREATE | F_APPEND, _FAMILY, body
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        head = f"add rule inet {table} {self.chain.name} "
+        return "\n".join(head + rule.text() for rule in self.chain.rules)
+
+
+class AddSet(msgspec.Struct, frozen=True):
+    """Make an empty set or map; no error when it exists with the same types."""
+
+    set: Set
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        s = self.set
+        body = string(1, table) + string(2, s.name) + u32(3, s.flags)
+        body += u32(4, _ident(s.key)) + u32(5, s.key_size)
+        if s.verdicts:
+            body += u32(6, DATA_TYPE_VERDICT) + u32(7, 16)
+        elif s.value:
+            body += u32(6, _ident(s.value)) + u32(7, _width(s.value))
+        # An id is required, though we refer to sets by name.
+        yield NEWSET, F_CREATE, _FAMILY, body + u32(10, 1)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        word = "map" if self.set.value or self.set.verdicts else "set"
+        return f"add {word} inet {table} {self.set.name} {{ {self.set.declaration()}; }}"
+
+
+class DeleteSet(msgspec.Struct, frozen=True):
+    """Remove a set and its elements; refused (EBUSY) while a rule uses it."""
+
+    name: str
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        yield DELSET, 0, _FAMILY, string(1, table) + string(2, self.name)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return f"delete set inet {table} {self.name}"
+
+
+class Elements(msgspec.Struct, frozen=True):
+    """Elements of one set, to be added or deleted."""
+
+    set: Set
+    elements: tuple[tuple[bytes, Data], ...]
+
+    def _requests(self, table: str, kind: int, flags: int) -> Iterator[Request]:
+        head = string(1, table) + string(2, self.set.name)
+        parts: list[bytes] = []
+        size = 0
+        for item in self._pack():
+            if size + len(item) > _ELEMENT_LIST_LIMIT:
+                yield kind, flags, _FAMILY, head + nested(3, *parts)
+                parts, size = [], 0
+            parts.append(item)
+            size += len(item)
+        if parts:
+            yield kind, flags, _FAMILY, head + nested(3, *parts)
+
+    def _pack(self) -> Iterator[bytes]:
+        if self.set.interval:
+            for key, _ in self.elements:
+                yield from _pack_range(key)
+            return
+        for key, data in self.elements:
+            body = nested(1, e.value_data(key))
+            if data is not None:
+                value = data.data() if isinstance(data, e.Verdict) else e.value_data(data)
+                body += nested(2, value)
+            yield nested(1, body)
+
+    def _text(self, table: str, verb: str) -> str:
+        shown = ", ".join(self.set.show(key, data) for key, data in self.elements)
+        return f"{verb} element inet {table} {self.set.name} {{ {shown} }}"
+
+
+def _pack_range(key: bytes) -> Iterator[bytes]:
+    size = len(key) // 2
+    yield nested(1, nested(1, e.value_data(key[:size])))
+    beyond = int.from_bytes(key[size:], "big") + 1
+    # A range that reaches the last address has no end.
+    if beyond >> (8 * size) == 0:
+        end = nested(1, e.value_data(beyond.to_bytes(size, "big")))
+        yield nested(1, u32(3, ELEM_INTERVAL_END), end)
+
+
+class AddElements(Elements, frozen=True):
+    """Add elements; refused (EEXIST) if a key is there already."""
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        return self._requests(table, NEWSETELEM, F_CREATE | F_EXCL)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return self._text(table, "add")
+
+
+class DeleteElements(Elements, frozen=True):
+    """Delete elements; refused (ENOENT) if one is not there."""
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        return self._requests(table, DELSETELEM, 0)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return self._text(table, "delete")
+
+
+Change = (
+    AddTable
+    | DeleteTable
+    | AddChain
+    | DeleteChain
+    | FlushChain
+    | AddRules
+    | AddSet
+    | DeleteSet
+    | AddElements
+    | DeleteElements
+)
+
+
+def ranges(ends: Iterable[tuple[bytes, bool]]) -> Iterator[bytes]:
+    """Keys of an interval set from its (address, is an end) elements, in any order."""
+    first: bytes | None = None
+    # At one address an end comes before the start of the next range.
+    for address, end in sorted(ends, key=lambda item: (item[0], not item[1])):
+        if end:
+            if first is not None:
+                last = int.from_bytes(address, "big") - 1
+                yield first + last.to_bytes(len(address), "big")
+            first = None
+        else:
+            first = address
+    if first is not None:
+        yield first + b"\xff" * len(first)

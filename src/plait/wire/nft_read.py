@@ -1,0 +1,225 @@
+"""What the kernel says of an nf_tables table: requests that read, and parsers of the answers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from plait.wire import nft
+from plait.wire import nft_expr as e
+from plait.wire.nfnetlink import (
+    SUBSYS_NFTABLES,
+    Message,
+    attributes,
+    each,
+    integer,
+    string,
+    text,
+)
+
+_KIND: Final = SUBSYS_NFTABLES << 8
+_UDATA_COMMENT: Final = 0
+_SIGNED: Final = struct.Struct(">i")
+
+
+class TableInfo(NamedTuple):
+    """A table."""
+
+    family: int
+    name: str
+    flags: int
+    handle: int
+    owner: int
+    """Netlink port of the socket that owns it; 0 when nobody does."""
+
+
+class ChainInfo(NamedTuple):
+    """A chain; `hook` is (number, priority, type) of a base chain."""
+
+    name: str
+    hook: tuple[int, int, str] | None
+
+
+class RuleInfo(NamedTuple):
+    """A rule, by its comment."""
+
+    chain: str
+    comment: str
+    packets: int
+    bytes: int
+
+
+class SetInfo(NamedTuple):
+    """A set; what must agree with `nft.Set` for it to be the same."""
+
+    name: str
+    flags: int
+    key_type: int
+    key_size: int
+    data_type: int
+    data_size: int
+
+
+class ChainState(NamedTuple):
+    """A chain as it is: where it is attached, and its rules' comments in order."""
+
+    hook: tuple[int, int, str] | None
+    rules: tuple[str, ...]
+
+
+class TableState(NamedTuple):
+    """A table as it is."""
+
+    info: TableInfo
+    chains: dict[str, ChainState]
+    sets: dict[str, SetInfo]
+    elements: dict[str, dict[bytes, nft.Data]]
+    """By set, then by key as `nft.Set` has it (a range's first and last address)."""
+
+
+def describe_chain(wanted: nft.Chain) -> ChainState:
+    """How the kernel will describe a chain of ours."""
+    hook = wanted.hook
+    return ChainState(
+        (hook.number, hook.priority, hook.type) if hook else None,
+        tuple([rule.comment() for rule in wanted.rules]),
+    )
+
+
+def table_query(name: str) -> bytes:
+    """Attributes that select a table, its chains, its rules or its sets."""
+    return string(1, name)
+
+
+def chain_query(table: str, chain: str) -> bytes:
+    """Attributes that select one chain (NFT_MSG_GETCHAIN)."""
+    return string(1, table) + string(3, chain)
+
+
+def elements_query(table: str, name: str) -> bytes:
+    """Attributes that select a set's elements."""
+    return string(1, table) + string(2, name)
+
+
+def describe(wanted: nft.Set) -> SetInfo:
+    """How the kernel will describe a set of ours."""
+    request = next(nft.AddSet(wanted).requests(""))
+    return _set_info(memoryview(request[3]))
+
+
+def _number(attrs: dict[int, memoryview], kind: int) -> int:
+    return integer(attrs[kind]) if kind in attrs else 0
+
+
+def table_info(msg: Message) -> TableInfo:
+    """Of an NFT_MSG_NEWTABLE."""
+    attrs = attributes(msg.body)
+    return TableInfo(
+        msg.family, text(attrs[1]), _number(attrs, 2), _number(attrs, 4), _number(attrs, 7)
+    )
+
+
+def chain_info(msg: Message) -> tuple[str, ChainInfo]:
+    """(table, chain) of an NFT_MSG_NEWCHAIN."""
+    attrs = attributes(msg.body)
+    hook = None
+    if 4 in attrs:
+        inner = attributes(attrs[4])
+        kind = text(attrs[7]) if 7 in attrs else ""
+        hook = (integer(inner[1]), _SIGNED.unpack(inner[2])[0], kind)
+    return text(attrs[1]), ChainInfo(text(attrs[3]), hook)
+
+
+def rule_info(msg: Message) -> tuple[str, RuleInfo]:
+    """(table, rule) of an NFT_MSG_NEWRULE; packets and bytes are those of its first counter."""
+    attrs = attributes(msg.body)
+    packets = size = 0
+    if 4 in attrs:
+        for _, view in each(attrs[4]):
+            expr = attributes(view)
+            if text(expr[1]) == "counter":
+                data = attributes(expr[2])
+                size, packets = _number(data, 1), _number(data, 2)
+                break
+    comment = _comment(attrs[7]) if 7 in attrs else ""
+    return text(attrs[1]), RuleInfo(text(attrs[2]), comment, packets, size)
+
+
+def _comment(view: memoryview) -> str:
+    offset = 0
+    while offset + 2 <= len(view):
+        kind, length = view[offset], view[offset + 1]
+        if kind == _UDATA_COMMENT:
+            return text(view[offset + 2 : offset + 2 + length])
+        offset += 2 + length
+    return ""
+
+
+def set_info(msg: Message) -> tuple[str, SetInfo]:
+    """(table, set) of an NFT_MSG_NEWSET."""
+    return text(attributes(msg.body)[1]), _set_info(msg.body)
+
+
+def _set_info(view: memoryview) -> SetInfo:
+    attrs = attributes(view)
+    verdicts = _number(attrs, 6) == nft.DATA_TYPE_VERDICT
+    return SetInfo(
+        text(attrs[2]),
+        _number(attrs, 3),
+        _number(attrs, 4),
+        _number(attrs, 5),
+        _number(attrs, 6),
+        # The kernel reports the size of its own struct for verdicts, which varies.
+        0 if verdicts else _number(attrs, 7),
+    )
+
+
+def elements(msg: Message) -> Iterator[tuple[bytes, nft.Data, int]]:
+    """(key, value, flags) of the elements of an NFT_MSG_NEWSETELEM."""
+    attrs = attributes(msg.body)
+    if 3 not in attrs:
+        return
+    for _, view in each(attrs[3]):
+        item = attributes(view)
+        if 1 not in item:
+            continue
+        key = bytes(attributes(item[1])[1])
+        data: nft.Data = None
+        if 2 in item:
+            value = attributes(item[2])
+            if 1 in value:
+                data = bytes(value[1])
+            elif 2 in value:
+                verdict = attributes(value[2])
+                code = _SIGNED.unpack(verdict[1])[0]
+                data = e.Verdict(code, text(verdict[2]) if 2 in verdict else "")
+        yield key, data, _number(item, 3)
+
+
+def element_map(found: Iterable[Message], *, interval: bool) -> dict[bytes, nft.Data]:
+    """All elements of a set's dump, by key."""
+    items = (item for msg in found for item in elements(msg))
+    if interval:
+        ends = [(key, bool(flags & nft.ELEM_INTERVAL_END)) for key, _, flags in items]
+        return dict.fromkeys(nft.ranges(ends))
+    return {key: data for key, data, _ in items}
+
+
+def generation(msg: Message) -> int:
+    """Of an NFT_MSG_NEWGEN: counts the commits of the namespace, by anyone."""
+    return integer(attributes(msg.body)[1])
+
+
+def names_table(msg: Message, table: str) -> bool:
+    """Whether a notification is about an inet table of this name."""
+    if msg.kind >> 8 != SUBSYS_NFTABLES or msg.family != e.NFPROTO_INET:
+        return False
+    # NFTA_*_TABLE, and NFTA_TABLE_NAME, are all attribute 1.
+    raw = attributes(msg.body).get(1)
+    return raw is not None and text(raw) == table
+
+
+def is_generation(msg: Message) -> bool:
+    """Whether a notification ends a transaction (NFT_MSG_NEWGEN)."""
+    return msg.kind == _KIND | nft.NEWGEN
