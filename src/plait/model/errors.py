@@ -38,6 +38,7 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-API-014": Code(404, "no such path"),
     # Names
     "PLAIT-NAME-001": Code(422, "the name is not a DNS label"),
+    "PLAIT-DNS-001": Code(409, "the resolver's port is taken"),
     # Networks and pools
     "PLAIT-NET-001": Code(409, "the pools of two networks overlap"),
     "PLAIT-NET-002": Code(409, "the pool overlaps something that a host uses"),

@@ -1,0 +1,130 @@
+"""From a message and its sender to a reply: what UDP and TCP have in common."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from plait.dns.resolver import Forward, Resolver, Server
+from plait.dns.stats import Stats
+from plait.dns.upstream import Upstream
+from plait.dns.zone import Scope
+from plait.wire import dns
+
+HOST_CHECK_LIFETIME: Final = 5.0
+"""Seconds for which an address counts as the host's own, or not, after a look."""
+MAX_HOST_CHECKS: Final = 1024
+
+
+class Pending:
+    """A question that an upstream has to be asked."""
+
+    __slots__ = ("client", "limit", "query", "servers")
+
+    def __init__(
+        self, servers: tuple[Server, ...], query: dns.Query, client: str, limit: int
+    ) -> None:
+        self.servers = servers
+        self.query = query
+        self.client = client
+        self.limit = limit
+
+
+class Frontend:
+    """Answers what it can at once and says what has to be waited for."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        upstream: Upstream,
+        *,
+        clock: Callable[[], float],
+        stats: Stats,
+        is_host: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`is_host` says whether an address belongs to this host; the kernel's word by default."""
+        self._resolver = resolver
+        self._upstream = upstream
+        self._clock = clock
+        self.stats = stats
+        self._is_host = is_host or is_local_address
+        self._checked: dict[str, tuple[bool, float]] = {}
+
+    def quick(self, data: bytes, client: str) -> bytes | None:
+        """Reply to a datagram whose question was answered before; None if it was not."""
+        zone = self._resolver.zone
+        scope = zone.clients.get(client)
+        if scope is None or len(data) < dns.HEADER_SIZE:
+            return None
+        reply = self._resolver.quick(scope, data)
+        if reply is not None:
+            self.stats.answers[reply[3] & 0xF] += 1
+        return reply
+
+    def handle(
+        self, data: bytes, client: str, destination: Server, *, tcp: bool
+    ) -> bytes | Pending | None:
+        """The reply, or what to wait for; None for what is best not answered at all."""
+        try:
+            query = dns.parse_query(data)
+        except dns.WireError as error:
+            if error.rcode is None:
+                self.stats.dropped += 1
+                return None
+            self.stats.answers[error.rcode] += 1
+            return dns.error_reply(data, error.rcode)
+        limit = dns.TCP_MAX if tcp else query.udp_limit
+        decision = self._resolver.decide(self._scope(client), query, destination)
+        if isinstance(decision, Forward):
+            hit = self._upstream.cached(decision.servers, query)
+            if hit is None:
+                return Pending(decision.servers, query, client, limit)
+            return self._relay(hit.response, query, hit.age, limit)
+        self.stats.answers[decision.rcode] += 1
+        return decision.reply_to(query, limit)
+
+    async def wait(self, pending: Pending) -> bytes:
+        """The reply to a question that had to be forwarded; SERVFAIL if nobody knew."""
+        response = await self._upstream.ask(pending.servers, pending.query, pending.client)
+        if response is None:
+            self.stats.answers[dns.SERVFAIL] += 1
+            return dns.Answer(dns.SERVFAIL, authoritative=False).reply_to(
+                pending.query, pending.limit
+            )
+        return self._relay(response, pending.query, 0, pending.limit)
+
+    def _relay(self, response: dns.Response, query: dns.Query, age: int, limit: int) -> bytes:
+        self.stats.answers[response.rcode] += 1
+        return dns.relay(response, query, age=age, limit=limit)
+
+    def _scope(self, client: str) -> Scope | None:
+        zone = self._resolver.zone
+        scope = zone.scope(client)
+        if scope is not None:
+            return scope
+        now = self._clock()
+        known, until = self._checked.get(client, (False, now))
+        if now >= until:
+            if len(self._checked) >= MAX_HOST_CHECKS:
+                self._checked.clear()
+            known = self._is_host(client)
+            self._checked[client] = known, now + HOST_CHECK_LIFETIME
+        return zone.host if known else None
+
+
+def is_local_address(address: str) -> bool:
+    """Whether the kernel holds the address: a route to it then starts at itself.
+
+    Connecting a datagram socket sends nothing. Binding would be misled by `ip_nonlocal_bind`.
+    """
+    bare, _, _ = address.partition("%")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    if bare == "::1" or (family == socket.AF_INET and bare.startswith("127.")):
+        return True
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+            return str(probe.getsockname()[0]) == address
+        except OSError:
+            return False

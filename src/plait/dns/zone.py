@@ -1,0 +1,303 @@
+"""What there is to be named: endpoints and networks, indexed by name, address and workload.
+
+A client sees only endpoints that share a network with it, so names are looked up in a `Scope`:
+the set of networks that a client is in, and its namespace. Clients of one scope share its
+ready-made answers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeVar
+
+from plait.model.objects import Endpoint, Network
+from plait.wire import dns
+
+_K = TypeVar("_K")
+
+MAX_SCOPES: Final = 4096
+MAX_CLIENTS: Final = 65536
+
+
+class Scope:
+    """What one kind of client may see."""
+
+    __slots__ = ("answers", "external", "namespace", "networks")
+
+    def __init__(
+        self, networks: frozenset[str] | None, namespace: str, external: bool = False
+    ) -> None:
+        self.networks = networks
+        """None: the host itself, which sees all by full name."""
+        self.namespace = namespace
+        self.external = external
+        """At least one of the networks has a way out, so other names may be forwarded."""
+        self.answers: dict[bytes, dns.Answer] = {}
+        """Ready answers by question in lower case; emptied when the zone changes."""
+
+    def sees(self, network: str) -> bool:
+        """Whether endpoints of the network are visible."""
+        return self.networks is None or network in self.networks
+
+
+class Record(NamedTuple):
+    """An endpoint as the resolver needs it."""
+
+    namespace: bytes
+    names: tuple[bytes, ...]
+    """In lower case, dots allowed; the first is the canonical one."""
+    network: str
+    v4: tuple[bytes, ...]
+    v6: tuple[bytes, ...]
+    addresses: tuple[str, ...]
+    """Canonical text of all addresses."""
+    workload: tuple[str, str, str]
+    """Endpoints of one workload are one client; empty where the workload is not known."""
+
+
+Key = tuple[bool, str, str]
+"""(comes from this host's agent, namespace, endpoint id)."""
+
+
+class Zone:
+    """The index. Not thread-safe; every change is visible to the next look-up.
+
+    With `node` given, endpoints of that node count only when they come through `put_local`:
+    the agent knows its own endpoints before the server does and longer than the server may.
+    """
+
+    def __init__(self, domain: str = "plait.local", *, node: str = "", ttl: int = 1) -> None:
+        self.node = node
+        self.ttl = ttl
+        """Seconds, of every answer, negative ones too: a name follows its container within 1 s."""
+        self.serial = 0
+        """Grows with every change."""
+        self.domain: tuple[bytes, ...] = ()
+        self._records: dict[Key, Record] = {}
+        self._names: dict[tuple[bytes, bytes], dict[Key, Record]] = {}
+        self._addresses: dict[str, dict[Key, Record]] = {}
+        self._workloads: dict[tuple[str, str, str], dict[Key, Record]] = {}
+        self._namespaces: dict[bytes, dict[str, int]] = {}
+        self._networks: dict[str, Network] = {}
+        self._pools: dict[tuple[int, int], dict[int, str]] = {}
+        self._scopes: dict[tuple[frozenset[str] | None, str], Scope] = {}
+        self.host = Scope(None, "", external=True)
+        self.clients: dict[str, Scope] = {}
+        """Scopes by source address, as found by `scope`; read directly on the fast path."""
+        self.set_domain(domain)
+
+    # Changes
+
+    def set_domain(self, domain: str) -> None:
+        """Use another domain, `plait.local` unless told."""
+        labels = tuple(part.encode() for part in domain.lower().strip(".").split("."))
+        dns.encode_name(labels)
+        self.domain = labels
+        self._forget_scopes()
+
+    def put(self, endpoint: Endpoint) -> None:
+        """Learn an endpoint from the server, or what it has become."""
+        if self.node and endpoint.spec.node == self.node:
+            return
+        self._put(False, endpoint)
+
+    def delete(self, namespace: str, ident: str) -> None:
+        """Forget an endpoint of the server; no error if there is none."""
+        self._drop((False, namespace, ident))
+
+    def put_local(self, endpoint: Endpoint) -> None:
+        """Learn an endpoint of this host from its agent, or what it has become."""
+        self._put(True, endpoint)
+
+    def delete_local(self, namespace: str, ident: str) -> None:
+        """Forget an endpoint of this host; no error if there is none."""
+        self._drop((True, namespace, ident))
+
+    def replace_local(self, endpoints: Iterable[Endpoint]) -> None:
+        """The endpoints of this host are these and no others."""
+        self._replace(True, endpoints)
+
+    def put_network(self, network: Network) -> None:
+        """Learn a network or what it has become."""
+        known = self._networks.get(network.metadata.name)
+        if known is not None and known.spec == network.spec:
+            return
+        self._networks[network.metadata.name] = network
+        self._index_pools()
+
+    def delete_network(self, name: str) -> None:
+        """Forget a network; no error if there is none."""
+        if self._networks.pop(name, None) is not None:
+            self._index_pools()
+
+    def replace(
+        self, endpoints: Iterable[Endpoint], networks: Iterable[Network], domain: str = ""
+    ) -> None:
+        """The server's objects are these and no others; local endpoints stay."""
+        if domain and domain.lower().strip(".") != b".".join(self.domain).decode():
+            self.set_domain(domain)
+        wanted = {network.metadata.name: network for network in networks}
+        if {n: o.spec for n, o in wanted.items()} != {n: o.spec for n, o in self._networks.items()}:
+            self._networks = wanted
+            self._index_pools()
+        if self.node:
+            endpoints = (e for e in endpoints if e.spec.node != self.node)
+        self._replace(False, endpoints)
+
+    def _replace(self, local: bool, endpoints: Iterable[Endpoint]) -> None:
+        wanted = {(local, e.metadata.namespace, e.metadata.name): e for e in endpoints}
+        for key in [key for key in self._records if key[0] == local and key not in wanted]:
+            self._drop(key)
+        for endpoint in wanted.values():
+            self._put(local, endpoint)
+
+    def _put(self, local: bool, endpoint: Endpoint) -> None:
+        key = (local, endpoint.metadata.namespace, endpoint.metadata.name)
+        record = _record(endpoint)
+        if self._records.get(key) == record:
+            return
+        self._drop(key)
+        if record is None:
+            return
+        self._records[key] = record
+        for name in record.names:
+            self._names.setdefault((record.namespace, name), {})[key] = record
+        for address in record.addresses:
+            self._addresses.setdefault(address, {})[key] = record
+        if record.workload[2]:
+            self._workloads.setdefault(record.workload, {})[key] = record
+        counts = self._namespaces.setdefault(record.namespace, {})
+        counts[record.network] = counts.get(record.network, 0) + 1
+        self._changed(record)
+
+    def _drop(self, key: Key) -> None:
+        record = self._records.pop(key, None)
+        if record is None:
+            return
+        for name in record.names:
+            _discard(self._names, (record.namespace, name), key)
+        for address in record.addresses:
+            _discard(self._addresses, address, key)
+        if record.workload[2]:
+            _discard(self._workloads, record.workload, key)
+        counts = self._namespaces[record.namespace]
+        counts[record.network] -= 1
+        if not counts[record.network]:
+            del counts[record.network]
+        self._changed(record)
+
+    def _changed(self, record: Record) -> None:
+        """Only scopes that see the endpoint, and only clients of its workload, are affected."""
+        self.serial += 1
+        self.host.answers.clear()
+        for scope in self._scopes.values():
+            if scope.sees(record.network):
+                scope.answers.clear()
+        same = self._workloads.get(record.workload, {})
+        for sibling in (record, *same.values()):
+            for address in sibling.addresses:
+                self.clients.pop(address, None)
+
+    def _index_pools(self) -> None:
+        self._pools = {}
+        for name, network in self._networks.items():
+            for pool in network.spec.pools:
+                net = ipaddress.ip_network(pool, strict=False)
+                slot = self._pools.setdefault((net.version, net.prefixlen), {})
+                slot[int(net.network_address)] = name
+        self._forget_scopes()
+
+    def _forget_scopes(self) -> None:
+        self.serial += 1
+        self._scopes.clear()
+        self.clients.clear()
+        self.host.answers.clear()
+
+    # Look-ups
+
+    def scope(self, address: str) -> Scope | None:
+        """Scope of the client with this source address; None if it is no endpoint's."""
+        known = self.clients.get(address)
+        if known is not None:
+            return known
+        holders = self._addresses.get(address)
+        if not holders:
+            return None
+        record = next(reversed(holders.values()))
+        siblings = self._workloads.get(record.workload, {})
+        networks = frozenset([record.network, *(s.network for s in siblings.values())])
+        namespace = record.namespace.decode()
+        scope = self._scopes.get((networks, namespace))
+        if scope is None:
+            if len(self._scopes) >= MAX_SCOPES or len(self.clients) >= MAX_CLIENTS:
+                self._forget_scopes()
+            scope = Scope(networks, namespace, any(self._external(n) for n in networks))
+            self._scopes[networks, namespace] = scope
+        self.clients[address] = scope
+        return scope
+
+    def _external(self, network: str) -> bool:
+        known = self._networks.get(network)
+        return known is not None and not known.spec.internal
+
+    def named(self, scope: Scope, namespace: bytes, name: bytes) -> tuple[Record, ...]:
+        """Endpoints of a name that the scope sees."""
+        found = self._names.get((namespace, name))
+        return tuple(r for r in found.values() if scope.sees(r.network)) if found else ()
+
+    def holders(self, scope: Scope, address: str) -> tuple[Record, ...]:
+        """Endpoints with an address that the scope sees."""
+        found = self._addresses.get(address)
+        return tuple(r for r in found.values() if scope.sees(r.network)) if found else ()
+
+    def has_namespace(self, scope: Scope, namespace: bytes) -> bool:
+        """Whether the scope sees any endpoint of the namespace."""
+        return any(scope.sees(network) for network in self._namespaces.get(namespace, ()))
+
+    def network_of(self, prefix: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
+        """Name of the network whose pool holds the whole prefix, or empty."""
+        first = int(prefix.network_address)
+        for (version, length), pools in self._pools.items():
+            if version == prefix.version and length <= prefix.prefixlen:
+                shift = prefix.max_prefixlen - length
+                name = pools.get(first >> shift << shift)
+                if name is not None:
+                    return name
+        return ""
+
+
+def _discard(index: dict[_K, dict[Key, Record]], at: _K, key: Key) -> None:
+    slot = index[at]
+    del slot[key]
+    if not slot:
+        del index[at]
+
+
+def _label_path(name: str) -> bytes:
+    """A name as the index holds it; empty if no DNS query can ask for it."""
+    try:
+        path = name.lower().strip(".").encode("ascii")
+        dns.encode_name(path.split(b"."))
+    except (UnicodeEncodeError, dns.WireError):
+        return b""
+    return path
+
+
+def _record(endpoint: Endpoint) -> Record | None:
+    """What the resolver needs of an endpoint; None while nobody may know it."""
+    if endpoint.status.phase == "pending":
+        return None
+    spec = endpoint.spec
+    addresses = list(dict.fromkeys(map(ipaddress.ip_address, spec.addresses)))
+    names = dict.fromkeys(filter(None, map(_label_path, (spec.name, *spec.aliases))))
+    work = spec.workload
+    return Record(
+        namespace=endpoint.metadata.namespace.lower().encode(),
+        names=tuple(names),
+        network=spec.network,
+        v4=tuple(a.packed for a in addresses if a.version == 4),
+        v6=tuple(a.packed for a in addresses if a.version == 6),
+        addresses=tuple(map(str, addresses)),
+        workload=(spec.node, work.runtime, work.id),
+    )
