@@ -1,0 +1,301 @@
+"""Lab hosts: a set of namespaces held by one process, `init.main`, which is the host's PID 1.
+
+A host is addressed by its PID 1 and that process's start time, so that a recycled pid is never
+taken for a host. Killing PID 1 powers the host off: the kernel kills all that ran in it, and its
+namespaces, links, mounts and rules go with it. What is on its private directories stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from plait.lab import init
+from plait.model.errors import PlaitError
+
+NAMESPACES = ("-m", "-n", "-u", "-i", "-p", "-C")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PRIVATE = (
+    "/var/lib/plait",
+    "/var/log/plait",
+    "/etc/plait",
+    "/var/lib/docker",
+    "/etc/docker",
+    "/var/lib/containerd",
+)
+"""Directories of which every host has its own."""
+FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A host that was booted."""
+
+    pid: int
+    """PID 1 of the host, as seen from outside."""
+    start: int
+    """Its start time, clock ticks since boot (proc_pid_stat(5), field 22)."""
+    cgroups: tuple[str, ...] = ()
+
+
+def start_time(pid: int) -> int:
+    """Start time of a process in clock ticks; 0 if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] == "Z" else int(fields[19])
+
+
+def alive(host: Running) -> bool:
+    """The very process that was booted still runs."""
+    return host.start != 0 and start_time(host.pid) == host.start
+
+
+def own_cgroups(name: str) -> list[Path]:
+    """A child `name` of each cgroup that this process is in (not yet made)."""
+    made = []
+    unified = Path("/sys/fs/cgroup/unified")
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controller, path = line.split(":", 2)
+        if controller:
+            root = Path("/sys/fs/cgroup", controller.removeprefix("name="))
+        else:
+            root = unified if unified.is_dir() else Path("/sys/fs/cgroup")
+        parent = Path(f"{root}{path}")
+        if parent.is_dir():
+            made.append(parent / name)
+    return made
+
+
+def make_cgroups(name: str) -> tuple[str, ...]:
+    """Make the host's cgroups, so that its daemons see a tree of their own."""
+    made = []
+    for group in own_cgroups(name):
+        group.mkdir(exist_ok=True)
+        if (group / "cpuset.cpus").exists():
+            # A new cpuset (v1) is empty and takes no process until it has CPUs and memory.
+            for key in ("cpuset.cpus", "cpuset.mems"):
+                if not (group / key).read_text().strip():
+                    (group / key).write_text((group.parent / key).read_text())
+        made.append(str(group))
+    return tuple(made)
+
+
+def enter_cgroups(groups: Sequence[str]) -> None:
+    """Move this process into the cgroups; for the child between fork and exec."""
+    pid = str(os.getpid())
+    for group in groups:
+        with open(f"{group}/cgroup.procs", "w") as file:  # noqa: PTH123 - after fork: no imports
+            file.write(pid)
+
+
+def remove_cgroups(groups: Sequence[str]) -> list[str]:
+    """Remove the cgroups depth first; returns those that are still busy."""
+    left = []
+    for group in groups:
+        for directory, _, _ in os.walk(group, topdown=False):
+            try:
+                Path(directory).rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                left.append(directory)
+    return left
+
+
+def prepare(directory: Path, name: str, resolver: str) -> tuple[dict[str, str], list[str]]:
+    """Make a host's private directories below `directory`.
+
+    Returns the bind mounts (target to source) and the mount points that did not exist before, so
+    that whoever takes the lab down can remove them.
+    """
+    binds: dict[str, str] = {}
+    made: list[str] = []
+    for target in PRIVATE:
+        source = directory / target.strip("/").replace("/", "-")
+        source.mkdir(parents=True, exist_ok=True)
+        if not Path(target).is_dir():
+            Path(target).mkdir(parents=True)
+            made.append(target)
+        binds[target] = str(source)
+    contents = {
+        "/etc/hosts": f"127.0.0.1 localhost {name}\n::1 localhost\n",
+        "/etc/hostname": f"{name}\n",
+        "/etc/resolv.conf": f"nameserver {resolver}\n",
+    }
+    for target in FILES:
+        if not Path(target).exists():
+            continue
+        file = directory / Path(target).name
+        file.write_text(contents[target])
+        binds[target] = str(file)
+    return binds, made
+
+
+def boot(name: str, binds: Mapping[str, str], cgroups: Sequence[str]) -> Running:
+    """Start a host and wait until its PID 1 says that it is set up.
+
+    Raises PlaitError PLAIT-LAB-005 with the reason when it does not come up.
+    """
+    read, write = os.pipe()
+    description = json.dumps({"name": name, "binds": dict(binds)})
+    try:
+        unshare = subprocess.Popen(
+            [
+                "unshare",
+                *NAMESPACES,
+                "--fork",
+                "--propagation",
+                "private",
+                sys.executable,
+                "-I",
+                "-S",
+                init.__file__,
+                description,
+                str(write),
+            ],
+            pass_fds=(write,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            env={"PATH": PATH, "LANG": "C.UTF-8"},
+            preexec_fn=lambda: enter_cgroups(cgroups),
+        )
+    finally:
+        os.close(write)
+    with os.fdopen(read) as pipe:
+        said = pipe.readline().strip()
+    if said != "ready":
+        unshare.kill()
+        unshare.wait()
+        raise PlaitError(
+            "PLAIT-LAB-005",
+            f"lab host {name} did not come up",
+            why=said or "its init died",
+            fix=("plait lab down",),
+        )
+    children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()
+    pid = int(children[0])
+    return Running(pid=pid, start=start_time(pid), cgroups=tuple(cgroups))
+
+
+def power_off(host: Running) -> None:
+    """Kill PID 1 and wait until the kernel has taken the rest down. No error if it is off."""
+    if not alive(host):
+        return
+    pidfd = os.pidfd_open(host.pid)
+    try:
+        if alive(host):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _wait_dead(pidfd)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _wait_dead(pidfd: int) -> None:
+
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.poll(10_000)
+
+
+def command(host: Running, argv: Sequence[str]) -> list[str]:
+    """argv that runs `argv` inside a host, in its namespaces and with a clean environment."""
+    return [
+        "nsenter",
+        "-t",
+        str(host.pid),
+        "-m",
+        "-n",
+        "-u",
+        "-i",
+        "-p",
+        "-C",
+        "--wd=/",
+        "--",
+        "env",
+        "-i",
+        f"PATH={PATH}",
+        "HOME=/root",
+        "LANG=C.UTF-8",
+        f"TERM={os.environ.get('TERM', 'dumb')}",
+        *argv,
+    ]
+
+
+def popen(host: Running, argv: Sequence[str], **options: object) -> subprocess.Popen[str]:
+    """Start a command inside a host; options as of subprocess.Popen."""
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        command(host, argv),
+        text=True,
+        preexec_fn=lambda: enter_cgroups(host.cgroups),
+        **options,
+    )
+
+
+def run(
+    host: Running,
+    argv: Sequence[str],
+    *,
+    check: bool = True,
+    timeout: float = 60,
+    stdin: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command inside a host and capture what it says.
+
+    Raises subprocess.CalledProcessError (when `check`) or subprocess.TimeoutExpired.
+    """
+    return subprocess.run(
+        command(host, argv),
+        check=check,
+        timeout=timeout,
+        text=True,
+        capture_output=True,
+        input=stdin,
+        preexec_fn=lambda: enter_cgroups(host.cgroups),
+    )
+
+
+def ip_batch(host: Running, lines: Sequence[str]) -> None:
+    """Run `ip -batch` in a host's network namespace; raises PlaitError with ip's words."""
+    done = subprocess.run(
+        ["nsenter", "-t", str(host.pid), "-n", "--", "ip", "-batch", "-"],
+        input="\n".join(lines) + "\n",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PlaitError(
+            "PLAIT-LAB-005",
+            "the lab's links could not be made",
+            why=done.stderr.strip(),
+            fix=("plait lab down",),
+        )
+
+
+def remove_private(directory: Path) -> None:
+    """Remove a host's private directories."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_empty(directory: Path) -> None:
+    """Remove a directory that was made for a mount, unless somebody uses it by now."""
+    try:
+        directory.rmdir()
+    except OSError:
+        return

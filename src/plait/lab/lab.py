@@ -1,0 +1,183 @@
+"""The lab as an object: hosts up and down, faults, commands inside hosts.
+
+What runs in the hosts (Plait itself, dockerd, workloads) is started by the modules beside this
+one; here are the machines and the cables.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from plait.lab import faults, hosts, state, topology
+from plait.model.errors import PlaitError
+
+ROUTER_SYSCTLS = (
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+)
+
+
+class Lab:
+    """One lab; every change is written to its state file."""
+
+    def __init__(self, name: str = "lab", root: Path = state.ROOT) -> None:
+        self.name = name
+        self.directory = state.directory(name, root)
+        self._state: state.State | None = None
+
+    @property
+    def state(self) -> state.State:
+        """What the lab remembers; PLAIT-LAB-001 when it does not exist."""
+        if self._state is None:
+            self._state = state.load(self.directory)
+        return self._state
+
+    @property
+    def plan(self) -> topology.Plan:
+        """Sites, hosts and addresses."""
+        return self.state.plan
+
+    def save(self) -> None:
+        """Write the state."""
+        state.save(self.directory, self.state)
+
+    def host(self, name: str) -> hosts.Running:
+        """A running host; PLAIT-LAB-002 when there is none of that name or it is off."""
+        running = self.state.hosts.get(name)
+        if running is None or not hosts.alive(running):
+            known = ", ".join(sorted(self.state.hosts))
+            raise PlaitError(
+                "PLAIT-LAB-002",
+                f'lab host "{name}" does not run',
+                where=f"lab {self.name}",
+                why=f"hosts of this lab: {known}",
+                fix=(f"plait lab restart {name}",),
+            )
+        return running
+
+    def create(
+        self,
+        count: int,
+        *,
+        sites: int = 1,
+        mtu: int = 1500,
+        docker: bool = False,
+        live_restore: bool = False,
+        encap: str = "auto",
+    ) -> None:
+        """Make the router, the hosts and the cables; PLAIT-LAB-003 when the lab exists."""
+        if (self.directory / "state.json").exists():
+            raise PlaitError(
+                "PLAIT-LAB-003",
+                f'the lab "{self.name}" exists',
+                where=str(self.directory),
+                fix=(f"plait lab down --name {self.name}",),
+            )
+        self._state = state.State(
+            plan=topology.plan(self.name, count, sites, mtu),
+            docker=docker,
+            live_restore=live_restore,
+            encap=encap,
+        )
+        self.save()
+        self._boot(topology.ROUTER)
+        router = self.host(topology.ROUTER)
+        hosts.ip_batch(router, topology.router_commands(self.plan))
+        for key, value in ROUTER_SYSCTLS:
+            self.run(topology.ROUTER, ["sh", "-c", f"echo {value} > /proc/sys/{key}"])
+        self._write_faults()
+        for name in self.plan.hosts:
+            self.power_on(name)
+
+    def _boot(self, name: str) -> None:
+        binds, made = hosts.prepare(self.directory / name, name, resolver=self._resolver(name))
+        groups = hosts.make_cgroups(f"plait-lab-{self.name}-{name}")
+        self.state.mount_points = tuple(dict.fromkeys((*self.state.mount_points, *made)))
+        # Before the boot, so that a crash in it leaves a record of the cgroups.
+        self.state.hosts[name] = hosts.Running(pid=0, start=0, cgroups=groups)
+        self.save()
+        self.state.hosts[name] = hosts.boot(name, binds, groups)
+        self.save()
+
+    def _resolver(self, name: str) -> str:
+        planned = self.plan.hosts.get(name)
+        return planned.interface.gateway4 if planned else "127.0.0.1"
+
+    def power_on(self, name: str) -> None:
+        """Boot a planned host and plug it in."""
+        planned = self.plan.hosts[name]
+        self._boot(name)
+        running = self.state.hosts[name]
+        hosts.ip_batch(
+            self.host(topology.ROUTER), topology.link_commands(self.plan, planned, running.pid)
+        )
+        hosts.ip_batch(running, topology.host_commands(planned))
+
+    def power_off(self, name: str) -> None:
+        """Kill a host at once; its disk stays."""
+        if name not in self.state.hosts:
+            self.host(name)  # raises the error that names the hosts
+        running = self.state.hosts[name]
+        hosts.power_off(running)
+        hosts.remove_cgroups(running.cgroups)
+        self.state.workloads = {
+            key: load for key, load in self.state.workloads.items() if load.host != name
+        }
+        self.save()
+
+    def _write_faults(self) -> None:
+        text = faults.ruleset(self.plan, self.state.cuts)
+        self.run(topology.ROUTER, ["nft", "-f", "-"], stdin=text)
+
+    def cut(self, a: str, b: str) -> None:
+        """Drop everything between two hosts, both ways."""
+        self._change_cuts(a, b, cut=True)
+
+    def heal(self, a: str, b: str) -> None:
+        """Undo a cut."""
+        self._change_cuts(a, b, cut=False)
+
+    def _change_cuts(self, a: str, b: str, *, cut: bool) -> None:
+        for name in (a, b):
+            if name not in self.plan.hosts:
+                self.host(name)  # raises the error that names the hosts
+        pair = (min(a, b), max(a, b))
+        others = tuple(other for other in self.state.cuts if other != pair)
+        self.state.cuts = (*others, pair) if cut else others
+        self.save()
+        self._write_faults()
+
+    def run(
+        self,
+        host: str,
+        argv: Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float = 60,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host; see `hosts.run`."""
+        return hosts.run(self.host(host), argv, check=check, timeout=timeout, stdin=stdin)
+
+    def destroy(self) -> list[str]:
+        """Take everything down, also of a lab that was half made; returns what is left."""
+        left: list[str] = []
+        running = self.state.hosts
+        for host in running.values():
+            hosts.power_off(host)
+        for host in running.values():
+            left += hosts.remove_cgroups(host.cgroups)
+        for name in running:
+            hosts.remove_private(self.directory / name)
+        for target in self.state.mount_points:
+            hosts.remove_empty(Path(target))
+        if left:
+            return left
+        shutil.rmtree(self.directory)
+        (self.directory.parent / f".{self.name}.lock").unlink(missing_ok=True)
+        hosts.remove_empty(self.directory.parent)
+        self._state = None
+        return []

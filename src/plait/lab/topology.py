@@ -1,0 +1,121 @@
+"""The plan of a lab as data: sites, hosts, addresses. Pure.
+
+    outside 100.64.99.2 ── router ─┬─ site1 100.64.1.0/24 fd64:1::/64 ─┬─ h1 .11
+                                   │                                   └─ h3 .13
+                                   └─ site2 100.64.2.0/24 fd64:2::/64 ─── h2 .12
+
+The prefixes are out of RFC 6598 and RFC 4193 and clash with neither Docker's pools nor Plait's.
+They exist inside the lab's namespaces only; the lab has no uplink.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+ROUTER = "router"
+OUTSIDE = "outside"
+MAX_HOSTS = 200
+MAX_SITES = 90
+OUTSIDE_SITE = 99
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """A host's only interface, `eth0`, and its other end on the router."""
+
+    port: str
+    """Interface name on the router, a port of the site's bridge."""
+    address4: str
+    address6: str
+    """With prefix length."""
+    gateway4: str
+    gateway6: str
+
+
+class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One host."""
+
+    name: str
+    site: int
+    interface: Interface
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole lab."""
+
+    name: str
+    sites: int
+    mtu: int
+    hosts: dict[str, HostPlan]
+
+    @property
+    def bridges(self) -> dict[int, str]:
+        """Bridge of each site, on the router."""
+        return {site: f"site{site}" for site in (*range(1, self.sites + 1), OUTSIDE_SITE)}
+
+
+def _interface(site: int, number: int, port: str) -> Interface:
+    return Interface(
+        port=port,
+        address4=f"100.64.{site}.{number}/24",
+        address6=f"fd64:{site:x}::{number:x}/64",
+        gateway4=f"100.64.{site}.1",
+        gateway6=f"fd64:{site:x}::1",
+    )
+
+
+def plan(name: str, hosts: int, sites: int = 1, mtu: int = 1500) -> Plan:
+    """Hosts `h1`…, dealt out to the sites in turn, and the client `outside`.
+
+    Raises ValueError when a number is out of range.
+    """
+    if not 1 <= hosts <= MAX_HOSTS:
+        raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, not {hosts}")
+    if not 1 <= sites <= MAX_SITES:
+        raise ValueError(f"a lab has 1 to {MAX_SITES} sites, not {sites}")
+    if not 1280 <= mtu <= 9000:
+        raise ValueError(f"the MTU of a lab is 1280 to 9000 bytes, not {mtu}")
+    made = {}
+    for number in range(1, hosts + 1):
+        site = (number - 1) % sites + 1
+        host = f"h{number}"
+        made[host] = HostPlan(
+            name=host, site=site, interface=_interface(site, number + 10, f"p-{host}")
+        )
+    made[OUTSIDE] = HostPlan(
+        name=OUTSIDE, site=OUTSIDE_SITE, interface=_interface(OUTSIDE_SITE, 2, "p-outside")
+    )
+    return Plan(name=name, sites=sites, mtu=mtu, hosts=made)
+
+
+def router_commands(lab: Plan) -> list[str]:
+    """`ip -batch` lines that make the router's bridges, inside its namespace."""
+    lines = []
+    for site, bridge in lab.bridges.items():
+        lines += [
+            f"link add {bridge} type bridge",
+            f"link set {bridge} mtu {lab.mtu} up",
+            f"address add 100.64.{site}.1/24 dev {bridge}",
+            f"address add fd64:{site:x}::1/64 dev {bridge} nodad",
+        ]
+    return lines
+
+
+def link_commands(lab: Plan, host: HostPlan, pid: int) -> list[str]:
+    """`ip -batch` lines, run in the router's namespace, that plug a host in."""
+    port = host.interface.port
+    return [
+        f"link add {port} mtu {lab.mtu} type veth peer name eth0 mtu {lab.mtu} netns {pid}",
+        f"link set {port} master {lab.bridges[host.site]} up",
+    ]
+
+
+def host_commands(host: HostPlan) -> list[str]:
+    """`ip -batch` lines that configure a host, inside its namespace."""
+    at = host.interface
+    return [
+        f"address add {at.address4} dev eth0",
+        f"address add {at.address6} dev eth0 nodad",
+        "link set eth0 up",
+        f"route add default via {at.gateway4}",
+        f"route add ::/0 via {at.gateway6} dev eth0",
+    ]
