@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -99,18 +100,45 @@ def enter_cgroups(groups: Sequence[str]) -> None:
             file.write(pid)
 
 
-def remove_cgroups(groups: Sequence[str]) -> list[str]:
-    """Remove the cgroups depth first; returns those that are still busy."""
+def remove_cgroups(groups: Sequence[str], patience: float = 5.0) -> list[str]:
+    """Remove a host's cgroups depth first; returns those still busy after `patience` seconds.
+
+    The kernel lets go of a cgroup a little after its last process died, and the far end of an
+    nsenter may outlive the host by a moment: what is left in these groups is ours, and is killed.
+    """
+    deadline = time.monotonic() + patience
+    while left := _remove_cgroups_once(groups):
+        if time.monotonic() > deadline:
+            return left
+        for group in left:
+            _kill_members(Path(group))
+        select.select([], [], [], 0.02)
+    return []
+
+
+def _remove_cgroups_once(groups: Sequence[str]) -> list[str]:
     left = []
     for group in groups:
         for directory, _, _ in os.walk(group, topdown=False):
             try:
                 Path(directory).rmdir()
             except FileNotFoundError:
-                pass
+                continue
             except OSError:
                 left.append(directory)
     return left
+
+
+def _kill_members(group: Path) -> None:
+    try:
+        members = (group / "cgroup.procs").read_text().split()
+    except OSError:
+        return
+    for pid in members:
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def prepare(directory: Path, name: str, resolver: str) -> tuple[dict[str, str], list[str]]:

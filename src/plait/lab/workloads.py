@@ -1,0 +1,216 @@
+"""Workloads of a lab from outside: start, attach, remove, and send their probers out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from plait.lab import hosts
+from plait.lab.lab import Lab
+from plait.lab.state import WorkloadState
+from plait.model.errors import PlaitError
+
+CONTROL = "/run/plait-lab"
+"""Directory of the control sockets, inside a host."""
+PLAIT = (sys.executable, "-m", "plait")
+"""The command line, as a lab host calls it."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One probe to send."""
+
+    ip: str
+    """Address or name."""
+    port: int
+    proto: str
+    timeout: float = 1.0
+    """Seconds."""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a probe: `connected`, `refused`, `timed out` or `unknown name`."""
+
+    result: str
+    peer: str = ""
+    """Who answered, where the protocol lets him say."""
+    detail: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """All results of one exchange, in the order of the orders."""
+
+    results: tuple[Result, ...]
+
+
+def find(lab: Lab, name: str) -> WorkloadState:
+    """A workload by `name` or `host/name`; PLAIT-LAB-004 when there is none or two."""
+    loads = lab.state.workloads.values()
+    found = [load for load in loads if name in (load.name, f"{load.host}/{load.name}")]
+    if len(found) != 1:
+        known = ", ".join(sorted(f"{load.host}/{load.name}" for load in loads)) or "none"
+        word = "there is no" if not found else "more than one"
+        raise PlaitError(
+            "PLAIT-LAB-004",
+            f'{word} workload "{name}"',
+            where=f"lab {lab.name}",
+            why=f"workloads: {known}",
+            fix=("plait lab status",),
+        )
+    return found[0]
+
+
+def start(lab: Lab, host: str, name: str, listen: Sequence[str]) -> WorkloadState:
+    """Start a workload that is attached to nothing yet.
+
+    Raises PlaitError PLAIT-LAB-005 when it does not come up.
+    """
+    running = lab.host(host)
+    hosts.run(running, ["mkdir", "-p", CONTROL])
+    log = (lab.directory / f"{host}-{name}.log").open("w")
+    read, write = os.pipe()
+    with log:
+        argv = [
+            sys.executable,
+            "-m",
+            "plait.lab.workload",
+            name,
+            f"{CONTROL}/{name}.sock",
+            str(write),
+            *listen,
+        ]
+        child = hosts.popen(
+            running,
+            argv,
+            pass_fds=(write,),
+            start_new_session=True,
+            stdin=-3,
+            stdout=log,
+            stderr=log,
+        )
+        os.close(write)
+    with os.fdopen(read) as pipe:
+        said = pipe.readline().strip()
+    if not said:
+        child.wait()
+        words = Path(log.name).read_text().strip().splitlines()
+        raise PlaitError(
+            "PLAIT-LAB-005",
+            f"workload {name} on {host} did not start",
+            why=words[-1] if words else "it said nothing",
+        )
+    outer = _outer_pid(running, child.pid)
+    return WorkloadState(
+        name=name,
+        host=host,
+        pid=outer,
+        start=hosts.start_time(outer),
+        inner_pid=int(said),
+        listen=tuple(listen),
+    )
+
+
+def _outer_pid(host: hosts.Running, nsenter: int) -> int:
+    """The workload as seen from outside: nsenter forks once, to enter the pid namespace."""
+    children = Path(f"/proc/{nsenter}/task/{nsenter}/children").read_text().split()
+    return int(children[0]) if children else host.pid
+
+
+def run(
+    lab: Lab,
+    host: str,
+    name: str,
+    *,
+    namespace: str = "default",
+    network: str = "plait",
+    labels: Sequence[str] = (),
+    addresses: Sequence[str] = (),
+    listen: Sequence[str] = (),
+) -> WorkloadState:
+    """Start a workload and attach it through the host's agent; all or nothing."""
+    key = f"{host}/{namespace}/{name}"
+    if key in lab.state.workloads:
+        raise PlaitError(
+            "PLAIT-LAB-003",
+            f"workload {name} runs on {host} already",
+            fix=(f"plait lab rm {host} {name}",),
+        )
+    load = start(lab, host, name, listen)
+    try:
+        argv = [
+            *PLAIT,
+            "attach",
+            str(load.inner_pid),
+            "--name",
+            name,
+            "--namespace",
+            namespace,
+            "--network",
+            network,
+            "--json",
+        ]
+        for label in labels:
+            argv += ["--label", label]
+        for address in addresses:
+            argv += ["--ip", address]
+        done = lab.run(host, argv, check=False)
+        if done.returncode:
+            raise PlaitError(
+                "PLAIT-LAB-005",
+                f"workload {name} on {host} could not be attached",
+                why=done.stderr.strip() or done.stdout.strip(),
+            )
+        endpoint = json.loads(done.stdout)
+    except BaseException:
+        kill(load)
+        raise
+    load = msgspec.structs.replace(
+        load,
+        endpoint=endpoint["id"],
+        addresses=tuple(endpoint["addresses"]),
+        namespace=namespace,
+        network=network,
+    )
+    lab.state.workloads[key] = load
+    lab.save()
+    return load
+
+
+def kill(load: WorkloadState) -> None:
+    """End a workload's process; no error if it is gone."""
+    if load.start and hosts.start_time(load.pid) == load.start:
+        os.kill(load.pid, signal.SIGKILL)
+
+
+def remove(lab: Lab, load: WorkloadState) -> None:
+    """Detach a workload and end it."""
+    if load.endpoint:
+        lab.run(load.host, [*PLAIT, "detach", load.endpoint], check=False)
+    kill(load)
+    lab.state.workloads = {
+        key: other for key, other in lab.state.workloads.items() if other != load
+    }
+    lab.save()
+
+
+def probe(lab: Lab, load: WorkloadState, orders: Sequence[Order]) -> tuple[Result, ...]:
+    """Send probes out of a workload, all at once; results in the same order."""
+    if not orders:
+        return ()
+    # The socket lives in the host's /run; its root is reached through PID 1.
+    path = f"/proc/{lab.host(load.host).pid}/root{CONTROL}/{load.name}.sock"
+    deadline = time.monotonic() + max(order.timeout for order in orders) + 10
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(deadline - time.monotonic())
+        sock.connect(path)
+        sock.sendall(msgspec.json.encode({"probes": orders}) + b"\n")
+        with sock.makefile("rb") as reader:
+            line = reader.readline()
+    return msgspec.json.decode(line, type=Answer).results
