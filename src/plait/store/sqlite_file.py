@@ -36,6 +36,14 @@ WAL_PAGES: Final = 4000
 WAL_BYTES: Final = 64 << 20
 """Size to which a WAL that grew beyond it is cut."""
 
+_SETTINGS: Final = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "mmap_size = 0",
+    "secure_delete = FAST",
+    f"wal_autocheckpoint = {WAL_PAGES}",
+    f"journal_size_limit = {WAL_BYTES}",
+)
 _SCHEMA: Final = (
     "CREATE TABLE log (revision INTEGER PRIMARY KEY, events BLOB NOT NULL)",
     "CREATE TABLE current (key TEXT PRIMARY KEY, value BLOB NOT NULL,"
@@ -152,17 +160,14 @@ def connect(path: Path) -> sqlite3.Connection:
             sync_directory(path.parent)
         connection = sqlite3.connect(path, isolation_level=None)
         try:
-            for pragma in (
-                "locking_mode = EXCLUSIVE",
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "mmap_size = 0",
-                "secure_delete = FAST",
-                f"wal_autocheckpoint = {WAL_PAGES}",
-                f"journal_size_limit = {WAL_BYTES}",
-            ):
+            # First of all, so that SQLite never shares its index of the WAL with a process.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+            new = _pragma(connection, "schema_version") == 0
+            if not new:
+                _check_ours(connection, path)
+            for pragma in _SETTINGS:
                 connection.execute(f"PRAGMA {pragma}").fetchall()
-            if _pragma(connection, "schema_version") == 0:
+            if new:
                 _create(connection)
         except BaseException:
             connection.close()
@@ -180,10 +185,14 @@ def _create(connection: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def check(connection: sqlite3.Connection, path: Path, *, thorough: bool = False) -> None:
-    """Refuse a file that is damaged, not ours (PLAIT-STORE-002) or too new (PLAIT-STORE-008)."""
+def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
     if _pragma(connection, "application_id") != APPLICATION_ID:
         raise damaged(path, "the file is not a Plait store")
+
+
+def check(connection: sqlite3.Connection, path: Path, *, thorough: bool = False) -> None:
+    """Refuse a file that is damaged, not ours (PLAIT-STORE-002) or too new (PLAIT-STORE-008)."""
+    _check_ours(connection, path)
     version = _pragma(connection, "user_version")
     if version > SCHEMA_VERSION:
         raise PlaitError(
