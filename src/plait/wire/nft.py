@@ -315,6 +315,9 @@ class AddSet(msgspec.Struct, frozen=True):
             body += u32(6, DATA_TYPE_VERDICT) + u32(7, 16)
         elif s.value:
             body += u32(6, _ident(s.value)) + u32(7, _width(s.value))
+        # libnftables needs to be told that interface names are in host order to list them.
+        order = 1 if s.key == (IFNAME,) else 2
+        body += attr(13, bytes((0, 4)) + e.host32(order))
         # An id is required, though we refer to sets by name.
         yield NEWSET, F_CREATE, _FAMILY, body + u32(10, 1)
 

@@ -1,0 +1,412 @@
+"""HostState.filter in the kernel: our nftables table, changed in whole transactions.
+
+Two programmers share one `FilterTable`. `FilterBase` owns the table, the chains that every host
+has, pools and VTEPs: it comes first, for it drops unknown endpoints. `FilterEndpoints` owns the
+networks' chains, the endpoints' elements and the published ports: it comes last, for it opens
+traffic. Each `apply` is one transaction, so that a packet meets the ruleset before it or after
+it and none between.
+
+When the kernel refuses a transaction, what we believed is read anew and it is tried again; what
+is refused once more is left out and reported, and the rest is done.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from plait.agent.desired import ruleset
+from plait.agent.desired.ruleset import Element
+from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.filter_table import FilterTable, endpoints_of
+from plait.kernel.nfnetlink import NetfilterError
+from plait.kernel.nft import Refusal
+from plait.model import marks
+from plait.model.errors import PlaitError
+from plait.model.hoststate import Filter, HostState
+from plait.wire import nft, nft_read
+from plait.wire import nft_expr as e
+
+
+class FlowDoor(Protocol):
+    """What the filter needs of conntrack: `kernel.conntrack.Conntrack` and its fake."""
+
+    def forget_addresses(self, addresses: Iterable[str]) -> int:
+        """Delete the entries of these addresses; how many there were."""
+
+    def forget_ports(self, ports: Iterable[tuple[str, int]]) -> int:
+        """Delete the entries of these (protocol, host port)s; how many there were."""
+
+
+class Step(msgspec.Struct):
+    """What an op means for the kernel. In a transaction the phases follow each other."""
+
+    close: list[Element] = []
+    """Elements to delete."""
+    before: list[nft.Change] = []
+    declare: list[nft.Change] = []
+    rules: list[nft.Change] = []
+    open: list[Element] = []
+    """Elements to add."""
+    after: list[nft.Change] = []
+
+
+_PHASES: Final = ("before", "close", "declare", "rules", "open", "after")
+
+
+def _elements(of: type[nft.AddElements | nft.DeleteElements], items: list[Element]) -> list[Any]:
+    """One change a set."""
+    by_set: dict[str, list[tuple[bytes, nft.Data]]] = {}
+    for name, key, data in items:
+        by_set.setdefault(name, []).append((key, data if of is nft.AddElements else None))
+    return [of(ruleset.SETS[name], tuple(found)) for name, found in by_set.items()]
+
+
+def _changes(steps: Sequence[Step]) -> list[tuple[int, nft.Change]]:
+    """Changes in order, each with the index of its step; elements stay with their steps."""
+    found: list[tuple[int, nft.Change]] = []
+    for phase in _PHASES:
+        for i, step in enumerate(steps):
+            part = getattr(step, phase)
+            if phase == "close":
+                part = _elements(nft.DeleteElements, part)
+            elif phase == "open":
+                part = _elements(nft.AddElements, part)
+            found += [(i, change) for change in part]
+    return found
+
+
+def _merged(steps: Sequence[Step]) -> list[nft.Change]:
+    """The same, with all elements of one set in one change."""
+    whole = Step(
+        **{phase: [item for step in steps for item in getattr(step, phase)] for phase in _PHASES}
+    )
+    return [change for _, change in _changes([whole])]
+
+
+class _FilterProgrammer:
+    """What the two programmers have in common: how ops become transactions."""
+
+    name = ""
+
+    def __init__(self, table: FilterTable) -> None:
+        self.table = table
+        self._steps: dict[str, Callable[[Any, Any], Step]] = {}
+
+    def observe(self) -> None:
+        """Read our table, if it can have changed. Raises PlaitError if another owns it."""
+        self.table.observe()
+
+    def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        """Make the ops true in one transaction; see the module's docstring."""
+        try:
+            return self._apply(ops)
+        except (PlaitError, NetfilterError, OSError) as error:
+            number = getattr(error, "errno", 0) or 0
+            return tuple([Failure(op=op, error=str(error), errno=number) for op in ops])
+
+    def _apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        # Steps come from what is there now, not from what was there when the plan was made.
+        steps = [self._step(op) for op in ops]
+        if not self.table.commit(_merged(steps)):
+            self._done(list(zip(ops, steps, strict=True)))
+            return ()
+        self.table.observe(force=True)
+        failures: list[Failure] = []
+        pending = list(ops)
+        while pending:
+            steps = [self._step(op) for op in pending]
+            changes = _changes(steps)
+            refused = self.table.commit([change for _, change in changes])
+            if not refused:
+                self._done(list(zip(pending, steps, strict=True)))
+                break
+            bad = {changes[i][0]: why for i, why in refused.items() if i >= 0}
+            if not bad:
+                bad = dict.fromkeys(range(len(pending)), refused[-1])
+            failures += [_failure(pending[i], why) for i, why in sorted(bad.items())]
+            pending = [op for i, op in enumerate(pending) if i not in bad]
+        return tuple(failures)
+
+    def _step(self, op: Op) -> Step:
+        return self._steps[op.key[0]](op.key, op.want)
+
+    def _done(self, done: Sequence[tuple[Op, Step]]) -> None:
+        """After a transaction was committed."""
+
+    def _op(self, key: tuple[Any, ...], want: Any, have: Any) -> Op:
+        step = self._steps[key[0]](key, want)
+        text = "\n".join(change.text(marks.NFT_TABLE) for change in _merged([step]))
+        verb = "delete" if want is None else "add" if have is None else "change"
+        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=text)  # type: ignore[arg-type]
+
+
+def _failure(op: Op, why: Refusal) -> Failure:
+    return Failure(op=op, error=why.text, errno=why.errno)
+
+
+class FilterBase(_FilterProgrammer):
+    """The table and all that does not depend on a single endpoint or network."""
+
+    name = "filter.base"
+
+    def __init__(self, table: FilterTable) -> None:
+        super().__init__(table)
+        self._steps = {
+            "table": self._table_step,
+            "chain": self._chain_step,
+            "set": self._set_step,
+            "element": self._element_step,
+        }
+
+    def plan(self, desired: HostState) -> tuple[Op, ...]:
+        """See Programmer."""
+        wanted = desired.filter
+        if self.table.stale is not None:
+            have = self.table.stale.info
+            return (self._op(("table",), self._replacement(wanted, self.table.stale), have),)
+        ops = []
+        if not self.table.adopted():
+            have_info = self.table.actual.info if self.table.actual else None
+            ops.append(self._op(("table",), (nft.AddTable(self.table.flags),), have_info))
+        actual = self.table.actual or _EMPTY
+        chains = {c.name: c for c in self._chains(wanted)}
+        ops += [
+            self._op(("chain", name), None, held)
+            for name, held in actual.chains.items()
+            if name not in chains and not _is_network(name)
+        ]
+        ops += [
+            self._op(("set", name), None, held)
+            for name, held in actual.sets.items()
+            if name not in ruleset.SETS
+        ]
+        ops += [
+            self._op(("set", name), declared, None)
+            for name, declared in ruleset.SETS.items()
+            if name not in actual.sets
+        ]
+        for name, chain in chains.items():
+            held = actual.chains.get(name)
+            if held != nft_read.describe_chain(chain):
+                ops.append(self._op(("chain", name), chain, held))
+        for name, elements in ruleset.base_elements(wanted).items():
+            present = actual.elements.get(name, {})
+            surplus, missing = present.keys() - elements.keys(), elements.keys() - present.keys()
+            ops += [self._op(("element", name, key), None, True) for key in sorted(surplus)]
+            ops += [self._op(("element", name, key), True, None) for key in sorted(missing)]
+        return tuple(ops)
+
+    def _chains(self, wanted: Filter) -> tuple[nft.Chain, ...]:
+        dns = wanted.dns and self.table.features.tproxy
+        return ruleset.base_chains(wanted.vxlan_port, wanted.vni, dns)
+
+    def _replacement(self, wanted: Filter, stale: nft_read.TableState) -> tuple[nft.Change, ...]:
+        """The whole table anew; what was open and may stay open is never closed."""
+        chains = self._chains(wanted)
+        for name, network in wanted.networks.items():
+            chains += ruleset.network_chains(name, network)
+        open_now = endpoints_of(stale)
+        elements = [
+            Element(name, key, data)
+            for name, held in ruleset.base_elements(wanted).items()
+            for key, data in held.items()
+        ]
+        for link, found in wanted_endpoints(wanted).items():
+            elements += sorted(found & open_now.get(link, frozenset()), key=lambda x: x[:2])
+        for element in wanted_ports(wanted).values():
+            if stale.elements.get(element.set, {}).get(element.key) == element.data:
+                elements.append(element)
+        return (
+            nft.DeleteTable(),
+            nft.AddTable(self.table.flags),
+            *[nft.AddSet(declared) for declared in ruleset.SETS.values()],
+            *[nft.AddChain(chain) for chain in chains],
+            *[nft.AddRules(chain) for chain in chains if chain.rules],
+            *_elements(nft.AddElements, elements),
+        )
+
+    def _table_step(self, _key: tuple[Any, ...], want: tuple[nft.Change, ...]) -> Step:
+        return Step(before=list(want))
+
+    def _chain_step(self, key: tuple[Any, ...], want: nft.Chain | None) -> Step:
+        held = (self.table.actual or _EMPTY).chains.get(key[1])
+        if want is None:
+            # Its rules may lead to other chains that go too.
+            if held is None:
+                return Step()
+            return Step(before=[nft.FlushChain(key[1])], after=[nft.DeleteChain(key[1])])
+        return _chain(want, held)
+
+    def _set_step(self, key: tuple[Any, ...], want: nft.Set | None) -> Step:
+        there = key[1] in (self.table.actual or _EMPTY).sets
+        if want is None:
+            return Step(after=[nft.DeleteSet(key[1])] if there else [])
+        return Step(declare=[] if there else [nft.AddSet(want)])
+
+    def _element_step(self, key: tuple[Any, ...], want: bool | None) -> Step:
+        there = key[2] in (self.table.actual or _EMPTY).elements.get(key[1], {})
+        element = Element(key[1], key[2], None)
+        if want is None:
+            return Step(close=[element] if there else [])
+        return Step(open=[] if there else [element])
+
+    def _done(self, done: Sequence[tuple[Op, Step]]) -> None:
+        if any(op.key == ("table",) for op, _ in done):
+            self.table.endpoints = endpoints_of(self.table.actual)
+
+
+class FilterEndpoints(_FilterProgrammer):
+    """Networks' chains, endpoints' elements and published ports."""
+
+    name = "filter.endpoints"
+
+    def __init__(self, table: FilterTable, flows: FlowDoor) -> None:
+        super().__init__(table)
+        self._flows = flows
+        self._steps = {
+            "network": self._network_step,
+            "endpoint": self._endpoint_step,
+            "port": self._port_step,
+        }
+
+    def plan(self, desired: HostState) -> tuple[Op, ...]:
+        """See Programmer."""
+        wanted = desired.filter
+        actual = self.table.actual or _EMPTY
+        ops = []
+        suffixes = set()
+        for name, network in wanted.networks.items():
+            suffix = ruleset.chain_suffix(name)
+            suffixes.add(suffix)
+            chains = ruleset.network_chains(name, network)
+            held = tuple(actual.chains.get(chain.name) for chain in chains)
+            if held != tuple(_described(chain) for chain in chains):
+                ops.append(self._op(("network", suffix), chains, held if any(held) else None))
+        endpoints = wanted_endpoints(wanted)
+        for link, elements in endpoints.items():
+            present = self.table.endpoints.get(link)
+            if present != elements:
+                ops.append(self._op(("endpoint", link), elements, present))
+        ops += [
+            self._op(("endpoint", link), None, held)
+            for link, held in self.table.endpoints.items()
+            if link not in endpoints
+        ]
+        ports = wanted_ports(wanted)
+        for (name, key), element in ports.items():
+            data = actual.elements.get(name, {}).get(key)
+            if data != element.data:
+                ops.append(self._op(("port", name, key), element, data))
+        for declared in ruleset.PORT_SETS:
+            for key, data in actual.elements.get(declared.name, {}).items():
+                if (declared.name, key) not in ports:
+                    ops.append(self._op(("port", declared.name, key), None, data))
+        gone = {n.split("-", 1)[1] for n in actual.chains if _is_network(n)} - suffixes
+        ops += [self._op(("network", suffix), None, True) for suffix in sorted(gone)]
+        return tuple(ops)
+
+    def _network_step(self, key: tuple[Any, ...], want: tuple[nft.Chain, ...] | None) -> Step:
+        chains = (self.table.actual or _EMPTY).chains
+        if want is None:
+            names = [p + key[1] for p in (ruleset.EGRESS_PREFIX, ruleset.INGRESS_PREFIX)]
+            return Step(after=[nft.DeleteChain(n) for n in names if n in chains])
+        step = Step()
+        for chain in want:
+            made = _chain(chain, chains.get(chain.name))
+            step.declare += made.declare
+            step.rules += made.rules
+        return step
+
+    def _endpoint_step(self, key: tuple[Any, ...], want: frozenset[Element] | None) -> Step:
+        held = self.table.endpoints.get(key[1], frozenset())
+        target = want or frozenset()
+        return Step(
+            close=sorted(held - target, key=lambda x: x[:2]),
+            open=sorted(target - held, key=lambda x: x[:2]),
+        )
+
+    def _port_step(self, key: tuple[Any, ...], want: Element | None) -> Step:
+        data = (self.table.actual or _EMPTY).elements.get(key[1], {}).get(key[2])
+        if want is not None and want.data == data:
+            return Step()
+        step = Step()
+        if data is not None:
+            step.close = [Element(key[1], key[2], data)]
+        if want is not None:
+            step.open = [want]
+        return step
+
+    def _done(self, done: Sequence[tuple[Op, Step]]) -> None:
+        addresses: set[str] = set()
+        ports: set[tuple[str, int]] = set()
+        for op, step in done:
+            if op.key[0] == "endpoint":
+                if op.want is None:
+                    self.table.endpoints.pop(op.key[1], None)
+                else:
+                    self.table.endpoints[op.key[1]] = op.want
+                addresses |= {
+                    str(ipaddress.ip_address(key[16:]))
+                    for name, key, _ in step.close
+                    if name in _SOURCE_SETS
+                }
+            elif op.key[0] == "port":
+                ports |= {_port_of(op.key[2])} if step.close or step.open else set()
+        # An address or a port must not inherit flows; closed first, then forgotten. A client that
+        # kept sending before the port was published would else never reach it.
+        if addresses:
+            self._flows.forget_addresses(addresses)
+        if ports:
+            self._flows.forget_ports(ports)
+
+
+_EMPTY: Final = nft_read.TableState(nft_read.TableInfo(0, "", 0, 0, 0), {}, {}, {})
+_SOURCE_SETS: Final = frozenset(s.name for s in ruleset.SRC.values())
+_described = nft_read.describe_chain
+
+
+def _chain(want: nft.Chain, held: nft_read.ChainState | None) -> Step:
+    described = _described(want)
+    if held == described:
+        return Step()
+    step = Step(rules=[nft.AddRules(want)] if want.rules else [])
+    if held is None:
+        step.declare = [nft.AddChain(want)]
+    elif held.hook != described.hook:
+        step.before = [nft.DeleteChain(want.name)]
+        step.declare = [nft.AddChain(want)]
+    else:
+        step.rules.insert(0, nft.FlushChain(want.name))
+    return step
+
+
+def _is_network(chain: str) -> bool:
+    return chain.startswith((ruleset.EGRESS_PREFIX, ruleset.INGRESS_PREFIX))
+
+
+def _port_of(key: bytes) -> tuple[str, int]:
+    # The key ends in protocol and port, each padded to four bytes.
+    return e.show_protocol(key[-8:-7]), int.from_bytes(key[-4:-2], "big")
+
+
+def wanted_endpoints(wanted: Filter) -> dict[str, frozenset[Element]]:
+    """Elements by link. An endpoint of a network that is not there stays unknown."""
+    return {
+        link: ruleset.endpoint_elements(link, endpoint)
+        for link, endpoint in wanted.endpoints.items()
+        if endpoint.network in wanted.networks
+    }
+
+
+def wanted_ports(wanted: Filter) -> dict[tuple[str, bytes], Element]:
+    """Elements of published ports by set and key."""
+    found = {}
+    # Sorted, so that of two that claim one port the same one always wins.
+    for port in sorted(wanted.ports, key=msgspec.json.encode):
+        element = ruleset.port_element(port)
+        found[element.set, element.key] = element
+    return found
