@@ -242,6 +242,19 @@ async def test_a_lapsed_lease_takes_its_keys_along(store: LocalStore, clock: Clo
         await put(store, "/a", lease=lease)
 
 
+async def test_many_leases_lapse_at_once(store: LocalStore, clock: Clock) -> None:
+    leases = await asyncio.gather(*(store.lease_grant(5) for _ in range(200)))
+    await asyncio.gather(*(put(store, f"/{lease}", lease=lease) for lease in leases))
+    clock.now += 5
+    lapse = asyncio.ensure_future(store.lapse())
+    other = asyncio.ensure_future(put(store, "/other"))
+    assert set(await lapse) == set(leases)
+    assert [item.key for item in (await store.range("/")).items] == ["/other"]
+    last = max(store.revision, await other)
+    seen = await take(store, "/", 1, 401)
+    assert [events[0].revision for events in seen] == list(range(2, last + 1))
+
+
 async def test_a_revoked_lease_is_gone_at_once_and_twice_is_no_error(store: LocalStore) -> None:
     lease = await store.lease_grant(5)
     await put(store, "/a", lease=lease)

@@ -58,7 +58,11 @@ class LocalStore(ABC):
 
     @abstractmethod
     async def _commit(self, change: Change | None) -> None:
-        """Make the change durable and visible, and all that it was decided upon."""
+        """Make the change durable and visible, and all that it was decided upon.
+
+        Called in the very step that decided the change, with no await between, so that changes
+        are committed in the order of their revisions.
+        """
 
     @abstractmethod
     async def _replay(self, after: int, until: int) -> Sequence[tuple[Event, ...]]:
@@ -125,8 +129,7 @@ class LocalStore(ABC):
         """Revoke the leases whose time is over and return them (`leases.lapse_for_ever`)."""
         self._check_open()
         lapsed = self._deadlines.lapsed()
-        for lease in lapsed:
-            await self._commit(self._draft.revoke(lease))
+        await asyncio.gather(*(self.lease_revoke(lease) for lease in lapsed))
         return lapsed
 
     # ---- watch
