@@ -8,6 +8,9 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 
 from plait.model.objects import AnyObject, Object
+from plait.wire.watch import WatchEvent
+
+__all__ = ["Api", "BatchOp", "T", "WatchEvent"]
 
 T = TypeVar("T", bound=Object)
 
@@ -22,22 +25,6 @@ class BatchOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     verb: Literal["create", "update", "delete"]
     object: AnyObject
-
-
-class WatchEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One step of a watch (P3).
-
-    A stream begins, and begins again after each `resync`, with `begin`, then a `put` for every
-    object there is, then `synced`: what was not named between the two does not exist. After
-    that, `put` and `delete` in revision order, and `bookmark`s that only carry a revision.
-    `disconnected` is made by the client: the last state stays good, a reconnection follows.
-    """
-
-    type: Literal["begin", "put", "delete", "synced", "bookmark", "resync", "disconnected"]
-    revision: int = 0
-    object: AnyObject | None = None
-    """The object; for `delete`, the last one known, with its metadata at least."""
-    reason: str = ""
 
 
 class Api(Protocol):

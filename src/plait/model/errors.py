@@ -36,6 +36,9 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-API-012": Code(503, "the server cannot be reached"),
     "PLAIT-API-013": Code(500, "the server failed"),
     "PLAIT-API-014": Code(404, "no such path"),
+    "PLAIT-API-015": Code(415, "the content type is not supported"),
+    "PLAIT-API-016": Code(421, "the host name is not this server's"),
+    "PLAIT-API-017": Code(408, "the request took too long"),
     # Names
     "PLAIT-NAME-001": Code(422, "the name is not a DNS label"),
     "PLAIT-DNS-001": Code(409, "the resolver's port is taken"),

@@ -1,0 +1,131 @@
+"""Who may write what: the node authorizer (compare Kubernetes' NodeRestriction). Pure.
+
+Administrators write everything, nodes read everything and write their own objects, everybody
+else nothing. A refusal of a node is PLAIT-AUTH-006 whatever it tried, so that it learns nothing
+from the error about what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+from plait.model.errors import PlaitError
+from plait.model.objects import (
+    AddressBlock,
+    AnyObject,
+    Endpoint,
+    Loan,
+    Network,
+    Node,
+    Object,
+)
+
+Verb = Literal["create", "update", "delete"]
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who asks."""
+
+    role: Literal["admin", "node", "join"]
+    name: str = ""
+    """The node's name; for a token its id."""
+    uid: str = ""
+    """The node's uid."""
+    expires: float = 0.0
+    """Unix time at which the credential ends; 0: never."""
+
+
+def refuse(actor: Actor, what: str) -> PlaitError:
+    """Refusal of something that a node or a joiner may not do."""
+    if actor.role == "node":
+        return PlaitError(
+            "PLAIT-AUTH-006", f"node {actor.name} may not {what}", where=f"nodes/{actor.name}"
+        )
+    return PlaitError("PLAIT-AUTH-002", f"a {actor.role} token may not {what}")
+
+
+def authorize(actor: Actor, verb: Verb, old: Object | None, new: AnyObject | None) -> None:
+    """Refuse what the actor may not write. `old` is what is there, `new` what shall be."""
+    if actor.role == "admin":
+        return
+    subject = new if new is not None else old
+    assert subject is not None
+    rule = _NODE_MAY.get(type(subject))
+    if actor.role != "node" or rule is None or not rule(actor.name, old, new):
+        raise refuse(actor, f"{verb} {subject.kind} {subject.metadata.name[:64]}")
+
+
+def _own_node(me: str, old: Object | None, new: Object | None) -> bool:
+    del old
+    return isinstance(new, Node) and new.metadata.name == me
+
+
+def _own_endpoint(me: str, old: Object | None, new: Object | None) -> bool:
+    sides = [side for side in (old, new) if side is not None]
+    return all(isinstance(side, Endpoint) and side.spec.node == me for side in sides)
+
+
+def _network(me: str, old: Object | None, new: Object | None) -> bool:
+    """Docker creates and removes networks; nobody changes one but an administrator."""
+    del me
+    assert isinstance(old if new is None else new, Network)
+    return old is None or new is None
+
+
+def _block(me: str, old: Object | None, new: Object | None) -> bool:
+    before = old.spec if isinstance(old, AddressBlock) else None
+    after = new.spec if isinstance(new, AddressBlock) else None
+    if before is None:
+        return after is not None and _may_create_block(me, after.node, after.loans)
+    if after is None:
+        if before.node == me:
+            return all(loan.node == me or loan.state != "granted" for loan in before.loans)
+        return not before.node and all(loan.node == me for loan in before.loans)
+    if (before.network, before.cidr) != (after.network, after.cidr):
+        return False
+    was = {(loan.address, loan.node): loan for loan in before.loans}
+    now = {(loan.address, loan.node): loan for loan in after.loans}
+    changed = [
+        (key[1], was.get(key), now.get(key))
+        for key in was.keys() | now.keys()
+        if was.get(key) != now.get(key)
+    ]
+    if before.node == me:
+        return after.node in (me, "") and all(_answer(me, *change) for change in changed)
+    if before.node:
+        return after.node == before.node and all(_ask(me, *change) for change in changed)
+    return after.node in ("", me) and all(borrower == me for borrower, _, _ in changed)
+
+
+def _may_create_block(me: str, node: str, loans: tuple[Loan, ...]) -> bool:
+    if node == me:
+        return not loans
+    return not node and all(loan.node == me for loan in loans)
+
+
+def _answer(me: str, borrower: str, old: Loan | None, new: Loan | None) -> bool:
+    """The owner answers a request, and clears away what it refused."""
+    if borrower == me:
+        return True
+    if old is None:
+        return False
+    if new is None:
+        return old.state == "refused"
+    return old.state == "requested"
+
+
+def _ask(me: str, borrower: str, old: Loan | None, new: Loan | None) -> bool:
+    """A borrower asks, asks again, and gives back; the answer is the owner's."""
+    del old
+    return borrower == me and (new is None or new.state == "requested")
+
+
+_NODE_MAY: Final[dict[type[Object], Callable[[str, Object | None, Object | None], bool]]] = {
+    Node: _own_node,
+    Endpoint: _own_endpoint,
+    Network: _network,
+    AddressBlock: _block,
+}

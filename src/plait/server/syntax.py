@@ -1,0 +1,198 @@
+"""What a single field may hold: names, labels, addresses, CIDRs, text. Pure.
+
+Every function returns the canonical value or raises `PlaitError` naming the field. Limits are
+those of the field's source: DNS (RFC 1035, 1123), Kubernetes labels, RFC 4291 text form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from plait.model.errors import PlaitError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Cidr = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_LABELS: Final = 64
+MAX_ANNOTATIONS_BYTES: Final = 16384
+MAX_TEXT: Final = 1024
+MAX_ITEMS: Final = 1024
+"""Longest list in any object."""
+
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_ALIAS: Final = re.compile(r"[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?", re.ASCII)
+_ENDPOINT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,62}[a-z0-9])?", re.ASCII)
+_BLOCK: Final = re.compile(r"[a-z0-9][-a-z0-9]{0,62}\.[0-9a-f-]{3,64}", re.ASCII)
+_LABEL_NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_UID: Final = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]{7,63}", re.ASCII)
+
+
+def shown(value: str) -> str:
+    """A value as an error may quote it: printable and short."""
+    text = ascii(value)[1:-1]
+    return f'"{text}"' if len(text) <= 80 else f'"{text[:77]}..." ({len(value)} characters)'
+
+
+def invalid(where: str, detail: str, *, code: str = "PLAIT-API-002", why: str = "") -> PlaitError:
+    """Refusal of a field."""
+    return PlaitError(code, detail, where=where, why=why)
+
+
+def dns_label(value: str, where: str) -> str:
+    """A DNS label in lower case, 1 to 63 characters (RFC 1123)."""
+    if _LABEL.fullmatch(value) is None:
+        raise invalid(
+            where,
+            f"{shown(value)} is not a DNS label",
+            code="PLAIT-NAME-001",
+            why="a name has 1 to 63 characters of a-z, 0-9 and -, and no - at its ends",
+        )
+    return value
+
+
+def dns_name(value: str, where: str) -> str:
+    """DNS labels joined by dots, at most 253 characters; `_` is allowed, as Docker allows it."""
+    if len(value) > 253 or not all(_ALIAS.fullmatch(part) for part in value.split(".")):
+        raise invalid(
+            where,
+            f"{shown(value)} is not a DNS name",
+            code="PLAIT-NAME-001",
+            why="it has labels of 1 to 63 characters of a-z, 0-9, - and _, joined by dots",
+        )
+    return value
+
+
+def endpoint_id(value: str, where: str) -> str:
+    """1 to 64 characters of a-z, 0-9, `-` and `.`: a container id fits."""
+    if _ENDPOINT.fullmatch(value) is None:
+        raise invalid(
+            where,
+            f"{shown(value)} is not an endpoint id",
+            code="PLAIT-NAME-001",
+            why="an id has 1 to 64 characters of a-z, 0-9, - and ., a letter or digit at its ends",
+        )
+    return value
+
+
+def block_id(value: str, where: str) -> str:
+    """Form of `model.objects.block_name`."""
+    if _BLOCK.fullmatch(value) is None:
+        raise invalid(where, f"{shown(value)} is not a block's name", code="PLAIT-NAME-001")
+    return value
+
+
+def uid(value: str, where: str) -> str:
+    """8 to 64 letters, digits and `-`."""
+    if _UID.fullmatch(value) is None:
+        raise invalid(where, f"{shown(value)} is not a uid of 8 to 64 letters, digits and -")
+    return value
+
+
+def mac(value: str, where: str) -> str:
+    """A unicast MAC in lower case with colons."""
+    if _MAC.fullmatch(value) is None or int(value[:2], 16) & 1:
+        raise invalid(where, f"{shown(value)} is not a unicast MAC in lower case with colons")
+    return value
+
+
+def text(value: str, where: str, limit: int = MAX_TEXT) -> str:
+    """Printable text: no control characters (Unicode category Cc, Cf, Cs…), at most `limit`."""
+    if len(value) > limit:
+        raise invalid(where, f"the text has {len(value)} characters; at most {limit} are allowed")
+    if not value.isprintable():
+        raise invalid(where, f"{shown(value)} has characters that cannot be printed")
+    return value
+
+
+def items(value: Sequence[object], where: str, limit: int = MAX_ITEMS) -> None:
+    """A list of at most `limit` items."""
+    if len(value) > limit:
+        raise invalid(where, f"the list has {len(value)} items; at most {limit} are allowed")
+
+
+def number(value: int, where: str, low: int, high: int) -> int:
+    """A number in a range, ends included."""
+    if not low <= value <= high:
+        raise invalid(where, f"{value} is not in the range {low} to {high}")
+    return value
+
+
+def labels(value: Mapping[str, str], where: str) -> None:
+    """Labels in the syntax of Kubernetes, at most `MAX_LABELS`."""
+    if len(value) > MAX_LABELS:
+        raise invalid(where, f"there are {len(value)} labels; at most {MAX_LABELS} are allowed")
+    for key, val in value.items():
+        _label_key(key, where)
+        if val and _LABEL_NAME.fullmatch(val) is None:
+            raise invalid(
+                f"{where}.{key}",
+                f"{shown(val)} is not a label's value",
+                why="it has at most 63 letters, digits, -, _ and ., a letter or digit at its ends",
+            )
+
+
+def annotations(value: Mapping[str, str], where: str) -> None:
+    """Annotations: keys as labels have them, any text, `MAX_ANNOTATIONS_BYTES` in all."""
+    size = sum(len(key.encode()) + len(val.encode()) for key, val in value.items())
+    if size > MAX_ANNOTATIONS_BYTES:
+        raise invalid(
+            where, f"the annotations have {size} bytes; {MAX_ANNOTATIONS_BYTES} are allowed"
+        )
+    for key in value:
+        _label_key(key, where)
+
+
+def _label_key(key: str, where: str) -> None:
+    prefix, slash, name = key.rpartition("/")
+    good = _LABEL_NAME.fullmatch(name) is not None and (
+        not slash
+        or (len(prefix) <= 253 and all(_LABEL.fullmatch(part) for part in prefix.split(".")))
+    )
+    if not good:
+        raise invalid(
+            where,
+            f"{shown(key)} is not a label's key",
+            why="it is [dns.name/]name; the name has 1 to 63 letters, digits, -, _ and .",
+        )
+
+
+def address(value: str, where: str) -> Address:
+    """An address without zone or prefix."""
+    try:
+        parsed = ipaddress.ip_address(value)
+    except ValueError:
+        raise invalid(where, f"{shown(value)} is not an IP address") from None
+    if "%" in value:
+        raise invalid(where, f"{shown(value)} has a zone")
+    return parsed
+
+
+def interface(value: str, where: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """An address with its prefix length."""
+    try:
+        parsed = ipaddress.ip_interface(value)
+    except ValueError:
+        raise invalid(where, f"{shown(value)} is not an address with a prefix length") from None
+    if "%" in value or "/" not in value:
+        raise invalid(where, f"{shown(value)} is not an address with a prefix length")
+    return parsed
+
+
+def cidr(value: str, where: str, *, code: str = "PLAIT-NET-004") -> Cidr:
+    """A CIDR with no host bits set; a bare address is its own /32 or /128."""
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        fix: tuple[str, ...] = ()
+        try:
+            fix = (f"use {ipaddress.ip_network(value, strict=False)}",)
+        except ValueError:
+            error = ValueError("it is neither IPv4 nor IPv6")
+        why = "it has bits set beyond its prefix length" if fix else str(error)
+        raise PlaitError(
+            code, f"{shown(value)} is not a valid CIDR", where=where, why=why, fix=fix
+        ) from None
