@@ -1,0 +1,203 @@
+"""DNS answers per second on one core, ours beside dnsmasq in the same run.
+
+    taskset is set by itself: the server on one core, dnsperf on the other.
+    Run: .venv/bin/python bench/dns.py [--seconds 5] [--names 1000] [--json]
+
+Needs `dnsperf`; `dnsmasq` (Debian: dnsmasq-base) is measured when it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import json
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BUDGET = 20_000
+DOMAIN = "default.plait.local"
+
+
+def addresses(count: int) -> list[str]:
+    first = ipaddress.IPv4Address("10.112.0.10")
+    return [str(first + i) for i in range(count)]
+
+
+async def serve(port: int, names: int, loop_name: str) -> None:
+    """Our server, in a process of its own."""
+    from plait.dns.server import DnsServer
+    from plait.dns.zone import Zone
+    from plait.model.objects import Endpoint, EndpointSpec, EndpointStatus, Metadata
+
+    zone = Zone()
+    for i, address in enumerate(addresses(names)):
+        zone.put(
+            Endpoint(
+                metadata=Metadata(name=f"e{i}", namespace="default"),
+                spec=EndpointSpec(node="n", network="net", name=f"web{i}", addresses=(address,)),
+                status=EndpointStatus(phase="ready"),
+            )
+        )
+    # The client is an endpoint, as in life: its scope is looked up with each packet.
+    zone.put(
+        Endpoint(
+            metadata=Metadata(name="client", namespace="default"),
+            spec=EndpointSpec(node="n", network="net", name="client", addresses=("127.0.0.1",)),
+            status=EndpointStatus(phase="ready"),
+        )
+    )
+    transparent = os.geteuid() == 0
+    server = DnsServer(
+        zone, binds=(("127.0.0.1", port),), transparent=transparent, host_servers=lambda: ()
+    )
+    await server.start()
+    print(f"ready {loop_name}", flush=True)
+    await asyncio.Event().wait()
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def ours(names: int, loop: str) -> Iterator[tuple[int, int]]:
+    port = free_port()
+    argv = ["taskset", "-c", "0", sys.executable, __file__, "--serve", str(port), loop]
+    argv += ["--names", str(names)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready"), "the server did not start"
+            yield port, process.pid
+        finally:
+            process.kill()
+
+
+@contextmanager
+def dnsmasq(directory: Path, names: int) -> Iterator[tuple[int, int]]:
+    port = free_port()
+    hosts = directory / "hosts"
+    lines = (f"{a} web{i}.{DOMAIN}" for i, a in enumerate(addresses(names)))
+    hosts.write_text("\n".join(lines) + "\n")
+    argv = ["taskset", "-c", "0", "dnsmasq", "-k", "-p", str(port), "-h", "-R", "-C", "/dev/null"]
+    argv += [f"--addn-hosts={hosts}", "--listen-address=127.0.0.1", "--bind-interfaces"]
+    argv += ["--user=root", f"--pid-file={directory}/pid", "--local-ttl=1"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until_answering(port)
+            yield port, process.pid
+        finally:
+            process.kill()
+
+
+def wait_until_answering(port: int) -> None:
+    query = b"\0\1\1\0\0\1\0\0\0\0\0\0\4web0\7default\5plait\5local\0\0\1\0\1"
+    for _ in range(100):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0.1)
+            try:
+                sock.connect(("127.0.0.1", port))
+                sock.send(query)
+                sock.recv(512)
+            except (ConnectionRefusedError, TimeoutError):
+                time.sleep(0.05)
+                continue
+            return
+    raise RuntimeError("the server does not answer")
+
+
+def rss_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    match = re.search(r"VmRSS:\s+(\d+)", status)
+    return int(match[1]) / 1024 if match else 0.0
+
+
+def dnsperf(port: int, queries: Path, seconds: float, edns: bool) -> float:
+    argv = ["taskset", "-c", "1", "dnsperf", "-s", "127.0.0.1", "-p", str(port)]
+    argv += ["-d", str(queries), "-l", str(seconds), "-c", "4", "-q", "64"]
+    argv += ["-e"] if edns else []
+    out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"Queries per second:\s+([\d.]+)", out)
+    lost = re.search(r"Queries lost:\s+(\d+)", out)
+    bad = re.search(r"Response codes:\s+NOERROR \d+ \(100\.00%\)", out)
+    if rate is None or lost is None or bad is None:
+        raise RuntimeError(f"dnsperf: {out}")
+    return float(rate[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--names", type=int, default=1000)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--serve", nargs=2, metavar=("PORT", "LOOP"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        port, loop = args.serve
+        if loop == "uvloop":
+            import uvloop
+
+            uvloop.install()
+        asyncio.run(serve(int(port), args.names, loop))
+        return 0
+    if shutil.which("dnsperf") is None:
+        print("dnsperf is missing: apt-get install dnsperf", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        queries = directory / "queries"
+        queries.write_text("".join(f"web{i}.{DOMAIN} A\n" for i in range(args.names)))
+        makers = {
+            "plait (asyncio)": lambda: ours(args.names, "asyncio"),
+            "plait (uvloop)": lambda: ours(args.names, "uvloop"),
+        }
+        if shutil.which("dnsmasq"):
+            makers["dnsmasq"] = lambda: dnsmasq(directory, args.names)
+        rates: dict[tuple[str, bool], list[float]] = {}
+        memory: dict[str, float] = {}
+        for _ in range(args.rounds):
+            for server, make in makers.items():
+                with make() as (port, pid):
+                    for edns in (False, True):
+                        rate = dnsperf(port, queries, args.seconds, edns)
+                        rates.setdefault((server, edns), []).append(rate)
+                    memory[server] = rss_mib(pid)
+    rows = [
+        {
+            "server": server,
+            "answers_per_s": round(statistics.median(rates[server, False])),
+            "with_edns": round(statistics.median(rates[server, True])),
+            "rss_mib": round(memory[server], 1),
+        }
+        for server in memory
+    ]
+    if args.json:
+        print(json.dumps({"budget": BUDGET, "rows": rows}))
+        return 0
+    print(f"DNS, one core, {args.names} names, median of {args.rounds} (budget {BUDGET:,}/s)")
+    print(f"{'server':<18}{'answers/s':>12}{'with EDNS':>12}{'RSS MiB':>10}")
+    for row in rows:
+        print(
+            f"{row['server']:<18}{row['answers_per_s']:>12,}{row['with_edns']:>12,}"
+            f"{row['rss_mib']:>10}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
