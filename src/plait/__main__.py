@@ -48,6 +48,7 @@ COMMANDS = {
     cls=LazyGroup,
     entries=COMMANDS,
     context_settings=HELP_OPTIONS,
+    examples=["plait up", "plait join HOST --token TOKEN", "plait status"],
     epilog="Begin with `plait up` on one host and `plait join` on the others. "
     "`plait COMMAND --help` shows examples.",
 )

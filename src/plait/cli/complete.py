@@ -90,15 +90,14 @@ SETUP = {
     examples=['eval "$(plait completion bash)"', "plait completion zsh > ~/.zfunc/_plait"],
 )
 @click.argument("shell", type=click.Choice(list(SETUP)))
-def completion(shell: str) -> None:
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
     """Print a script that completes plait's commands and names in SHELL.
 
     Names of networks, nodes and endpoints come from the server while you type.
     """
     from click.shell_completion import get_completion_class
 
-    from plait.__main__ import plait
-
     found = get_completion_class(shell)
     assert found is not None, shell
-    click.echo(found(plait, {}, "plait", "_PLAIT_COMPLETE").source())
+    click.echo(found(ctx.find_root().command, {}, "plait", "_PLAIT_COMPLETE").source())

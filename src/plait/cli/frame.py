@@ -36,6 +36,14 @@ def nearest(word: str, choices: Sequence[str]) -> tuple[str, ...]:
     return tuple(difflib.get_close_matches(word, choices, n=3, cutoff=0.55))
 
 
+def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
+    """Examples as they are typed, one a line; help wraps everything else."""
+    if examples:
+        formatter.write("\nExamples:\n")
+        for example in examples:
+            formatter.write(f"  {example}\n")
+
+
 class Command(click.Command):
     """A command whose help keeps the lines of its examples as they are written."""
 
@@ -45,10 +53,7 @@ class Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The examples, one a line."""
-        if self.examples:
-            formatter.write("\nExamples:\n")
-            for example in self.examples:
-                formatter.write(f"  {example}\n")
+        write_examples(formatter, self.examples)
         super().format_epilog(ctx, formatter)
 
 
@@ -56,6 +61,15 @@ class Group(click.Group):
     """A group that names the nearest command when one does not exist."""
 
     command_class = Command
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, one a line."""
+        write_examples(formatter, self.examples)
+        super().format_epilog(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

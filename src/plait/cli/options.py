@@ -50,7 +50,7 @@ def parse_labels(pairs: tuple[str, ...]) -> dict[str, str]:
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A time such as `90s`, `30m`, `24h` or `7d`, in seconds."""
 
     name = "duration"

@@ -1,0 +1,101 @@
+"""Which columns a table of each kind has: one entry a kind, cells made from the object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from plait.model.objects import Object
+
+Column = tuple[str, Callable[[Any], str]]
+
+
+def joined(values: Sequence[str]) -> str:
+    """Values in one cell."""
+    return ", ".join(values)
+
+
+def port_text(port: Any) -> str:
+    """A published port as `docker ps` writes it: `8080->80/tcp`."""
+    host = port.host_ip
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{host + ':' if host else ''}{port.host_port}->{port.port}/{port.protocol}"
+
+
+def labels_text(labels: dict[str, str]) -> str:
+    """Labels as `a=b, c=d`."""
+    return joined([f"{k}={v}" for k, v in sorted(labels.items())])
+
+
+def age(timestamp: str, now: datetime) -> str:
+    """The time since an RFC 3339 timestamp in its largest unit: `41m`, `3d`."""
+    try:
+        then = datetime.fromisoformat(timestamp)
+    except ValueError:
+        return ""
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0, int((now - then).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def short_age(timestamp: str) -> str:
+    """`age` against this machine's clock."""
+    return age(timestamp, datetime.now(UTC))
+
+
+COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
+    "Cluster": (
+        ("name", lambda o: o.metadata.name),
+        ("pools", lambda o: joined(o.spec.pools)),
+        ("encap", lambda o: o.spec.encap),
+        ("domain", lambda o: o.spec.domain),
+    ),
+    "Namespace": (
+        ("name", lambda o: o.metadata.name),
+        ("labels", lambda o: labels_text(o.metadata.labels)),
+    ),
+    "Node": (
+        ("name", lambda o: o.metadata.name),
+        ("ready", lambda o: "yes" if o.status.ready else "no"),
+        ("addresses", lambda o: joined(o.spec.addresses)),
+        ("mtu", lambda o: str(o.spec.mtu)),
+        ("docker", lambda o: "yes" if o.status.docker else "no"),
+        ("version", lambda o: o.status.version),
+        ("seen", lambda o: short_age(o.status.last_seen)),
+    ),
+    "Network": (
+        ("name", lambda o: o.metadata.name),
+        ("pools", lambda o: joined(o.spec.pools)),
+        ("gateways", lambda o: joined(o.spec.gateways)),
+        ("internal", lambda o: "yes" if o.spec.internal else "no"),
+    ),
+    "AddressBlock": (
+        ("network", lambda o: o.spec.network),
+        ("cidr", lambda o: o.spec.cidr),
+        ("node", lambda o: o.spec.node),
+        ("loans", lambda o: str(len(o.spec.loans))),
+    ),
+    "Endpoint": (
+        ("name", lambda o: o.spec.name or o.metadata.name),
+        ("namespace", lambda o: o.metadata.namespace),
+        ("node", lambda o: o.spec.node),
+        ("network", lambda o: o.spec.network),
+        ("addresses", lambda o: joined(o.spec.addresses)),
+        ("ports", lambda o: joined([port_text(p) for p in o.spec.ports])),
+        ("state", lambda o: o.status.phase),
+    ),
+}
+
+
+def rows(objects: Sequence[Object]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of objects of one kind."""
+    if not objects:
+        return [], []
+    columns = COLUMNS[objects[0].kind]
+    return [heading for heading, _ in columns], [[cell(o) for _, cell in columns] for o in objects]

@@ -1,0 +1,62 @@
+"""An object as a sheet of facts, and the objects that belong to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from plait.cli.columns import joined, labels_text, short_age
+from plait.client.base import Api
+from plait.model.objects import AddressBlock, Endpoint, Namespace, Network, Node, Object
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return joined([_value(item) for item in value])
+    if isinstance(value, dict):
+        return joined([f"{k}={_value(v)}" for k, v in value.items() if v not in ("", [], {})])
+    return str(value)
+
+
+def sheet(obj: Object) -> list[tuple[str, str]]:
+    """Labelled values: identity first, then every field of spec and status that is set."""
+    meta = obj.metadata
+    pairs = [("kind", obj.kind), ("name", meta.name)]
+    if meta.namespace:
+        pairs.append(("namespace", meta.namespace))
+    if meta.labels:
+        pairs.append(("labels", labels_text(meta.labels)))
+    if meta.annotations:
+        pairs.append(("annotations", labels_text(meta.annotations)))
+    pairs.append(("revision", str(meta.revision)))
+    if meta.created_at:
+        pairs.append(("age", short_age(meta.created_at)))
+    wire = msgspec.to_builtins(obj)
+    for part in ("spec", "status"):
+        struct = getattr(obj, part, None)
+        names = [f.encode_name for f in msgspec.structs.fields(struct)] if struct else []
+        pairs += [
+            (f"{part}.{name}", _value(wire[part][name]))
+            for name in names
+            if name in wire.get(part, {})
+        ]
+    return pairs
+
+
+async def related(client: Api, obj: Object) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """What belongs to a network, a node or a namespace, by title."""
+    name = obj.metadata.name
+    if isinstance(obj, Network | Node):
+        field = "network" if isinstance(obj, Network) else "node"
+        blocks = await client.list(AddressBlock)
+        endpoints = await client.list(Endpoint)
+        return (
+            ("Blocks", tuple(b for b in blocks if getattr(b.spec, field) == name)),
+            ("Endpoints", tuple(e for e in endpoints if getattr(e.spec, field) == name)),
+        )
+    if isinstance(obj, Namespace):
+        return (("Endpoints", await client.list(Endpoint, name)),)
+    return ()

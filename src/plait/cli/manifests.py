@@ -1,0 +1,181 @@
+"""Manifests: YAML or JSON text with one or several documents, into objects of the API.
+
+A mistake is reported with its file and line and the nearest right word. Text is bounded in size,
+depth and number of nodes, aliases counted each time they are used, for a manifest may come from
+a stranger (`plait apply -f -`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import yaml
+
+from plait.cli.frame import nearest
+from plait.model.errors import PlaitError
+from plait.model.objects import API_VERSION, KINDS, AnyObject, Object
+
+MAX_BYTES: Final = 8 << 20
+MAX_NODES: Final = 200_000
+MAX_DEPTH: Final = 64
+
+Lines = dict[str, int]
+"""Line, from 1, of each value by its path as msgspec writes it: `$.spec.pools[0]`."""
+
+
+class Document(NamedTuple):
+    """One document of a manifest, not yet an object."""
+
+    source: str
+    data: Any
+    lines: Lines
+
+    def where(self, path: str = "$") -> str:
+        """`file:line` of a path, or of the nearest value around it."""
+        while path not in self.lines and path != "$":
+            path = re.sub(r"(\.[^.\[]*|\[[^\]]*\])$", "", path) or "$"
+        return f"{self.source}:{self.lines.get(path, 1)}"
+
+
+class _Builder:
+    """Plain data out of YAML nodes, within limits."""
+
+    def __init__(self, loader: yaml.SafeLoader, source: str) -> None:
+        self.loader = loader
+        self.source = source
+        self.count = 0
+
+    def build(self, node: yaml.Node, path: str, lines: Lines, depth: int) -> Any:
+        self.count += 1
+        line = node.start_mark.line + 1
+        if self.count > MAX_NODES or depth > MAX_DEPTH:
+            raise _invalid(f"{self.source}:{line}", "it is nested too deep or has too many values")
+        lines[path] = line
+        if isinstance(node, yaml.MappingNode):
+            result = {}
+            for key_node, value_node in node.value:
+                if not isinstance(key_node, yaml.ScalarNode):
+                    raise _invalid(f"{self.source}:{line}", "a key must be a word")
+                key = key_node.value
+                here = f"{path}.{key}"
+                if key in result:
+                    raise _invalid(
+                        f"{self.source}:{key_node.start_mark.line + 1}", f"`{key}` stands twice"
+                    )
+                result[key] = self.build(value_node, here, lines, depth + 1)
+                lines[here] = key_node.start_mark.line + 1
+            return result
+        if isinstance(node, yaml.SequenceNode):
+            return [
+                self.build(item, f"{path}[{i}]", lines, depth + 1)
+                for i, item in enumerate(node.value)
+            ]
+        # YAML 1.1 would read 2024-01-01 as a date; every such value of ours is text.
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return node.value
+        return self.loader.construct_object(node)
+
+
+def _invalid(where: str, why: str, *fix: str) -> PlaitError:
+    return PlaitError("PLAIT-CLI-004", "the manifest is not valid", where=where, why=why, fix=fix)
+
+
+def documents(text: str, source: str) -> Iterator[Document]:
+    """The documents of a text; empty ones are left out."""
+    if len(text) > MAX_BYTES:
+        raise _invalid(source, f"it is larger than {MAX_BYTES >> 20} MiB")
+    try:
+        loader = yaml.SafeLoader(text)
+        builder = _Builder(loader, source)
+        while loader.check_node():
+            node = loader.get_node()
+            if node is None:
+                continue
+            lines: Lines = {}
+            data = builder.build(node, "$", lines, 0)
+            if data is not None:
+                yield Document(source, data, lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise _invalid(where, error.problem or str(error)) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise _invalid(source, str(error).splitlines()[0]) from None
+    except RecursionError:
+        raise _invalid(source, "it is nested too deep") from None
+
+
+def _known_fields(path: str, kind: type[Object]) -> tuple[str, ...]:
+    """Names of the fields that may stand at a path such as `$.spec`."""
+    names: tuple[str, ...] = ()
+    current: Any = msgspec.inspect.type_info(kind)
+    for step in re.findall(r"\.([^.\[]+)|\[", path):
+        if isinstance(current, msgspec.inspect.UnionType):
+            current = current.types[0]
+        if not step:
+            current = getattr(current, "item_type", None)
+        elif isinstance(current, msgspec.inspect.StructType):
+            fields = {f.encode_name: f.type for f in current.fields}
+            current = fields.get(step)
+    if isinstance(current, msgspec.inspect.VarTupleType):
+        current = current.item_type
+    if isinstance(current, msgspec.inspect.StructType):
+        names = tuple(f.encode_name for f in current.fields)
+        if current.tag_field:
+            names += (current.tag_field,)
+    return names
+
+
+def to_object(document: Document) -> AnyObject:
+    """The object of a document; PLAIT-CLI-004 names file, line and the nearest right word."""
+    data = document.data
+    if not isinstance(data, dict):
+        raise _invalid(document.where(), "a document must be a mapping with `kind`")
+    version = data.get("apiVersion")
+    if version != API_VERSION:
+        raise _invalid(
+            document.where("$.apiVersion"),
+            f"`apiVersion` is {version!r}" if version is not None else "`apiVersion` is missing",
+            f"write `apiVersion: {API_VERSION}`",
+        )
+    kind = KINDS.get(str(data.get("kind", "")))
+    if kind is None:
+        word = str(data.get("kind", ""))
+        hints = nearest(word, list(KINDS))
+        raise _invalid(
+            document.where("$.kind"),
+            f"there is no kind `{word}`" if word else "`kind` is missing",
+            f"write `kind: {hints[0] if hints else ' or '.join(KINDS)}`",
+        )
+    if kind.namespaced and isinstance(data.get("metadata"), dict):
+        metadata = {"namespace": "default", **data["metadata"]}
+        data = {**data, "metadata": metadata}
+    try:
+        found: AnyObject = msgspec.convert(data, type=AnyObject)  # type: ignore[arg-type]
+    except msgspec.ValidationError as error:
+        raise _explained(document, kind, str(error)) from None
+    return found
+
+
+def _explained(document: Document, kind: type[Object], message: str) -> PlaitError:
+    text, _, at = message.partition(" - at ")
+    path = at.strip("`") or "$"
+    unknown = re.search(r"unknown field `(.+)`", text)
+    if unknown is None:
+        return _invalid(document.where(path), f"{path.removeprefix('$.')}: {text}")
+    field = unknown.group(1)
+    known = _known_fields(path, kind)
+    hints = nearest(field, known)
+    fix = f"write `{hints[0]}`" if hints else "fields are " + ", ".join(known)
+    inside = path.removeprefix("$").removeprefix(".") or kind.__name__
+    return _invalid(
+        document.where(f"{path}.{field}"), f"there is no field `{field}` in {inside}", fix
+    )
+
+
+def objects(text: str, source: str) -> list[AnyObject]:
+    """Every object of a text."""
+    return [to_object(document) for document in documents(text, source)]

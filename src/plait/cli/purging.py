@@ -1,0 +1,65 @@
+"""`plait down`: stop, and with `--purge` leave the host as it was before `plait up`."""
+
+from __future__ import annotations
+
+import subprocess
+
+from plait.cli import output
+from plait.cli.hostfacts import docker_get
+from plait.cli.lifecycle import attached_containers
+from plait.cli.progress import step
+from plait.cli.services import command, remove_state, services
+from plait.model.errors import PlaitError
+from plait.model.paths import Paths
+
+
+def _containers(paths: Paths) -> list[str]:
+    """Names of the containers on Docker networks of ours."""
+    networks = docker_get(paths, '/networks?filters={"driver":["plait"]}') or ()
+    details = [docker_get(paths, f"/networks/{network['Id']}") for network in networks]
+    return attached_containers([detail for detail in details if detail])
+
+
+def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
+    """Stop everything; with `purge` remove everything. What is not there is no error."""
+    if purge and not force and (names := _containers(paths)):
+        raise PlaitError(
+            "PLAIT-API-011",
+            f"{len(names)} containers of this host are on Plait networks",
+            why=", ".join(names[:8]) + (", …" if len(names) > 8 else ""),
+            fix=(f"docker rm -f {' '.join(names[:8])}", "plait down --purge --force"),
+        )
+    if dry_run:
+        output.good("the server and the agent of this host would be stopped")
+        if purge:
+            output.good(
+                f"kernel objects, Docker networks, {paths.state}, {paths.log} would be removed"
+            )
+        return
+    with step("server and agent stopped"):
+        services(paths).remove()
+    if not purge:
+        output.say(
+            "Containers keep their network; `plait up` goes on, `plait down --purge` cleans."
+        )
+        return
+    joined = paths.agent_config.exists() and not paths.server_config.exists()
+    with step("Docker networks and kernel objects removed"):
+        _purge_kernel(force=force)
+    with step(f"{paths.state} and {paths.log} removed"):
+        remove_state(paths)
+    if joined:
+        output.say("On the server, `plait node forget NAME` frees this host's addresses.")
+
+
+def _purge_kernel(*, force: bool) -> None:
+    """Run the agent's own purge: only the agent's code knows the kernel."""
+    argv = [*command("agent")[:-1], "purge", *(["--force"] if force else [])]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PlaitError(
+            "PLAIT-KERNEL-001",
+            "not everything could be removed",
+            why=done.stderr.strip()[-2000:],
+            fix=("plait down --purge",),
+        )

@@ -1,0 +1,53 @@
+"""Read the manifests that a command line names: files, directories, standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from plait.cli.manifests import MAX_BYTES, objects
+from plait.model.errors import PlaitError
+from plait.model.objects import KINDS, AnyObject
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def _texts(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        if name == "-":
+            yield _decoded(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"), "<stdin>"
+            continue
+        path = Path(name)
+        found = (
+            sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
+            if path.is_dir()
+            else [path]
+        )
+        if not found:
+            raise PlaitError(
+                "PLAIT-CLI-004",
+                f"there is no manifest in {name}",
+                why=f"files must end in {', '.join(SUFFIXES)}",
+            )
+        for file in found:
+            with file.open("rb") as stream:
+                yield _decoded(stream.read(MAX_BYTES + 1), str(file)), str(file)
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PlaitError(
+            "PLAIT-CLI-004", "the manifest is not valid", where=source, why=str(error)
+        ) from None
+
+
+def read_manifests(names: Sequence[str]) -> list[AnyObject]:
+    """The objects of all manifests, ordered so that what others need comes first."""
+    found = [obj for text, source in _texts(names) for obj in objects(text, source)]
+    if not found:
+        raise PlaitError("PLAIT-CLI-004", "there is no object in " + ", ".join(names))
+    order = list(KINDS)
+    return sorted(found, key=lambda obj: order.index(obj.kind))
