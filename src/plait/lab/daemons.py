@@ -1,0 +1,178 @@
+"""Daemons in lab hosts: Plait itself, brought up as a user would, and real dockerds."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from plait.lab import hosts, topology
+from plait.lab.lab import Lab
+from plait.lab.workloads import PLAIT
+from plait.model.errors import PlaitError
+
+FIRST = "h1"
+"""The host that runs the server."""
+DOCKERD_PID = "/run/dockerd.pid"
+IMAGE = "busybox"
+BUSYBOX = Path("/bin/busybox")
+
+
+def wait_for(what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
+    """Poll until `ready()`; PLAIT-LAB-005 that names what did not come."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise PlaitError(
+                "PLAIT-LAB-005",
+                f"{what} did not come up within {seconds:.0f} s",
+                fix=("plait lab status", "plait lab down"),
+            )
+        select.select([], [], [], 0.05)
+
+
+def in_parallel(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run all; raise the first error after all have ended."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(tasks))) as pool:
+        for future in [pool.submit(task) for task in tasks]:
+            future.result()
+
+
+def start_upstream(lab: Lab) -> None:
+    """The DNS server on the router."""
+    read, write = os.pipe()
+    addresses = [f"100.64.{site}.1" for site in lab.plan.bridges]
+    hosts.popen(
+        lab.host(topology.ROUTER),
+        [sys.executable, "-m", "plait.lab.upstream", str(write), *addresses],
+        pass_fds=(write,),
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        if not pipe.readline():
+            raise PlaitError("PLAIT-LAB-005", "the lab's upstream resolver did not start")
+
+
+def _plait(lab: Lab, host: str, *argv: str, timeout: float = 60) -> str:
+    done = lab.run(host, [*PLAIT, *argv], check=False, timeout=timeout)
+    if done.returncode:
+        raise PlaitError(
+            "PLAIT-LAB-005",
+            f"`plait {argv[0]}` failed on {host}",
+            why=(done.stderr.strip() or done.stdout.strip())[-2000:],
+            fix=("plait lab status", "plait lab down"),
+        )
+    return done.stdout
+
+
+def start_plait(lab: Lab) -> None:
+    """`plait up` on the first host, `plait join` on the others; all ready when it returns."""
+    first = lab.plan.hosts[FIRST]
+    _plait(lab, FIRST, "up", "--encap", lab.state.encap)
+    others = [name for name in lab.plan.hosts if name not in (FIRST, topology.OUTSIDE)]
+    if not others:
+        return
+    token = json.loads(_plait(lab, FIRST, "token", "create", "--json"))["token"]
+    server = first.interface.address4.partition("/")[0]
+    in_parallel(
+        [
+            lambda name=name: _plait(lab, name, "join", server, "--token", token)  # type: ignore[misc]
+            for name in others
+        ]
+    )
+
+
+def resume_plait(lab: Lab, host: str) -> None:
+    """Start Plait again on a host that was powered on with its old disk."""
+    _plait(lab, host, "up")
+
+
+# Docker
+
+
+def start_docker(lab: Lab, host: str) -> None:
+    """A dockerd of the host's own, with an image made of busybox."""
+    running = lab.host(host)
+    argv = [
+        "dockerd",
+        "--data-root",
+        "/var/lib/docker",
+        "--exec-root",
+        "/run/docker-exec",
+        "-p",
+        DOCKERD_PID,
+        "-H",
+        "unix:///var/run/docker.sock",
+        "--log-level",
+        "warn",
+    ]
+    if lab.state.live_restore:
+        argv.append("--live-restore")
+    with (lab.directory / f"{host}-dockerd.log").open("a") as log:
+        hosts.popen(
+            running,
+            argv,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    wait_for(f"dockerd on {host}", lambda: _docker_answers(lab, host))
+    if IMAGE not in lab.run(host, ["docker", "images", "--format", "{{.Repository}}"]).stdout:
+        _make_image(lab, host)
+
+
+def _docker_answers(lab: Lab, host: str) -> bool:
+    return lab.run(host, ["docker", "version"], check=False).returncode == 0
+
+
+def _make_image(lab: Lab, host: str) -> None:
+    # No registry is within reach of a lab: the image is the static busybox and its applets.
+    script = (
+        "set -e; d=$(mktemp -d); trap 'rm -rf $d' EXIT; mkdir -p $d/bin $d/etc $d/tmp $d/www; "
+        f"cp {BUSYBOX} $d/bin/busybox; $d/bin/busybox --install -s $d/bin 2>/dev/null || "
+        "for a in $($d/bin/busybox --list); do ln -sf busybox $d/bin/$a; done; "
+        f"tar -C $d -c . | docker import -c 'CMD [\"sh\"]' - {IMAGE}"
+    )
+    lab.run(host, ["sh", "-c", script])
+
+
+def docker_pid(lab: Lab, host: str) -> int:
+    """Pid of dockerd inside the host; 0 when there is none."""
+    text = lab.run(host, ["cat", DOCKERD_PID], check=False).stdout.strip()
+    return int(text) if text.isdigit() else 0
+
+
+def stop_docker(lab: Lab, host: str, sig: int = signal.SIGTERM) -> None:
+    """Stop a host's dockerd and wait until it has gone."""
+    pid = docker_pid(lab, host)
+    if not pid:
+        return
+    lab.run(host, ["kill", f"-{sig}", str(pid)], check=False)
+    wait_for(
+        f"end of dockerd on {host}",
+        lambda: lab.run(host, ["kill", "-0", str(pid)], check=False).returncode != 0,
+    )
+    lab.run(host, ["rm", "-f", DOCKERD_PID])
+
+
+def start_dockers(lab: Lab) -> None:
+    """dockerd on every host, side by side."""
+    names = [name for name in lab.plan.hosts if name != topology.OUTSIDE]
+    in_parallel(
+        [
+            lambda name=name: start_docker(lab, name)  # type: ignore[misc]
+            for name in names
+        ]
+    )
