@@ -14,6 +14,9 @@ PROTOCOL: Final = 112
 """rtnetlink protocol of our routes and rules (rtm_protocol) and addresses (IFA_PROTO)."""
 LINK_GROUP: Final = 112
 """IFLA_GROUP of every host-side veth and of a peer that waits in the host namespace."""
+DOOM_GROUP: Final = 0x706C_0071
+"""IFLA_GROUP of a host-side veth that is down and waits to be deleted with others: deleting one
+alone takes the kernel 20 ms. Never seen as an endpoint again."""
 NFT_TABLE: Final = "plait"
 """nftables table, family inet."""
 COMMENT: Final = "plait"

@@ -1,0 +1,500 @@
+"""Endpoints' veth pairs: the host side, and at birth the container side.
+
+Three sends make an endpoint: the pair (down, in `marks.LINK_GROUP`, so that the base rules drop
+what they do not know), the container side in its namespace, then the host side, whose last step
+is the alias. A host side of ours that is down and has no alias was left half-made by a crash and
+is made anew. A deletion takes the link down and puts it into `marks.DOOM_GROUP`; `reap` then
+deletes all of them for the price of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from plait.agent.programmers import inside
+from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.support import (
+    HOST_LINK,
+    ForgetLink,
+    Step,
+    first_error,
+    refused,
+)
+from plait.kernel.netlink import Event, Namespace, Rtnetlink
+from plait.kernel.netns import NamespaceGone
+from plait.kernel.sysctl import Sysctl
+from plait.model import marks
+from plait.model.hoststate import HostState, Link, Peer
+from plait.wire import links as wl
+from plait.wire import rtnetlink as rt
+
+SYSCTLS: Final = (("ipv6/conf/{name}/accept_ra", "0"),)
+"""Of every host side, unless the link says otherwise: no container advertises routes to us."""
+
+
+class Actual(msgspec.Struct, frozen=True):
+    """A host side as it was last seen or made."""
+
+    index: int
+    endpoint: str
+    """Out of the alias; empty when there is none."""
+    up: bool
+    group: int
+    mtu: int
+    mac: str
+    addrgen_none: bool
+    addresses: frozenset[str]
+    surplus: frozenset[str] = frozenset()
+    """Addresses that the kernel or we put there; others are a person's."""
+    info: wl.LinkInfo | None = None
+    """The kernel's answer; None when we have just made it."""
+
+    @property
+    def half_made(self) -> bool:
+        """A crash came between its first and its last send."""
+        return not self.endpoint and not self.up
+
+    def sysctl(self, key: str) -> str | None:
+        """Value of a setting below `net/`; None: unknown, taken to be as wanted."""
+        return self.info.sysctl(key) if self.info is not None else None
+
+
+class Links:
+    """Programmer of `HostState.links`."""
+
+    name = "links"
+
+    def __init__(self, netlink: Rtnetlink, sysctl: Sysctl, forget: Iterable[ForgetLink] = ()):
+        self._netlink = netlink
+        self._sysctl = sysctl
+        self._forget = tuple(forget)
+        self._reaper: Rtnetlink | None = None
+        self._reaping = threading.Lock()
+        self.actual: dict[str, Actual] = {}
+        self.made: dict[str, Link] = {}
+        """Links as this process made them: their inside cannot be seen from here."""
+        self.doomed = 0
+        """Links that wait to be reaped, about."""
+
+    def observe(self) -> None:
+        """Read the host sides; the namespaces behind them are not entered."""
+        ours: list[wl.LinkInfo] = []
+        doomed = 0
+        for info in self._netlink.links("veth"):
+            if not HOST_LINK.fullmatch(info.name):
+                continue
+            if info.group == marks.DOOM_GROUP:
+                doomed += 1
+            elif info.group == marks.LINK_GROUP or info.alias.startswith(marks.ALIAS_PREFIX):
+                ours.append(info)
+        addresses: dict[int, list[rt.AddressInfo]] = {info.index: [] for info in ours}
+        for family in (rt.AF_INET, rt.AF_INET6):
+            for address in self._netlink.addresses(family):
+                if address.index in addresses:
+                    addresses[address.index].append(address)
+        self.actual = {info.name: _observed(info, addresses[info.index]) for info in ours}
+        self.made = {name: link for name, link in self.made.items() if name in self.actual}
+        self.doomed = doomed
+
+    def plan(self, desired: HostState) -> tuple[Op, ...]:
+        """Deletions, then changes and additions."""
+        ops = [
+            Op(part=self.name, verb="delete", key=name, have=have, text=f"ip link del {name}")
+            for name, have in self.actual.items()
+            if name not in desired.links
+        ]
+        for name, want in desired.links.items():
+            have = self.actual.get(name)
+            if have is None:
+                text = "\n".join(step.text for step in _birth(name, want))
+                ops.append(Op(part=self.name, verb="add", key=name, want=want, text=text))
+                continue
+            text = self._difference(name, want, have)
+            if text:
+                op = Op(part=self.name, verb="change", key=name, want=want, have=have, text=text)
+                ops.append(op)
+        return tuple(ops)
+
+    def _difference(self, name: str, want: Link, have: Actual) -> str:
+        """The commands that make a link as it is wanted; empty when it is."""
+        if self._is_another(name, want, have):
+            return "\n".join([f"ip link del {name}", *(s.text for s in _birth(name, want))])
+        texts = [step.text for step in _host_steps(name, want, have)]
+        texts += [f"sysctl -w net/{key}={value}" for key, value in _settings(name, want, have)]
+        made = self.made.get(name)
+        if made is not None and (made.peer, made.mtu) != (want.peer, want.mtu):
+            texts.append(f"nsenter --net={want.peer.netns} ip … # {_peer_change(made, want)}")
+        return "\n".join(texts)
+
+    def _is_another(self, name: str, want: Link, have: Actual) -> bool:
+        """What is there cannot become what is wanted."""
+        if have.half_made or (have.endpoint and have.endpoint != want.endpoint):
+            return True
+        made = self.made.get(name)
+        return made is not None and not _same_place(made.peer, want.peer)
+
+    def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        """Deletions in one batch, each other endpoint by itself."""
+        failures = list(self._doom([op for op in ops if op.verb == "delete"]))
+        for op in ops:
+            if op.verb == "delete":
+                continue
+            failure = self._change(op) if op.key in self.actual else self._make(op)
+            if failure is not None:
+                failures.append(failure)
+        return tuple(failures)
+
+    # Making
+
+    def _make(self, op: Op) -> Failure | None:
+        """All or nothing: what is refused half-way leaves no link."""
+        name: str = op.key
+        want: Link = op.want
+        try:
+            if not want.peer.netns:
+                return self._make_in(op, name, want, None)
+            with self._netlink.open(want.peer.netns, want.peer.netns_inode) as namespace:
+                if namespace.is_own:
+                    text = f"{want.peer.netns} is the host's own namespace"
+                    return Failure(op=op, error=text, errno=errno.EINVAL)
+                return self._make_in(op, name, want, namespace)
+        except NamespaceGone as problem:
+            return Failure(op=op, error=str(problem), errno=errno.ENOENT, gone=True)
+        except OSError as problem:
+            self._undo(name)
+            return refused(op, problem)
+
+    def _make_in(
+        self, op: Op, name: str, want: Link, namespace: Namespace | None
+    ) -> Failure | None:
+        born = _pair(name, want, namespace.fd if namespace else -1)
+        problem = self._netlink.execute([born.message])[0]
+        if problem is not None and problem.code == errno.EEXIST and self.reap():
+            # The name was held by one of ours that waited to be deleted.
+            problem = self._netlink.execute([born.message])[0]
+        if problem is not None:
+            return self._not_born(op, name, want, namespace, problem)
+        try:
+            index = self._netlink.index(name)
+            for key, value in _all_settings(name, want):
+                self._set(key, value)
+            failed = self._inside(want, namespace) if namespace else None
+            if failed is None:
+                bare = Actual(index, "", False, marks.LINK_GROUP, want.mtu, "", False, frozenset())
+                steps = _host_steps(name, want, msgspec.structs.replace(bare, mac=marks.HOST_MAC))
+                failed = first_error(steps, self._netlink.execute([s.message for s in steps]))
+        except BaseException:
+            self._undo(name)
+            raise
+        if failed is not None:
+            self._undo(name)
+            step, refusal = failed
+            return refused(op, refusal, step.text)
+        self.actual[name] = _as_wanted(index, want)
+        self.made[name] = want
+        return None
+
+    def _inside(self, want: Link, namespace: Namespace) -> tuple[Step, OSError] | None:
+        netlink = namespace.netlink
+        steps = inside.steps(want.peer, netlink.index(want.peer.name), netlink.index("lo"))
+        return first_error(steps, netlink.execute([step.message for step in steps]))
+
+    def _not_born(
+        self, op: Op, name: str, want: Link, namespace: Namespace | None, problem: OSError
+    ) -> Failure:
+        if problem.errno != errno.EEXIST:
+            return refused(op, problem)
+        if self._netlink.index(name):
+            text = f"the host has a link {name} that is not ours"
+        else:
+            where = want.peer.netns if namespace else "the host's namespace"
+            text = f"an interface {want.peer.name} exists in {where} already"
+        return Failure(op=op, error=text, errno=errno.EEXIST)
+
+    def _undo(self, name: str) -> None:
+        """Delete what was made, at once: its peer's name must not stay taken."""
+        index = self._netlink.index(name)
+        if index:
+            self._netlink.execute([wl.del_link(index)])
+
+    def _set(self, key: str, value: str) -> None:
+        try:
+            self._sysctl.write(f"net/{key}", value)
+        except FileNotFoundError:
+            if not key.startswith("ipv6/"):
+                raise
+            # A kernel without IPv6 has nothing to be kept from.
+
+    # Changing
+
+    def _change(self, op: Op) -> Failure | None:
+        name: str = op.key
+        want: Link = op.want
+        have = self.actual[name]
+        if self._is_another(name, want, have):
+            self._delete_now(name)
+            return self._make(op)
+        try:
+            steps = _host_steps(name, want, have)
+            failed = first_error(steps, self._netlink.execute([s.message for s in steps]))
+            if failed is not None:
+                return refused(op, failed[1], failed[0].text)
+            for key, value in _settings(name, want, have):
+                self._set(key, value)
+            made = self.made.get(name)
+            if made is not None and (made.peer, made.mtu) != (want.peer, want.mtu):
+                failure = self._mend(op, want)
+                if failure is not None:
+                    return failure
+                self.made[name] = want
+        except OSError as problem:
+            return refused(op, problem)
+        if not have.up:
+            # The routes over it went when it went down.
+            self._forgotten(name)
+        self.actual[name] = _as_wanted(have.index, want)
+        return None
+
+    def _mend(self, op: Op, want: Link) -> Failure | None:
+        if not want.peer.netns:
+            return None  # A runtime has configured the inside; it is not ours.
+        try:
+            with self._netlink.open(want.peer.netns, want.peer.netns_inode) as namespace:
+                steps = inside.missing(namespace.netlink, want.peer, want.mtu)
+                if steps is None:
+                    text = f"there is no {want.peer.name} in {want.peer.netns} any more"
+                    return Failure(op=op, error=text, errno=errno.ENODEV)
+                results = namespace.netlink.execute([step.message for step in steps])
+                failed = first_error(steps, results)
+        except NamespaceGone as problem:
+            return Failure(op=op, error=str(problem), errno=errno.ENOENT, gone=True)
+        return refused(op, failed[1], failed[0].text) if failed is not None else None
+
+    def check_inside(self, want: Link) -> tuple[str, ...]:
+        """Commands that would put the inside of an endpoint right; empty when it is.
+
+        Enters the namespace, so it is for a person's question, not for every resync. Raises
+        NamespaceGone.
+        """
+        with self._netlink.open(want.peer.netns, want.peer.netns_inode) as namespace:
+            steps = inside.missing(namespace.netlink, want.peer, want.mtu)
+        if steps is None:
+            return (f"# there is no {want.peer.name} in {want.peer.netns}",)
+        return tuple(step.text for step in steps)
+
+    def repair_inside(self, name: str, want: Link) -> Failure | None:
+        """Put the inside of an endpoint right."""
+        text = f"nsenter --net={want.peer.netns} ip …"
+        return self._mend(Op(part=self.name, verb="change", key=name, want=want, text=text), want)
+
+    # Deleting
+
+    def _doom(self, ops: Sequence[Op]) -> Iterable[Failure]:
+        todo = [op for op in ops if op.key in self.actual]
+        packed: list[bytes] = []
+        for op in todo:
+            index = self.actual[op.key].index
+            # Down before it leaves the group whose unknown members are dropped.
+            packed += [wl.set_link(index, up=False), wl.set_link(index, group=marks.DOOM_GROUP)]
+        results = self._netlink.execute(packed)
+        for position, op in enumerate(todo):
+            problem = results[2 * position] or results[2 * position + 1]
+            if problem is not None and problem.code != errno.ENODEV:
+                yield refused(op, problem)
+                continue
+            self.doomed += problem is None
+            self._gone(op.key)
+
+    def _gone(self, name: str) -> None:
+        self.actual.pop(name, None)
+        self.made.pop(name, None)
+        self._forgotten(name)
+
+    def _forgotten(self, name: str) -> None:
+        for forget in self._forget:
+            forget(name)
+
+    def _delete_now(self, name: str) -> None:
+        self._netlink.execute([wl.del_link(self.actual[name].index)])
+        self._gone(name)
+
+    def reap(self) -> int:
+        """Delete the links that wait for it; how many there were.
+
+        Takes about 20 ms and 1 ms a link, in the kernel: the loop calls it from a thread, with as
+        many waiting as possible. It uses a socket of its own.
+        """
+        with self._reaping:
+            if self._reaper is None:
+                self._reaper = self._netlink.clone()
+            waiting = [
+                link for link in self._reaper.links("veth") if link.group == marks.DOOM_GROUP
+            ]
+            ours = [link for link in waiting if HOST_LINK.fullmatch(link.name)]
+            if ours and len(ours) == len(waiting):
+                self._reaper.execute([wl.del_group(marks.DOOM_GROUP)])
+            else:
+                # Somebody else uses the number of our group.
+                self._reaper.execute([wl.del_link(link.index) for link in ours])
+            self.doomed = 0
+            return len(ours)
+
+    def notice(self, events: Sequence[Event]) -> bool:
+        """True when the last event of a link contradicts `actual`: somebody else changed it."""
+        last: dict[int, Event] = {}
+        for event in events:
+            if event.kind == "lost":
+                return True
+            if isinstance(event.info, wl.LinkInfo):
+                last[event.info.index] = event
+            elif isinstance(event.info, rt.AddressInfo) and self._holds(event.info):
+                return True
+        return any(
+            self._contradicts(event.deleted, event.info)
+            for event in last.values()
+            if isinstance(event.info, wl.LinkInfo)
+        )
+
+    def _holds(self, address: rt.AddressInfo) -> bool:
+        name = self._netlink.name(address.index)
+        have = self.actual.get(name)
+        return have is not None and address.address in have.addresses
+
+    def _contradicts(self, deleted: bool, info: wl.LinkInfo) -> bool:
+        have = self.actual.get(info.name)
+        if have is None or have.index != info.index:
+            return False
+        now = (info.up, info.group, info.mtu, info.mac)
+        return deleted or now != (have.up, have.group, have.mtu, have.mac)
+
+
+def _observed(info: wl.LinkInfo, addresses: Sequence[rt.AddressInfo]) -> Actual:
+    alias = info.alias
+    return Actual(
+        index=info.index,
+        endpoint=alias.removeprefix(marks.ALIAS_PREFIX),
+        up=info.up,
+        group=info.group,
+        mtu=info.mtu,
+        mac=info.mac,
+        addrgen_none=info.addrgen_none,
+        addresses=frozenset(found.address for found in addresses),
+        surplus=frozenset(
+            found.address
+            for found in addresses
+            if found.protocol in {marks.PROTOCOL, rt.IFAPROT_KERNEL_LL}
+        ),
+        info=info,
+    )
+
+
+def _as_wanted(index: int, want: Link) -> Actual:
+    return Actual(
+        index=index,
+        endpoint=want.endpoint,
+        up=True,
+        group=marks.LINK_GROUP,
+        mtu=want.mtu,
+        mac=marks.HOST_MAC,
+        addrgen_none=True,
+        addresses=frozenset(want.addresses),
+        surplus=frozenset(want.addresses),
+    )
+
+
+def _same_place(made: Peer, want: Peer) -> bool:
+    """Both peers are the same interface: its name, MAC and namespace cannot be changed."""
+    if (made.name, made.mac, bool(made.netns)) != (want.name, want.mac, bool(want.netns)):
+        return False
+    if made.netns_inode and want.netns_inode:
+        return made.netns_inode == want.netns_inode
+    return made.netns == want.netns
+
+
+def _peer_change(made: Link, want: Link) -> str:
+    before, after = msgspec.structs.asdict(made.peer), msgspec.structs.asdict(want.peer)
+    changed = [field for field in after if before[field] != after[field]]
+    return ", ".join(changed if made.mtu == want.mtu else ["mtu", *changed])
+
+
+def _pair(name: str, want: Link, netns_fd: int) -> Step:
+    peer = want.peer
+    at = f" netns {peer.netns}" if peer.netns else f" group {marks.LINK_GROUP}"
+    text = (
+        f"ip link add {name} mtu {want.mtu} group {marks.LINK_GROUP} address {marks.HOST_MAC} "
+        f"type veth peer name {peer.name} address {peer.mac} mtu {want.mtu}{at}"
+    )
+    message = wl.new_veth(
+        name,
+        mac=marks.HOST_MAC,
+        mtu=want.mtu,
+        group=marks.LINK_GROUP,
+        peer_name=peer.name,
+        peer_mac=peer.mac,
+        # In another namespace the group would mean whatever it means there.
+        peer_group=0 if peer.netns else marks.LINK_GROUP,
+        peer_netns=netns_fd,
+    )
+    return Step(text, message)
+
+
+def _birth(name: str, want: Link) -> list[Step]:
+    """All steps that make an endpoint, as they print."""
+    bare = Actual(
+        0, "", False, marks.LINK_GROUP, want.mtu, marks.HOST_MAC, False, frozenset(), frozenset()
+    )
+    settings = [
+        Step(f"sysctl -w net/{key}={value}", b"") for key, value in _all_settings(name, want)
+    ]
+    within = inside.steps(want.peer) if want.peer.netns else []
+    return [_pair(name, want, -1), *settings, *within, *_host_steps(name, want, bare)]
+
+
+def _host_steps(name: str, want: Link, have: Actual) -> list[Step]:
+    """What is to be done to a host side; the alias last, for it says that the link is whole."""
+    at, index = f"ip link set {name}", have.index
+    steps: list[Step] = []
+    if have.group != marks.LINK_GROUP:
+        text = f"{at} group {marks.LINK_GROUP}"
+        steps.append(Step(text, wl.set_link(index, group=marks.LINK_GROUP)))
+    if have.mtu != want.mtu:
+        steps.append(Step(f"{at} mtu {want.mtu}", wl.set_link(index, mtu=want.mtu)))
+    if have.mac != marks.HOST_MAC:
+        message = wl.set_link(index, mac=marks.HOST_MAC)
+        steps.append(Step(f"{at} address {marks.HOST_MAC}", message))
+    if not have.addrgen_none:
+        steps.append(Step(f"{at} addrgenmode none", wl.set_link(index, addrgen_none=True)))
+    if not have.up:
+        steps.append(Step(f"{at} up", wl.set_link(index, up=True)))
+    for address in want.addresses:
+        if address not in have.addresses:
+            nodad = " nodad" if ":" in address else ""
+            text = f"ip address add {address} dev {name}{nodad} proto {marks.PROTOCOL}"
+            steps.append(Step(text, rt.new_address(index, address, marks.PROTOCOL)))
+    for address in sorted(have.surplus - set(want.addresses)):
+        text = f"ip address del {address} dev {name}"
+        steps.append(Step(text, rt.del_address(index, address)))
+    if have.endpoint != want.endpoint:
+        alias = marks.ALIAS_PREFIX + want.endpoint
+        steps.append(Step(f"{at} alias {alias}", wl.set_link(index, alias=alias)))
+    return steps
+
+
+def _all_settings(name: str, want: Link) -> list[tuple[str, str]]:
+    """Settings of a link, by key below `net/`; the link's own win over the common ones."""
+    merged: Mapping[str, str] = {**dict(SYSCTLS), **dict(want.sysctls)}
+    return [(key.replace("{name}", name), value) for key, value in merged.items()]
+
+
+def _settings(name: str, want: Link, have: Actual) -> list[tuple[str, str]]:
+    """Settings that differ, as far as the kernel's dump shows them."""
+    return [
+        (key, value)
+        for key, value in _all_settings(name, want)
+        if have.sysctl(key) not in {None, value}
+    ]

@@ -1,0 +1,92 @@
+"""What the rtnetlink programmers share: steps that print and act, names, failures."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from plait.agent.programmers.base import Failure, Op
+from plait.kernel.netlink import Rtnetlink
+from plait.wire.netlink import NetlinkError
+
+HOST_LINK: Final = re.compile(r"pl[0-9a-f]{11}")
+"""Names that `marks.host_ifname` gives."""
+TUNNEL_PREFIX: Final = "plait."
+GONE: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL})
+"""A deletion that ends in one of these found nothing: that is what it wanted."""
+
+ForgetLink = Callable[[str], None]
+"""Told the name of a link whose addresses, routes and neighbours went with it."""
+
+
+class Step(NamedTuple):
+    """One command: as it is typed, and as it is sent."""
+
+    text: str
+    message: bytes
+
+
+def has_own_programmer(link: str) -> bool:
+    """Addresses of this link belong to the links' or the tunnels' programmer."""
+    return bool(HOST_LINK.fullmatch(link)) or link.startswith(TUNNEL_PREFIX)
+
+
+def describe(problem: OSError) -> str:
+    """`File exists (EEXIST)`, or the kernel's own words where it gave some."""
+    if isinstance(problem, NetlinkError):
+        return str(problem)
+    code = errno.errorcode.get(problem.errno or 0, str(problem.errno))
+    return f"{problem.strerror or problem} ({code})"
+
+
+def refused(op: Op, problem: OSError, at: str = "") -> Failure:
+    """The failure of an op; `at` is the command that the kernel refused."""
+    text = f"{at}: {describe(problem)}" if at else describe(problem)
+    return Failure(op=op, error=text, errno=problem.errno or 0)
+
+
+def first_error(
+    steps: Sequence[Step], results: Iterable[NetlinkError | None]
+) -> tuple[Step, NetlinkError] | None:
+    """The first step that was refused."""
+    for step, problem in zip(steps, results, strict=True):
+        if problem is not None:
+            return step, problem
+    return None
+
+
+class Indexes:
+    """Interface indexes by name for the length of one `apply`."""
+
+    def __init__(self, netlink: Rtnetlink) -> None:
+        self._netlink = netlink
+        self._known: dict[str, int] = {}
+
+    def __call__(self, link: str) -> int:
+        """The index; 0 when there is no such link."""
+        found = self._known.get(link)
+        if found is None:
+            found = self._known[link] = self._netlink.index(link)
+        return found
+
+
+class Names:
+    """Interface names by index for the length of one `observe`."""
+
+    def __init__(self, netlink: Rtnetlink) -> None:
+        self._netlink = netlink
+        self._known: dict[int, str] = {0: ""}
+
+    def __call__(self, index: int) -> str:
+        """The name; empty when there is no such link."""
+        found = self._known.get(index)
+        if found is None:
+            found = self._known[index] = self._netlink.name(index)
+        return found
+
+
+def no_link(op: Op, link: str) -> Failure:
+    """The op needs a link that is not there (yet)."""
+    return Failure(op=op, error=f"there is no link {link}", errno=errno.ENODEV)
