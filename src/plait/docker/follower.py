@@ -104,6 +104,8 @@ class Follower:
             except (EngineUnavailable, EngineRefused) as error:
                 if self.connected or failures == 0:
                     log.info("docker is not reachable", error=str(error))
+            except Exception:
+                log.exception("docker events")
             self._set_connected(False)
             failures += 1
             await self._sleep(pause(failures, self._rng))

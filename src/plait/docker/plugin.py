@@ -7,8 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import msgspec
+from typing import Final
 
 from plait.client.agent import Agent
 from plait.client.base import Api
@@ -17,27 +16,22 @@ from plait.docker.engine import Engine
 from plait.docker.follower import RESYNC, Follower
 from plait.docker.identity import Identifier
 from plait.docker.ipam_driver import IpamDriver
-from plait.docker.journal import Journal
 from plait.docker.network_driver import NetworkDriver
 from plait.docker.networks import NetworkKeeper
 from plait.docker.pools import Pools
 from plait.docker.reaper import Reaper
 from plait.docker.socket import DEADLINE, PluginSocket, calls
 
-
-class PluginPaths(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the plugin's files are."""
-
-    socket: Path = Path("/run/docker/plugins/plait.sock")
-    journal: Path = Path("/var/lib/plait/docker.json")
+SOCKET: Final = Path("/run/docker/plugins/plait.sock")
+"""Where dockerd looks for the plugin of the driver `plait`."""
 
 
 class DockerPlugin:
     """Docker's networks on this host are Plait's.
 
-    The composition root feeds `directory.replace_networks` with the Network objects of the
-    agent's snapshot whenever they change, beginning with the first complete snapshot (one read
-    from the agent's cache will do). `clock` gives Unix time in seconds.
+    The composition root makes `Directory(Journal(path))` and feeds its `replace_networks` with
+    the Network objects of the agent's snapshot whenever they change, beginning with the first
+    complete snapshot (one read from the agent's cache will do). `clock` gives Unix time in seconds.
 
     The socket is served whether or not Docker runs: dockerd waits 15 s a call for a plugin that
     is missing when it starts.
@@ -48,28 +42,28 @@ class DockerPlugin:
         agent: Agent,
         api: Api,
         engine: Engine,
+        directory: Directory,
         *,
-        paths: PluginPaths,
+        socket: Path = SOCKET,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
         deadline: float = DEADLINE,
         resync: float = RESYNC,
     ) -> None:
         rng = rng or random.SystemRandom()
-        self.directory = Directory(Journal(paths.journal))
         pools = Pools(api, clock=clock, rng=rng)
         # The inner deadline ends first, so that its message says what was waited for.
         patience = deadline * 0.75
-        self._network = NetworkDriver(agent, self.directory, pools, deadline=patience)
-        ipam = IpamDriver(agent, self.directory, pools, clock=clock, deadline=patience)
-        self._socket = PluginSocket(paths.socket, calls(self._network, ipam), deadline=deadline)
-        self._keeper = NetworkKeeper(api, engine, self.directory, pools)
+        self._network = NetworkDriver(agent, directory, pools, deadline=patience)
+        ipam = IpamDriver(agent, directory, pools, clock=clock, deadline=patience)
+        self._socket = PluginSocket(socket, calls(self._network, ipam), deadline=deadline)
+        self._keeper = NetworkKeeper(api, engine, directory, pools)
         self._follower = Follower(
             engine,
-            self.directory,
+            directory,
             self._keeper,
-            Identifier(agent, engine, self.directory),
-            Reaper(agent, self.directory, clock=clock),
+            Identifier(agent, engine, directory),
+            Reaper(agent, directory, clock=clock),
             clock=clock,
             rng=rng,
             resync=resync,
