@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -242,13 +243,10 @@ async def up(options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
     """Make this host a server and an agent; done twice, it changes nothing."""
     config = read_server_config(paths)
     agent = connect.agent_config(paths)
-    first = config is None or agent is None
     if config is None and agent is not None:
-        raise PlaitError(
-            "PLAIT-HOST-004",
-            f"this host has joined {agent.server}",
-            fix=("plait status", "plait down --purge   (leaves that network)"),
-        )
+        await resume_joined(options, agent, paths, dry_run=dry_run)
+        return
+    first = agent is None
     if config is None:
         facts = read_host(paths, interface=options.interface, port=options.port or DEFAULT_PORT)
         config = plan_server(options, facts)
@@ -282,6 +280,23 @@ async def up(options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
             output.say(line)
     else:
         output.say("Plait runs here. `plait status` shows it, `plait token create` invites hosts.")
+
+
+async def resume_joined(
+    options: UpOptions, agent: AgentConfig, paths: Paths, *, dry_run: bool
+) -> None:
+    """`plait up` on a host that has joined a server: start its agent if it is down."""
+    if options.port or options.pools or options.encap:
+        raise PlaitError(
+            "PLAIT-HOST-004",
+            f"this host has joined {agent.server}, which decides ports, pools and encapsulation",
+            fix=("plait up", "plait down --purge   (leaves that network)"),
+        )
+    if dry_run:
+        output.good(f"the agent of {agent.server} would be started if it is down")
+        return
+    with step("agent ready"):
+        await start_agent(paths)
 
 
 async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
@@ -322,22 +337,21 @@ async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry
 def server_url(text: str) -> str:
     """`https://host:port` out of `HOST[:PORT]`; PLAIT-CLI-001 for anything else."""
     bare = text.removeprefix("https://").rstrip("/")
-    host, colon, port = bare.rpartition(":")
     with contextlib.suppress(ValueError):
-        # A bare IPv6 address has colons and no port.
-        host, colon, port = str(ipaddress.IPv6Address(bare)), "", ""
-    if not colon:
-        host, port = host if port == "" and host else bare, str(DEFAULT_PORT)
-    host = host.strip("[]")
-    good_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    if not host or not good_port or not set(host) <= set(_HOST_LETTERS):
+        bare = f"[{ipaddress.IPv6Address(bare)}]"
+    host, port = "", 0
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(f"https://{bare}")
+        if parts.netloc == bare and "@" not in bare:
+            host, port = parts.hostname or "", parts.port or DEFAULT_PORT
+    if not host or not set(host) <= set(_HOST_LETTERS):
         raise PlaitError(
             "PLAIT-CLI-001", f"`{text}` is no HOST[:PORT]", fix=("plait join 192.0.2.10:6440 …",)
         )
-    return f"https://{connect.host_port(host, int(port))}"
+    return f"https://{connect.host_port(host, port)}"
 
 
-_HOST_LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:_%"
+_HOST_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789.-:_%"
 
 
 def attached_containers(networks: Any) -> list[str]:
