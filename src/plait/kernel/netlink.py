@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -27,6 +27,9 @@ _NETLINK_ROUTE: Final = 0
 _SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 1, 10, 11, 12
 _RECEIVE_BUFFER: Final = 1 << 20
+_EVENT_BUFFER: Final = 8 << 20
+"""Bytes that may wait; a busy host makes about 10 events of 2 KiB an endpoint."""
+_SO_RCVBUFFORCE: Final = 33
 _DATAGRAM: Final = 1 << 16
 """Bytes; the kernel cuts its answers at 32 KiB (net/netlink/af_netlink.c)."""
 _BATCH: Final = 128
@@ -120,12 +123,12 @@ class Namespace(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def _socket(fd: int | None) -> socket.socket:
+def _socket(fd: int | None, buffer: int = _RECEIVE_BUFFER) -> socket.socket:
     made = netns.ns_socket(fd, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
     try:
-        made.setsockopt(socket.SOL_SOCKET, 33, _RECEIVE_BUFFER)  # SO_RCVBUFFORCE
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
     except PermissionError:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     return made
 
 
@@ -133,7 +136,7 @@ class KernelSubscription:
     """The real stream of events."""
 
     def __init__(self, fd: int | None) -> None:
-        self._socket = _socket(fd)
+        self._socket = _socket(fd, _EVENT_BUFFER)
         self._socket.setblocking(False)
         self._socket.bind((0, 0))
         for group in _GROUPS:
@@ -205,6 +208,16 @@ class KernelNamespace:
         os.close(self.fd)
 
 
+class _Parsed(NamedTuple):
+    """A link as parsed before: its length, where its counters are, a digest of the rest."""
+
+    length: int
+    begin: int
+    end: int
+    digest: int
+    info: wl.LinkInfo
+
+
 class Netlink:
     """The real door. `fd` is a namespace's descriptor, not kept; None: the calling thread's."""
 
@@ -216,6 +229,8 @@ class Netlink:
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._ioctl: socket.socket | None = None
         self._sequence = 0
+        self._parsed: dict[int, _Parsed] = {}
+        self._seen: dict[bytes, dict[bytes, Any]] = {}
 
     def close(self) -> None:
         """See `Rtnetlink.close`."""
@@ -309,17 +324,46 @@ class Netlink:
 
     def links(self, kind: str = "") -> list[wl.LinkInfo]:
         """See `Rtnetlink.links`."""
-        found = self._dump(wl.dump_links(kind), wl.parse_link)
+        payloads = self._dump(wl.dump_links(kind), bytes)
+        found = [self._parse_link(payload) for payload in payloads]
+        if len(self._parsed) > 2 * len(found) + 64:
+            self._parsed = {}  # Most of it are links that have gone.
         # A kernel that does not know the kind dumps everything.
         return [link for link in found if not kind or link.kind == kind]
 
+    def _parse_link(self, payload: bytes) -> wl.LinkInfo:
+        """A link; parsed only if it changed since the last dump, its counters left out."""
+        index = wl.index_of(payload)
+        known = self._parsed.get(index)
+        if (
+            known is not None
+            and known.length == len(payload)
+            and known.digest == hash(payload[: known.begin] + payload[known.end :])
+        ):
+            return known.info
+        begin, end = wl.counters(payload)
+        digest = hash(payload[:begin] + payload[end:])
+        info = wl.parse_link(payload)
+        self._parsed[index] = _Parsed(len(payload), begin, end, digest, info)
+        return info
+
+    def _known(self, request: bytes, parse: Callable[[bytes], T]) -> list[T]:
+        """A dump in which an object that was there the last time is not parsed again."""
+        before = self._seen.get(request, {})
+        payloads = self._dump(request, bytes)
+        now: dict[bytes, Any] = {p: before[p] if p in before else parse(p) for p in payloads}
+        self._seen[request] = now
+        return list(now.values())
+
     def addresses(self, family: int) -> list[rt.AddressInfo]:
         """See `Rtnetlink.addresses`."""
-        return self._dump(rt.dump_addresses(family), rt.parse_address)
+        return self._known(rt.dump_addresses(family), rt.parse_address)
 
     def routes(self, family: int, protocol: int = 0) -> list[rt.RouteInfo]:
         """See `Rtnetlink.routes`."""
-        found = self._dump(rt.dump_routes(family, protocol), rt.parse_route)
+        # A foreign table may be huge: only our own is worth remembering.
+        dump = self._known if protocol else self._dump
+        found = dump(rt.dump_routes(family, protocol), rt.parse_route)
         return [r for r in found if r is not None and protocol in {0, r.protocol}]
 
     def rules(self, family: int) -> list[rt.RuleInfo]:

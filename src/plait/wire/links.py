@@ -20,6 +20,7 @@ IFF_UP: Final = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO = 1, 3, 4, 5, 18
 IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 20, 26, 27, 28, 29
 IFLA_LINK_NETNSID: Final = 37
+IFLA_STATS, IFLA_STATS64 = 7, 23
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER: Final = 1
 IFLA_INET_CONF: Final = 1
@@ -194,6 +195,24 @@ def dump_links(kind: str = "") -> bytes:
     if kind:
         payload += nl.nest(IFLA_LINKINFO, nl.text(IFLA_INFO_KIND, kind))
     return nl.message(RTM_GETLINK, nl.NLM_F_DUMP, payload)
+
+
+def index_of(payload: bytes) -> int:
+    """Index of the link that a message is about."""
+    return int(_IFINFO.unpack_from(payload)[3])
+
+
+def counters(payload: bytes) -> tuple[int, int]:
+    """Where the packet counters of a dumped link begin and end; they differ in every dump."""
+    offset, begin = _IFINFO.size, 0
+    while offset + 4 <= len(payload):
+        length, kind = nl.ATTRIBUTE.unpack_from(payload, offset)
+        if kind in {IFLA_STATS, IFLA_STATS64}:
+            begin = begin or offset
+        elif begin or length < 4:
+            break
+        offset += (length + 3) & ~3
+    return begin or offset, offset
 
 
 def parse_link(payload: bytes) -> LinkInfo:

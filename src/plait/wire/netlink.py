@@ -34,7 +34,8 @@ HEADER: Final = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port id."""
 HEADER_LENGTH: Final = HEADER.size
 SEQUENCE_OFFSET: Final = 8
-_ATTRIBUTE: Final = struct.Struct("=HH")
+ATTRIBUTE: Final = struct.Struct("=HH")
+"""struct nlattr: length with header, type."""
 _U16: Final = struct.Struct("=H")
 _U32: Final = struct.Struct("=I")
 _S32: Final = struct.Struct("=i")
@@ -78,7 +79,7 @@ def message(kind: int, flags: int, payload: bytes) -> bytes:
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute (struct nlattr), padded; the padding is not counted in its length."""
     length = 4 + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + _PADDING[length & 3]
+    return ATTRIBUTE.pack(length, kind) + value + _PADDING[length & 3]
 
 
 def u8(kind: int, value: int) -> bytes:
@@ -133,7 +134,7 @@ def attributes(buffer: bytes, offset: int = 0) -> dict[int, bytes]:
     """Attributes from `offset` on, by type without flags; the last of a type wins."""
     found: dict[int, bytes] = {}
     end = len(buffer)
-    unpack = _ATTRIBUTE.unpack_from
+    unpack = ATTRIBUTE.unpack_from
     while offset + 4 <= end:
         length, kind = unpack(buffer, offset)
         if length < 4 or offset + length > end:

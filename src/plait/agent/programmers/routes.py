@@ -36,6 +36,8 @@ class Actual(msgspec.Struct, frozen=True):
     route: Route
     index: int
     strange: bool = False
+    info: rt.RouteInfo | None = None
+    """The kernel's answer; None when we have just made it."""
 
 
 class Routes:
@@ -56,21 +58,30 @@ class Routes:
                 key = Key(info.table, info.dst, info.metric)
                 while key in found:
                     key = key._replace(copy=key.copy + 1)
-                found[key] = Actual(_observed(info, names), info.index, info.kind == "other")
+                before = self.actual.get(key)
+                if before is None or before.info is not info:
+                    route = _observed(info, names)
+                    before = Actual(route, info.index, info.kind == "other", info)
+                found[key] = before
         self.actual = found
 
     def plan(self, desired: HostState) -> tuple[Op, ...]:
         """Additions and changes, gateways' own routes first; then deletions."""
-        wanted = {key_of(route): route for route in desired.routes}
+        known = {have.route for have in self.actual.values() if not have.strange}
+        differing = {key_of(route): route for route in desired.routes - known}
         ops: list[Op] = []
-        for key, want in sorted(wanted.items(), key=lambda item: (bool(item[1].via), item[0])):
+        for key, want in sorted(differing.items(), key=lambda item: (bool(item[1].via), item[0])):
             have = self.actual.get(key)
             if have is None:
                 ops.append(_op("add", key, want=want))
             elif have.strange or not _same(want, have.route):
                 ops.append(_op("change", key, want=want, have=have.route))
-        surplus = sorted(self.actual.keys() - wanted.keys(), reverse=True)
-        ops += [_op("delete", key, have=self.actual[key].route) for key in surplus]
+        surplus = [
+            key
+            for key, have in self.actual.items()
+            if key.copy or (have.route not in desired.routes and key not in differing)
+        ]
+        ops += [_op("delete", k, have=self.actual[k].route) for k in sorted(surplus, reverse=True)]
         return tuple(ops)
 
     def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
