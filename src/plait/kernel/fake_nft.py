@@ -1,0 +1,282 @@
+"""A fake nf_tables: the same interface and the same refusals as `kernel.nft.Nft`, in memory.
+
+`FakeNetfilter` is the kernel of one namespace; `FakeNft` is a process's socket to it. It passes
+`tests/contract/test_nft.py` and fails on request.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from plait.kernel.nft import Features, Refusal, owned_by_another
+from plait.model import marks
+from plait.wire import nft, nft_read
+from plait.wire import nft_expr as e
+
+ALL_FEATURES = Features(owner=True, tproxy=True)
+_PORTS = itertools.count(1000)
+_HANDLES = itertools.count(1)
+
+
+class _Refused(Exception):
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.errno = number
+
+
+@dataclass
+class _Table:
+    handle: int
+    flags: int
+    owner: int
+    chains: dict[str, nft.Chain] = field(default_factory=dict)
+    """Chains with the rules that they hold."""
+    sets: dict[str, nft.Set] = field(default_factory=dict)
+    elements: dict[str, dict[bytes, nft.Data]] = field(default_factory=dict)
+
+
+@dataclass
+class FakeNetfilter:
+    """The rulesets of one namespace."""
+
+    tables: dict[str, _Table] = field(default_factory=dict)
+    generation: int = 1
+
+    def flush(self) -> None:
+        """`nft flush ruleset` by another process: what somebody owns stays."""
+        self.tables = {name: t for name, t in self.tables.items() if t.owner}
+        self.generation += 1
+
+
+class FakeNft:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        kernel: FakeNetfilter | None = None,
+        *,
+        table: str = marks.NFT_TABLE,
+        features: Features = ALL_FEATURES,
+    ) -> None:
+        self.kernel = kernel or FakeNetfilter()
+        self.commits: list[tuple[nft.Change, ...]] = []
+        """Every transaction that was made, oldest first."""
+        self._name = table
+        self._features = features
+        self._port = next(_PORTS)
+        self._failures: list[tuple[int, Callable[[nft.Change], bool]]] = []
+
+    @property
+    def features(self) -> Features:
+        """See NftDoor."""
+        return self._features
+
+    @property
+    def port(self) -> int:
+        """See NftDoor."""
+        return self._port
+
+    def fail(self, number: int, when: Callable[[nft.Change], bool], times: int = 1) -> None:
+        """Refuse, so many times, a change for which `when` is true, with this errno."""
+        self._failures += [(number, when)] * times
+
+    def close(self) -> None:
+        """See NftDoor."""
+        for name, table in list(self.kernel.tables.items()):
+            if table.owner == self._port:
+                if table.flags & nft.TABLE_PERSIST:
+                    table.flags &= ~nft.TABLE_OWNER
+                    table.owner = 0
+                else:
+                    del self.kernel.tables[name]
+
+    def generation(self) -> int:
+        """See NftDoor."""
+        return self.kernel.generation
+
+    def table(self) -> nft_read.TableInfo | None:
+        """See NftDoor."""
+        held = self.kernel.tables.get(self._name)
+        if held is None:
+            return None
+        return nft_read.TableInfo(e.NFPROTO_INET, self._name, held.flags, held.handle, held.owner)
+
+    def read(self) -> nft_read.TableState | None:
+        """See NftDoor."""
+        info, held = self.table(), self.kernel.tables.get(self._name)
+        if info is None or held is None:
+            return None
+        return nft_read.TableState(
+            info,
+            {name: nft_read.describe_chain(chain) for name, chain in held.chains.items()},
+            {name: nft_read.describe(s) for name, s in held.sets.items()},
+            {name: dict(elements) for name, elements in held.elements.items()},
+        )
+
+    def rules(self) -> tuple[nft_read.RuleInfo, ...]:
+        """See NftDoor."""
+        held = self.kernel.tables.get(self._name)
+        chains = held.chains.values() if held else ()
+        return tuple(
+            nft_read.RuleInfo(chain.name, rule.comment(), 0, 0)
+            for chain in chains
+            for rule in chain.rules
+        )
+
+    def commit(self, changes: Sequence[nft.Change]) -> dict[int, Refusal]:
+        """See NftDoor."""
+        before = copy.deepcopy(self.kernel.tables)
+        refused: dict[int, Refusal] = {}
+        for i, change in enumerate(changes):
+            try:
+                self._asked_to_fail(change)
+                self._do(change)
+            except _Refused as why:
+                refused[i] = Refusal(why.errno, str(why))
+        if refused:
+            self.kernel.tables = before
+            if any(r.errno == errno.EPERM for r in refused.values()):
+                raise owned_by_another(self._name, before[self._name].owner)
+            return refused
+        if changes:
+            self.kernel.generation += 1
+            self.commits.append(tuple(changes))
+        return {}
+
+    def _asked_to_fail(self, change: nft.Change) -> None:
+        for i, (number, when) in enumerate(self._failures):
+            if when(change):
+                del self._failures[i]
+                raise _Refused(number)
+
+    def _do(self, change: nft.Change) -> None:
+        held = self.kernel.tables.get(self._name)
+        if held is not None and held.owner not in (0, self._port):
+            raise _Refused(errno.EPERM)
+        if isinstance(change, nft.AddTable):
+            self._add_table(held, change)
+            return
+        if held is None:
+            raise _Refused(errno.ENOENT)
+        if isinstance(change, nft.DeleteTable):
+            del self.kernel.tables[self._name]
+        else:
+            _DO[type(change)](held, change)
+
+    def _add_table(self, held: _Table | None, change: nft.AddTable) -> None:
+        owner = self._port if change.flags & nft.TABLE_OWNER else 0
+        if held is None:
+            self.kernel.tables[self._name] = _Table(next(_HANDLES), change.flags, owner)
+            return
+        if change.flags == held.flags:
+            return
+        orphan = held.flags == nft.TABLE_PERSIST
+        if not (orphan and change.flags == nft.TABLE_PERSIST | nft.TABLE_OWNER):
+            raise _Refused(errno.EOPNOTSUPP)
+        held.flags, held.owner = change.flags, owner
+
+
+def _references(table: _Table) -> Iterator[tuple[str, str]]:
+    """("chain" or "set", name) of what rules and elements use."""
+    for chain in table.chains.values():
+        for rule in chain.rules:
+            yield from _used(rule.statements)
+    for elements in table.elements.values():
+        for data in elements.values():
+            if isinstance(data, e.Verdict) and data.chain:
+                yield "chain", data.chain
+
+
+def _used(statements: Iterable[e.Statement]) -> Iterator[tuple[str, str]]:
+    for statement in statements:
+        match statement:
+            case e.Verdict(chain=chain) if chain:
+                yield "chain", chain
+            case e.InSet(set=name):
+                yield "set", name
+            case e.Vmap(map=name) | e.DnatByMap(map=name):
+                yield "set", name
+
+
+def _get(where: dict[Any, Any], name: str | bytes) -> Any:
+    if name not in where:
+        raise _Refused(errno.ENOENT)
+    return where[name]
+
+
+def _require(table: _Table, kind: str, name: str) -> None:
+    _get(table.chains if kind == "chain" else table.sets, name)
+
+
+def _add_chain(table: _Table, change: nft.AddChain) -> None:
+    table.chains.setdefault(change.chain.name, nft.Chain(change.chain.name, (), change.chain.hook))
+
+
+def _delete_chain(table: _Table, change: nft.DeleteChain) -> None:
+    held = _get(table.chains, change.name)
+    table.chains[change.name] = nft.Chain(held.name, (), held.hook)
+    if ("chain", change.name) in _references(table):
+        raise _Refused(errno.EBUSY)
+    del table.chains[change.name]
+
+
+def _flush_chain(table: _Table, change: nft.FlushChain) -> None:
+    held = _get(table.chains, change.name)
+    table.chains[change.name] = nft.Chain(held.name, (), held.hook)
+
+
+def _add_rules(table: _Table, change: nft.AddRules) -> None:
+    held = _get(table.chains, change.chain.name)
+    for rule in change.chain.rules:
+        for kind, name in _used(rule.statements):
+            _require(table, kind, name)
+    table.chains[held.name] = nft.Chain(held.name, held.rules + change.chain.rules, held.hook)
+
+
+def _add_set(table: _Table, change: nft.AddSet) -> None:
+    held = table.sets.setdefault(change.set.name, change.set)
+    if held.declaration() != change.set.declaration():
+        raise _Refused(errno.EEXIST)
+    table.elements.setdefault(change.set.name, {})
+
+
+def _delete_set(table: _Table, change: nft.DeleteSet) -> None:
+    _get(table.sets, change.name)
+    if ("set", change.name) in _references(table):
+        raise _Refused(errno.EBUSY)
+    del table.sets[change.name], table.elements[change.name]
+
+
+def _add_elements(table: _Table, change: nft.AddElements) -> None:
+    held = _get(table.elements, change.set.name)
+    for key, data in change.elements:
+        if key in held:
+            raise _Refused(errno.EEXIST)
+        if isinstance(data, e.Verdict) and data.chain:
+            _require(table, "chain", data.chain)
+        held[key] = data
+
+
+def _delete_elements(table: _Table, change: nft.DeleteElements) -> None:
+    held = _get(table.elements, change.set.name)
+    for key, _ in change.elements:
+        _get(held, key)
+        del held[key]
+
+
+_DO: dict[type, Callable[[_Table, Any], None]] = {
+    nft.AddChain: _add_chain,
+    nft.DeleteChain: _delete_chain,
+    nft.FlushChain: _flush_chain,
+    nft.AddRules: _add_rules,
+    nft.AddSet: _add_set,
+    nft.DeleteSet: _delete_set,
+    nft.AddElements: _add_elements,
+    nft.DeleteElements: _delete_elements,
+}

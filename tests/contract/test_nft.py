@@ -1,0 +1,260 @@
+"""The nf_tables door: the fake and the real kernel keep the same contract."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from plait.kernel import netns
+from plait.kernel.fake_nft import FakeNetfilter, FakeNft
+from plait.kernel.nft import Nft, NftDoor, NftMonitor
+from plait.model.errors import PlaitError
+from plait.wire import nft, nft_read
+from plait.wire import nft_expr as e
+
+OWNED = nft.TABLE_OWNER | nft.TABLE_PERSIST
+SOURCES = nft.Set("sources", (nft.IFNAME, nft.IPV4))
+POOLS = nft.Set("pools", (nft.IPV4,), interval=True)
+DISPATCH = nft.Set("dispatch", (nft.IFNAME,), verdicts=True)
+LEAF = nft.Chain("leaf", (nft.Rule("drop all", (e.Counter(), e.DROP)),))
+BASE = nft.Chain(
+    "base",
+    (
+        nft.Rule("known", (e.InSet((e.IIFNAME, e.SADDR[4]), "sources"), e.Counter(), e.ACCEPT)),
+        nft.Rule("network", (e.Vmap((e.IIFNAME,), "dispatch"),)),
+    ),
+    nft.Hook("filter", "forward", 2, -1),
+)
+SKELETON = (
+    nft.AddTable(OWNED),
+    nft.AddSet(SOURCES),
+    nft.AddSet(POOLS),
+    nft.AddSet(DISPATCH),
+    nft.AddChain(LEAF),
+    nft.AddChain(BASE),
+    nft.AddRules(LEAF),
+    nft.AddRules(BASE),
+)
+
+
+def source(link: str, address: str) -> tuple[bytes, nft.Data]:
+    return nft.concat(e.ifname(link), ipaddress.ip_address(address).packed), None
+
+
+@pytest.fixture
+def namespace() -> Iterator[int]:
+    fd = netns.create()
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[[], NftDoor]]:
+    """Opens one more process's door to the same kernel."""
+    opened: list[NftDoor] = []
+    kernel = FakeNetfilter()
+    fd = request.getfixturevalue("namespace") if request.param == "real" else -1
+
+    def make() -> NftDoor:
+        door: NftDoor
+        if request.param == "fake":
+            door = FakeNft(kernel)
+        else:
+            with netns.inside(fd):
+                door = Nft()
+        opened.append(door)
+        return door
+
+    yield make
+    for door in opened:
+        door.close()
+
+
+@pytest.fixture
+def door(connect: Callable[[], NftDoor]) -> NftDoor:
+    return connect()
+
+
+def read(door: NftDoor) -> nft_read.TableState:
+    state = door.read()
+    assert state is not None
+    return state
+
+
+def test_no_table_is_none(door: NftDoor) -> None:
+    assert door.table() is None
+    assert door.read() is None
+    assert door.rules() == ()
+
+
+def test_reads_back_what_was_made(door: NftDoor) -> None:
+    elements = (source("pl1", "10.0.0.1"), source("pl2", "10.0.0.2"))
+    ranges = tuple((nft.cidr_range(c), None) for c in ("10.0.0.0/16", "10.1.0.0/16"))
+    verdict = (e.ifname("pl1"), e.goto("leaf"))
+    assert not door.commit(
+        [
+            *SKELETON,
+            nft.AddElements(SOURCES, elements),
+            nft.AddElements(POOLS, (*ranges, (nft.cidr_range("255.0.0.0/8"), None))),
+            nft.AddElements(DISPATCH, (verdict,)),
+        ]
+    )
+    state = read(door)
+    assert state.info.owner == door.port
+    assert state.info.flags == OWNED
+    assert state.chains == {c.name: nft_read.describe_chain(c) for c in (LEAF, BASE)}
+    assert state.sets == {s.name: nft_read.describe(s) for s in (SOURCES, POOLS, DISPATCH)}
+    assert state.elements["sources"] == dict(elements)
+    assert state.elements["dispatch"] == dict([verdict])
+    assert set(state.elements["pools"]) == {
+        *(key for key, _ in ranges),
+        nft.cidr_range("255.0.0.0/8"),
+    }
+    assert [(r.chain, r.packets) for r in door.rules()] == [("leaf", 0), ("base", 0), ("base", 0)]
+
+
+def test_a_transaction_is_all_or_nothing(door: NftDoor) -> None:
+    assert not door.commit(SKELETON)
+    before = read(door)
+    refused = door.commit(
+        [
+            nft.AddElements(SOURCES, (source("pl1", "10.0.0.1"),)),
+            nft.DeleteElements(SOURCES, (source("pl9", "10.0.0.9"),)),
+            nft.DeleteChain("leafless"),
+        ]
+    )
+    assert {i: r.errno for i, r in refused.items()} == {1: errno.ENOENT, 2: errno.ENOENT}
+    assert read(door) == before
+
+
+def test_an_element_that_is_there_is_refused(door: NftDoor) -> None:
+    assert not door.commit([*SKELETON, nft.AddElements(SOURCES, (source("pl1", "10.0.0.1"),))])
+    refused = door.commit([nft.AddElements(SOURCES, (source("pl1", "10.0.0.1"),))])
+    assert refused[0].errno == errno.EEXIST
+
+
+def test_a_chain_in_use_stays(door: NftDoor) -> None:
+    verdict = (e.ifname("pl1"), e.goto("leaf"))
+    assert not door.commit([*SKELETON, nft.AddElements(DISPATCH, (verdict,))])
+    assert door.commit([nft.DeleteChain("leaf")])[0].errno == errno.EBUSY
+    assert "leaf" in read(door).chains
+    assert not door.commit([nft.DeleteElements(DISPATCH, (verdict,)), nft.DeleteChain("leaf")])
+    assert "leaf" not in read(door).chains
+
+
+def test_a_set_in_use_stays(door: NftDoor) -> None:
+    assert not door.commit(SKELETON)
+    assert door.commit([nft.DeleteSet("sources")])[0].errno == errno.EBUSY
+    assert not door.commit([nft.FlushChain("base"), nft.DeleteSet("sources")])
+    assert read(door).chains["base"].rules == ()
+
+
+def test_an_element_may_change_its_value_in_one_transaction(door: NftDoor) -> None:
+    other = nft.Chain("other")
+    old, new = (e.ifname("pl1"), e.goto("leaf")), (e.ifname("pl1"), e.goto("other"))
+    assert not door.commit([*SKELETON, nft.AddElements(DISPATCH, (old,))])
+    assert not door.commit(
+        [
+            nft.DeleteElements(DISPATCH, (old,)),
+            nft.AddChain(other),
+            nft.AddElements(DISPATCH, (new,)),
+        ]
+    )
+    assert read(door).elements["dispatch"] == dict([new])
+
+
+def test_only_the_owner_changes_the_table(connect: Callable[[], NftDoor]) -> None:
+    mine, other = connect(), connect()
+    assert not mine.commit(SKELETON)
+    info = other.table()
+    assert info is not None
+    assert info.owner == mine.port
+    with pytest.raises(PlaitError, match="PLAIT-HOST-004"):
+        other.commit([nft.AddElements(SOURCES, (source("pl1", "10.0.0.1"),))])
+    with pytest.raises(PlaitError, match="PLAIT-HOST-004"):
+        other.commit([nft.DeleteTable()])
+    assert read(mine).elements["sources"] == {}
+
+
+def test_an_orphan_is_adopted_as_it_is(connect: Callable[[], NftDoor]) -> None:
+    first = connect()
+    element = source("pl1", "10.0.0.1")
+    assert not first.commit([*SKELETON, nft.AddElements(SOURCES, (element,))])
+    before = read(first)
+    first.close()
+    second = connect()
+    orphan = read(second)
+    assert orphan == before._replace(info=orphan.info)
+    assert (orphan.info.owner, orphan.info.flags) == (0, nft.TABLE_PERSIST)
+    assert not second.commit([nft.AddTable(OWNED), nft.DeleteElements(SOURCES, (element,))])
+    assert read(second).info.owner == second.port
+    assert read(second).elements["sources"] == {}
+
+
+def test_a_table_without_owner_flag_cannot_be_adopted(door: NftDoor) -> None:
+    assert not door.commit([nft.AddTable()])
+    assert door.commit([nft.AddTable(OWNED)])[0].errno == errno.EOPNOTSUPP
+    assert not door.commit([nft.DeleteTable(), *SKELETON])
+    assert read(door).info.owner == door.port
+
+
+def test_the_generation_counts_commits_and_reads_do_not(door: NftDoor) -> None:
+    before = door.generation()
+    door.read()
+    assert door.generation() == before
+    assert not door.commit(SKELETON)
+    assert door.generation() > before
+
+
+def test_a_large_set_is_loaded_and_read_whole(door: NftDoor) -> None:
+    elements = tuple(source(f"pl{i}", f"10.0.{i >> 8}.{i & 255}") for i in range(5000))
+    assert not door.commit([*SKELETON, nft.AddElements(SOURCES, elements)])
+    assert len(read(door).elements["sources"]) == 5000
+
+
+@pytest.mark.root
+def test_a_flush_by_another_process_misses_what_is_owned(namespace: int) -> None:
+    with netns.inside(namespace):
+        mine = Nft()
+        assert not mine.commit(SKELETON)
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        assert mine.table() is not None
+        mine.close()
+        # An orphan is flushed like any table; design section 4 says how to rule that out.
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        again = Nft()
+        assert again.table() is None
+        again.close()
+
+
+@pytest.mark.root
+def test_probing_leaves_no_table(namespace: int) -> None:
+    with netns.inside(namespace):
+        door = Nft()
+        listed = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True)
+        door.close()
+    assert listed.stdout == b""
+
+
+@pytest.mark.root
+def test_the_monitor_tells_our_changes_from_others(namespace: int) -> None:
+    with netns.inside(namespace):
+        door = Nft()
+        monitor = NftMonitor(door)
+        # Without an owner, as on kernels before 6.9.
+        assert not door.commit([nft.AddTable(), *SKELETON[1:]])
+        assert not monitor.drain()
+        subprocess.run(["nft", "add", "table", "inet", "somebody"], check=True)
+        assert not monitor.drain()
+        subprocess.run(["nft", "flush", "chain", "inet", "plait", "base"], check=True)
+        assert monitor.drain()
+        assert not monitor.drain()
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        assert monitor.drain()
+        monitor.close()
+        door.close()
