@@ -34,7 +34,9 @@ MAX_ADDRESSES: Final = 256
 """Addresses in one answer; a name with more shows a random choice."""
 MAX_ROTATIONS: Final = 16
 
-OWN_ADDRESSES: Final = frozenset({marks.GATEWAY4, marks.RESOLVER6})
+OWN: Final[frozenset[Server]] = frozenset(
+    {(marks.GATEWAY4, marks.DNS_PORT), (marks.RESOLVER6, marks.DNS_PORT)}
+)
 
 _REVERSE: Final[dict[tuple[bytes, ...], int]] = {(b"in-addr", b"arpa"): 4, (b"ip6", b"arpa"): 6}
 _NIBBLES: Final = frozenset(bytes((c,)) for c in b"0123456789abcdef")
@@ -59,13 +61,14 @@ class Resolver:
         zone: Zone,
         host_servers: Callable[[], Sequence[Server]],
         *,
-        own: frozenset[str] = OWN_ADDRESSES,
+        own: frozenset[Server] = OWN,
         rng: random.Random | None = None,
     ) -> None:
-        """`host_servers` gives the host's own resolvers; `own` are the addresses we answer on."""
+        """`host_servers` gives the host's own resolvers; `own` is where we answer ourselves."""
         self.zone = zone
         self._host_servers = host_servers
         self._own = own
+        self._own_addresses = frozenset(address for address, _ in own)
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, protects nothing
         self._stranger = _refusal(dns.REFUSED, "not an endpoint of this host")
         self._class = _refusal(dns.REFUSED, "class is not IN")
@@ -93,10 +96,10 @@ class Resolver:
 
     def _elsewhere(self, scope: Scope, destination: Server) -> dns.Answer | Forward:
         address = ipaddress.ip_address(destination[0].partition("%")[0])
-        if str(address) in self._own:
+        if str(address) in self._own_addresses:
             if not scope.external:
                 return self._internal
-            return Forward(tuple(s for s in self._host_servers() if s[0] not in self._own))
+            return Forward(tuple(s for s in self._host_servers() if s not in self._own))
         network = self.zone.network_of(ipaddress.ip_network(address))
         if network:
             # The packet is sent by the host: it must not reach where its client may not.

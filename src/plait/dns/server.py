@@ -67,7 +67,7 @@ class DnsServer:
         resolver = Resolver(
             zone,
             host_servers or ResolvConf(RESOLV_CONF, clock),
-            own=frozenset(address for address, _ in binds),
+            own=frozenset(self._binds),
             rng=rng,
         )
         self._frontend = Frontend(

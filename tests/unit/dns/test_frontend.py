@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from plait.dns.frontend import HOST_CHECK_LIFETIME, MAX_HOST_CHECKS, Frontend, is_local_address
+from plait.dns.resolver import Resolver
+from plait.dns.stats import Stats
+from plait.dns.upstream import Upstream
+from plait.dns.zone import Zone
+from plait.wire import dns
+
+QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\5plait\5local\0\0\6\0\1"
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("192.0.2.1", False),
+        ("2001:db8::1", False),
+        ("203.0.113.255", False),
+    ],
+)
+def test_the_kernel_knows_its_own_addresses(address: str, local: bool) -> None:
+    assert is_local_address(address) is local
+
+
+def test_the_address_of_an_interface_is_local() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no IPv4 route, hence no address to look at")
+        assert is_local_address(probe.getsockname()[0])
+
+
+def test_who_the_host_is_is_asked_seldom_and_remembered_within_bounds() -> None:
+    now = 0.0
+    looked: list[str] = []
+
+    def is_host(address: str) -> bool:
+        looked.append(address)
+        return address == "192.0.2.1"
+
+    stats = Stats()
+    resolver = Resolver(Zone(), lambda: ())
+    upstream = Upstream(clock=lambda: now, stats=stats)
+    frontend = Frontend(resolver, upstream, clock=lambda: now, stats=stats, is_host=is_host)
+
+    def rcode(client: str) -> int:
+        reply = frontend.handle(QUERY, client, ("169.254.1.1", 53), tcp=False)
+        assert isinstance(reply, bytes)
+        return reply[3] & 15
+
+    for _ in range(3):
+        assert rcode("192.0.2.1") == dns.NOERROR
+        assert rcode("198.51.100.1") == dns.REFUSED
+    assert looked == ["192.0.2.1", "198.51.100.1"]
+    now += HOST_CHECK_LIFETIME
+    assert rcode("192.0.2.1") == dns.NOERROR
+    assert len(looked) == 3
+    for i in range(3 * MAX_HOST_CHECKS):
+        rcode(f"10.0.{i >> 8}.{i & 255}")
+    assert len(frontend._checked) <= MAX_HOST_CHECKS
