@@ -106,8 +106,8 @@ def _metadata(context: Context, old: Object | None, new: AnyObject) -> AnyObject
         namespace = syntax.dns_label(namespace or DEFAULT_NAMESPACE, "metadata.namespace")
     elif namespace:
         raise invalid("metadata.namespace", f"a {new.kind} belongs to no namespace")
-    syntax.labels(meta.labels, "metadata.labels")
-    syntax.annotations(meta.annotations, "metadata.annotations")
+    syntax.label_map(meta.labels, "metadata.labels")
+    syntax.annotation_map(meta.annotations, "metadata.annotations")
     if meta.uid:
         syntax.uid(meta.uid, "metadata.uid")
     if old is not None and meta.uid and meta.uid != old.metadata.uid:

@@ -258,4 +258,3 @@ class Hub:
 def chunked(data: bytes) -> bytes:
     """One chunk of a chunked body (RFC 9112 section 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
-

@@ -118,9 +118,7 @@ class Mirror:
             self._fail(error)
 
     async def _follow(self, start: int) -> None:
-        stream = cast(
-            "AsyncGenerator[tuple[Event, ...], None]", self._store.watch("/", start)
-        )
+        stream = cast("AsyncGenerator[tuple[Event, ...], None]", self._store.watch("/", start))
         try:
             async for events in stream:
                 self._apply(events)

@@ -121,7 +121,7 @@ def number(value: int, where: str, low: int, high: int) -> int:
     return value
 
 
-def labels(value: Mapping[str, str], where: str) -> None:
+def label_map(value: Mapping[str, str], where: str) -> None:
     """Labels in the syntax of Kubernetes, at most `MAX_LABELS`."""
     if len(value) > MAX_LABELS:
         raise invalid(where, f"there are {len(value)} labels; at most {MAX_LABELS} are allowed")
@@ -135,7 +135,7 @@ def labels(value: Mapping[str, str], where: str) -> None:
             )
 
 
-def annotations(value: Mapping[str, str], where: str) -> None:
+def annotation_map(value: Mapping[str, str], where: str) -> None:
     """Annotations: keys as labels have them, any text, `MAX_ANNOTATIONS_BYTES` in all."""
     size = sum(len(key.encode()) + len(val.encode()) for key, val in value.items())
     if size > MAX_ANNOTATIONS_BYTES:
@@ -186,13 +186,12 @@ def cidr(value: str, where: str, *, code: str = "PLAIT-NET-004") -> Cidr:
     """A CIDR with no host bits set; a bare address is its own /32 or /128."""
     try:
         return ipaddress.ip_network(value)
-    except ValueError as error:
-        fix: tuple[str, ...] = ()
+    except ValueError:
         try:
-            fix = (f"use {ipaddress.ip_network(value, strict=False)}",)
+            fix: tuple[str, ...] = (f"use {ipaddress.ip_network(value, strict=False)}",)
+            why = "it has bits set beyond its prefix length"
         except ValueError:
-            error = ValueError("it is neither IPv4 nor IPv6")
-        why = "it has bits set beyond its prefix length" if fix else str(error)
+            fix, why = (), "it is neither IPv4 nor IPv6"
         raise PlaitError(
             code, f"{shown(value)} is not a valid CIDR", where=where, why=why, fix=fix
         ) from None

@@ -15,6 +15,7 @@ import msgspec
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Node, object_key
+from plait.server.authorize import Actor
 from plait.server.clock import Clock, rfc3339
 from plait.server.mirror import Mirror
 from plait.server.syntax import text
@@ -98,9 +99,7 @@ class Trust:
     def tokens(self) -> tuple[TokenInfo, ...]:
         """All tokens, by their end."""
         now = self._clock.now()
-        return tuple(
-            record.info(now) for record in sorted(self._tokens(), key=lambda r: r.expires)
-        )
+        return tuple(record.info(now) for record in sorted(self._tokens(), key=lambda r: r.expires))
 
     def check_token(self, ident: str, secret: str) -> TokenRecord:
         """The token, or PLAIT-AUTH-003 (unknown, wrong) or PLAIT-AUTH-004 (expired)."""
@@ -155,9 +154,7 @@ class Trust:
         ops += [Delete(TOKENS + gone.id) for gone in old]
         done = await self._store.txn([Compare(TOKENS + ident, 0)], ops)
         await self._mirror.wait(done.revision)
-        return TokenCreated(
-            token=token_text(self._ca_hash, ident, secret), info=record.info(now)
-        )
+        return TokenCreated(token=token_text(self._ca_hash, ident, secret), info=record.info(now))
 
     async def revoke_token(self, ident: str) -> None:
         """Remove a token; PLAIT-API-004 when there is none."""
@@ -179,14 +176,15 @@ class Trust:
         found = self._mirror.state.records.get(node_key(name))
         return None if found is None else _node(found[0])
 
-    async def admit_node(self, token: TokenRecord, request: EnrolRequest) -> None:
-        """Bind a name to a node, or check that it is this node's; uses the token up.
+    async def admit_node(self, actor: Actor, request: EnrolRequest) -> None:
+        """Bind a name to a node, or check that it is this node's; uses the actor's token up.
 
         A known name needs the uid and the secret of its first enrolment, so that a stolen token
         does not take over a running host's name (k3s calls it the node password).
         """
         state = self._mirror.state
-        key, token_key = node_key(request.name), TOKENS + token.id
+        key, token_key = node_key(request.name), TOKENS + actor.name
+        token = state.records.get(token_key)  # None for an administrator on the socket.
         known = self.node(request.name)
         if known is not None and not (
             known.uid == request.uid and hmac.compare_digest(known.digest, digest(request.secret))
@@ -202,7 +200,9 @@ class Trust:
             Compare(key, state.revision_of(key)),
             Compare(token_key, state.revision_of(token_key)),
         ]
-        ops: list[Put | Delete] = [Delete(token_key)] if token.single_use else []
+        ops: list[Put | Delete] = (
+            [Delete(token_key)] if token and _token(token[0]).single_use else []
+        )
         if known is None:
             record = NodeRecord(request.name, request.uid, digest(request.secret))
             ops.append(Put(key, _encode(record)))
@@ -230,4 +230,3 @@ class Trust:
         """Take a node's identity away: from here on every request of it is refused."""
         done = await self._store.txn([], [Delete(node_key(name))])
         await self._mirror.wait(done.revision)
-

@@ -14,7 +14,7 @@ import msgspec
 
 from plait.client.base import BatchOp
 from plait.model.errors import PlaitError
-from plait.model.objects import AnyObject, Object, encode
+from plait.model.objects import PLURALS, AnyObject, Object, encode
 from plait.server.admit import Context, admit, remove
 from plait.server.authorize import Actor, Verb, authorize
 from plait.server.clock import Clock, rfc3339
@@ -82,7 +82,8 @@ def plan(
             try:
                 _plan_step(state, actor, context, step, result)
             except PlaitError as error:
-                error.where = f"{step.where} {error.where}".strip() if error.where else step.where
+                if error.where.partition("/")[0] not in PLURALS:
+                    error.where = f"{step.where} {error.where}".strip()
                 if len(steps) > 1:
                     error.where = f"ops[{i}] {error.where}"
                 raise
@@ -216,9 +217,7 @@ class Writer:
         return dict.fromkeys(keys, outcome.revision)
 
 
-def _operations(
-    decided: Plan, closing: dict[str, int]
-) -> tuple[list[Compare], list[Put | Delete]]:
+def _operations(decided: Plan, closing: dict[str, int]) -> tuple[list[Compare], list[Put | Delete]]:
     compares = decided.compares | closing
     ops: list[Put | Delete] = [
         Delete(key) if obj is None else Put(key, encode(obj)) for key, obj in decided.puts.items()

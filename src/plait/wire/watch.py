@@ -84,3 +84,52 @@ class WatchDecoder:
             return [self._decode(line) for line in lines if line]
         except (msgspec.MsgspecError, RecursionError) as error:
             raise StreamError(f"a line is not a watch event: {error}") from error
+
+
+class Cursor:
+    """Where a reader of watch streams stands, across reconnections. Pure.
+
+    A stream may break between two events of one revision. The cursor then resumes after the
+    last revision that was complete, and holds back the events that came already: nothing is
+    skipped, nothing repeated.
+    """
+
+    def __init__(self) -> None:
+        self.after = 0
+        """Resume after this revision; 0 begins anew."""
+        self._loading = False
+        self._current = self._seen = 0
+        """Revision that comes in just now, and how many of its events came."""
+        self._again = (0, 0)
+        """The same of the stream before: these come once more."""
+
+    def reconnect(self) -> int:
+        """A new stream begins; the revision to ask for, 0 for a snapshot."""
+        if self._loading:
+            self._begin()
+            self._loading = False
+        elif self._current:
+            self._again = (self._current, self._seen)
+        self._current = self._seen = 0
+        return self.after
+
+    def accept(self, event: WatchEvent) -> bool:
+        """Take note of an event; False when the reader has had it."""
+        if event.type in ("begin", "resync"):
+            self._begin()
+            self._loading = True
+        elif event.type in ("synced", "bookmark"):
+            self.after, self._current, self._seen = event.revision, 0, 0
+            self._loading = False
+        elif event.type in ("put", "delete") and not self._loading:
+            if event.revision != self._current:
+                self.after = self._current or self.after
+                self._current, self._seen = event.revision, 0
+            self._seen += 1
+            revision, count = self._again
+            return event.revision != revision or self._seen > count
+        return True
+
+    def _begin(self) -> None:
+        self.after = self._current = self._seen = 0
+        self._again = (0, 0)

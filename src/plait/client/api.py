@@ -1,0 +1,450 @@
+"""The API client: JSON over TLS with a node's certificate or a token, or over a unix socket.
+
+A server is known by the authority that signed it and by `wire.api.SERVER_NAME`, however its
+address is written. Reads are repeated when a connection breaks; writes are not, for nobody
+knows whether they were done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from plait import __version__
+from plait.client.base import BatchOp, T, WatchEvent
+from plait.model.errors import PlaitError, Problem
+from plait.model.objects import KINDS, AnyObject, Object
+from plait.wire import api as wire
+from plait.wire.watch import Cursor, StreamError, WatchDecoder
+
+R = TypeVar("R")
+
+PAGE: Final = 1000
+READ_ATTEMPTS: Final = 3
+BACKOFF_FIRST: Final = 0.1
+BACKOFF_MOST: Final = 10.0
+"""Seconds between two attempts of a watch: at most this much, with full jitter."""
+CHUNK: Final = 256 * 1024
+
+_ITEM: Final[dict[type[Object], msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in KINDS.values()
+}
+_LIST: Final[dict[type[Object], msgspec.json.Decoder[Any]]] = {}
+_ANSWERS: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
+_problem = msgspec.json.Decoder(Problem).decode
+_encode = msgspec.json.Encoder().encode
+
+_LOST: Final = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class ApiClient:
+    """Implements `client.base.Api`. Use it within one event loop, and `close` it.
+
+    `url` is `https://host:port`, or several: the next one is tried when one cannot be reached.
+    With `ca_file` the server must be one of that authority; without, the system's roots and the
+    URL's host name count. `cert_file` and `key_file` are read anew when they change, so a
+    renewed certificate needs no new client. Times are seconds.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        ca_file: str | Path | None = None,
+        cert_file: str | Path | None = None,
+        key_file: str | Path | None = None,
+        token: str = "",
+        unix_socket: str | Path | None = None,
+        timeout: float = 15.0,
+        connect_timeout: float = 5.0,
+        silence: float = 20.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._urls = (url,) if isinstance(url, str) else tuple(url)
+        self._at = 0
+        self._tls = _Tls(ca_file, cert_file, key_file)
+        self._unix = None if unix_socket is None else str(unix_socket)
+        self._headers = {
+            "User-Agent": f"plait/{__version__}",
+            wire.VERSION_HEADER: __version__,
+        }
+        if ca_file and not unix_socket:
+            self._headers["Host"] = wire.SERVER_NAME
+        if token:
+            self._headers["Authorization"] = f"Bearer {token.strip()}"
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
+        self._stream_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout, sock_read=silence
+        )
+        self._sleep = sleep
+        self._rng = rng
+        self._session: aiohttp.ClientSession | None = None
+        self.revision = 0
+        """Store revision of the last event that a watch gave."""
+
+    @property
+    def url(self) -> str:
+        """The server that is asked now."""
+        return self._urls[self._at % len(self._urls)].rstrip("/")
+
+    # Objects
+
+    async def get(self, kind: type[T], name: str, namespace: str = "") -> T:
+        """See `Api.get`."""
+        body = await self._request("GET", _path(kind, name, namespace))
+        return cast(T, _decode(_ITEM[kind], body))
+
+    async def list(self, kind: type[T], namespace: str = "") -> tuple[T, ...]:
+        """See `Api.list`; reads a page at a time."""
+        path = _path(kind, "", namespace)
+        decoder = _LIST.get(kind)
+        if decoder is None:
+            decoder = _LIST[kind] = msgspec.json.Decoder(wire.Listing[kind])  # type: ignore[valid-type]
+        items: list[T] = []
+        token = ""
+        while True:
+            query = {"limit": str(PAGE), **({"continue": token} if token else {})}
+            page = _decode(decoder, await self._request("GET", path, query=query))
+            items += page.items
+            token = page.metadata.continue_
+            if not token:
+                return tuple(items)
+
+    async def create(self, obj: T, *, dry_run: bool = False) -> T:
+        """See `Api.create`."""
+        return await self._write("POST", "", obj, dry_run=dry_run)
+
+    async def update(self, obj: T, *, dry_run: bool = False) -> T:
+        """See `Api.update`."""
+        return await self._write("PUT", obj.metadata.name, obj, dry_run=dry_run)
+
+    async def _write(self, method: str, name: str, obj: T, *, dry_run: bool) -> T:
+        kind = type(obj)
+        path = _path(kind, name, obj.metadata.namespace, scoped=True)
+        body = await self._request(method, path, query=_dry(dry_run), body=_encode(obj))
+        return cast(T, _decode(_ITEM[kind], body))
+
+    async def delete(
+        self,
+        kind: type[Object],
+        name: str,
+        namespace: str = "",
+        *,
+        revision: int = 0,
+        dry_run: bool = False,
+    ) -> None:
+        """See `Api.delete`."""
+        query = {**_dry(dry_run), **({"revision": str(revision)} if revision else {})}
+        await self._request("DELETE", _path(kind, name, namespace), query=query)
+
+    async def batch(
+        self, ops: Sequence[BatchOp], *, dry_run: bool = False
+    ) -> tuple[AnyObject, ...]:
+        """See `Api.batch`."""
+        body = _encode({"ops": tuple(ops)})
+        answer = await self._request("POST", "/v1/batch", query=_dry(dry_run), body=body)
+        return _typed(wire.BatchResult, answer).items
+
+    # The server
+
+    async def version(self) -> wire.VersionInfo:
+        """Version of the server and revision of its store."""
+        return _typed(wire.VersionInfo, await self._request("GET", "/v1/version"))
+
+    async def ready(self) -> bool:
+        """Whether the server answers and follows its store."""
+        try:
+            await self._request("GET", "/readyz")
+        except PlaitError:
+            return False
+        return True
+
+    async def forget_node(
+        self, name: str, *, force: bool = False, dry_run: bool = False
+    ) -> wire.Forgotten:
+        """Take a lost node out; PLAIT-API-011 while it lives, unless `force`."""
+        query = {**_dry(dry_run), **({"force": "true"} if force else {})}
+        path = f"/v1/nodes/{quote(name, safe='')}/forget"
+        return _typed(wire.Forgotten, await self._request("POST", path, query=query))
+
+    async def create_token(self, request: wire.TokenRequest) -> wire.TokenCreated:
+        """Make a token."""
+        answer = await self._request("POST", "/v1/tokens", body=_encode(request))
+        return _typed(wire.TokenCreated, answer)
+
+    async def tokens(self) -> tuple[wire.TokenInfo, ...]:
+        """All tokens, without their secrets."""
+        return _typed(wire.TokenList, await self._request("GET", "/v1/tokens")).items
+
+    async def revoke_token(self, ident: str) -> None:
+        """End a token; PLAIT-API-004 when there is none."""
+        await self._request("DELETE", f"/v1/tokens/{quote(ident, safe='')}")
+
+    async def enrol(self, request: wire.EnrolRequest) -> wire.Enrolled:
+        """Ask for a node's certificate with a join token; see `client.enrol`."""
+        answer = await self._request("POST", "/v1/enrol", body=_encode(request))
+        return _typed(wire.Enrolled, answer)
+
+    async def renew(self, csr: str) -> wire.Enrolled:
+        """Ask for the node's next certificate with the present one; see `client.enrol`."""
+        body = _encode(wire.RenewRequest(csr=csr))
+        return _typed(wire.Enrolled, await self._request("POST", "/v1/renew", body=body))
+
+    async def ca_certificate(self) -> str:
+        """The authority's certificate, PEM."""
+        return (await self._request("GET", "/cacerts")).decode()
+
+    # Watch
+
+    async def watch(self, kinds: Sequence[type[Object]]) -> AsyncIterator[WatchEvent]:
+        """See `Api.watch`. One connection; the caller closes the iterator (`aclose`) when done."""
+        names = ",".join(sorted(kind.__name__ for kind in kinds))
+        cursor = Cursor()
+        history = ""
+        failures = 0
+        while True:
+            after = cursor.reconnect()
+            query = {"kinds": names}
+            if after:
+                query |= {"from": str(after), "history": history}
+            try:
+                async with self._open(query) as response:
+                    history = response.headers.get(wire.HISTORY_HEADER, "")
+                    decoder = WatchDecoder()
+                    async for data in response.content.iter_any():
+                        for event in decoder.feed(data):
+                            if not cursor.accept(event):
+                                continue
+                            failures = 0
+                            self.revision = max(self.revision, event.revision)
+                            yield event
+                reason = "the server ended the stream"
+            except (*_LOST, StreamError, PlaitError) as error:
+                reason = str(error) or type(error).__name__
+            self._at += 1
+            if failures == 0:
+                yield WatchEvent(type="disconnected", revision=cursor.after, reason=reason)
+            await self._sleep(self._rng() * min(BACKOFF_MOST, BACKOFF_FIRST * 2**failures))
+            failures = min(failures + 1, 16)
+
+    def _open(self, query: Mapping[str, str]) -> _Stream:
+        return _Stream(
+            self._connected().get(
+                self.url + "/v1/watch",
+                params=query,
+                timeout=self._stream_timeout,
+                **self._tls.arguments(self._unix),
+            )
+        )
+
+    # Transport
+
+    async def close(self) -> None:
+        """See `Api.close`."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def __aenter__(self) -> ApiClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector: aiohttp.BaseConnector
+            if self._unix is not None:
+                connector = aiohttp.UnixConnector(self._unix)
+            else:
+                connector = aiohttp.TCPConnector(limit=32, ttl_dns_cache=30)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                headers=self._headers,
+                timeout=self._timeout,
+                auto_decompress=False,
+                read_bufsize=CHUNK,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> bytes:
+        attempts = max(READ_ATTEMPTS if method == "GET" else 1, len(self._urls))
+        for left in reversed(range(attempts)):
+            try:
+                return await self._once(method, path, query, body)
+            except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+                raise _distrusted(self.url, error) from None
+            except _LOST as error:
+                # Nothing was sent where no connection came about, so a write may be repeated.
+                again = method == "GET" or isinstance(error, aiohttp.ClientConnectorError)
+                self._at += 1
+                if not left or not again:
+                    raise self._unreachable(error) from None
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: bytes | None
+    ) -> bytes:
+        async with self._connected().request(
+            method,
+            self.url + path,
+            params=query,
+            data=body,
+            headers={"Content-Type": "application/json"} if body is not None else None,
+            allow_redirects=False,
+            **self._tls.arguments(self._unix),
+        ) as response:
+            data = await response.read()
+            if response.status < 300:
+                return data
+            raise _refused(response.status, data)
+
+    def _unreachable(self, error: BaseException) -> PlaitError:
+        where = self._unix or self.url
+        return PlaitError(
+            "PLAIT-API-012",
+            f"the server at {where} cannot be reached",
+            where=where,
+            why=str(error) or type(error).__name__,
+            fix=("plait status",),
+        )
+
+
+class _Tls:
+    """TLS settings, read anew when the files change."""
+
+    def __init__(
+        self,
+        ca_file: str | Path | None,
+        cert_file: str | Path | None,
+        key_file: str | Path | None,
+    ) -> None:
+        self._ca = ca_file
+        self._cert = cert_file
+        self._key = key_file
+        self._context: ssl.SSLContext | None = None
+        self._stamp: tuple[int, int] = (0, 0)
+
+    def arguments(self, unix: str | None) -> dict[str, Any]:
+        """Arguments of a request."""
+        if unix is not None or not (self._ca or self._cert):
+            return {}
+        stamp = self._read_stamp()
+        if self._context is None or stamp != self._stamp:
+            self._context, self._stamp = self._load(), stamp
+        arguments: dict[str, Any] = {"ssl": self._context}
+        if self._ca:
+            arguments["server_hostname"] = wire.SERVER_NAME
+        return arguments
+
+    def _read_stamp(self) -> tuple[int, int]:
+        if self._cert is None:
+            return (0, 0)
+        try:
+            status = Path(self._cert).stat()
+        except OSError:
+            return self._stamp
+        return status.st_mtime_ns, status.st_ino
+
+    def _load(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self._ca)
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            if self._cert is not None:
+                context.load_cert_chain(self._cert, self._key)
+        except (OSError, ssl.SSLError) as error:
+            raise PlaitError(
+                "PLAIT-AUTH-001",
+                "the certificates of this node cannot be read",
+                where=str(self._cert or self._ca),
+                why=str(error),
+                fix=("plait join SERVER --token TOKEN",),
+            ) from None
+        return context
+
+
+class _Stream:
+    """A response that is known to be good."""
+
+    def __init__(self, pending: Any) -> None:
+        self._pending = pending
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        response: aiohttp.ClientResponse = await self._pending.__aenter__()
+        if response.status != 200:
+            try:
+                raise _refused(response.status, await response.read())
+            finally:
+                response.close()
+        return response
+
+    async def __aexit__(self, *details: object) -> None:
+        await self._pending.__aexit__(*details)
+
+
+def _path(kind: type[Object], name: str, namespace: str, *, scoped: bool = False) -> str:
+    parts = ["v1"]
+    if kind.namespaced and (namespace or name or scoped):
+        parts += ["namespaces", namespace or "default"]
+    parts.append(kind.plural)
+    if name:
+        parts.append(name)
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _dry(dry_run: bool) -> dict[str, str]:
+    return {"dryRun": "true"} if dry_run else {}
+
+
+def _typed(kind: type[R], body: bytes) -> R:
+    decoder = _ANSWERS.get(kind)
+    if decoder is None:
+        decoder = _ANSWERS[kind] = msgspec.json.Decoder(kind)
+    return cast(R, _decode(decoder, body))
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise PlaitError(
+            "PLAIT-AGENT-002",
+            "the server's answer is not understood",
+            why=str(error),
+            fix=("plait version",),
+        ) from None
+
+
+def _refused(status: int, body: bytes) -> PlaitError:
+    try:
+        return PlaitError.from_problem(_problem(body))
+    except msgspec.MsgspecError:
+        text = body[:200].decode("utf-8", "replace")
+        return PlaitError("PLAIT-API-013", f"the server answered {status}", why=text)
+
+
+def _distrusted(url: str, error: Exception) -> PlaitError:
+    return PlaitError(
+        "PLAIT-AUTH-005",
+        f"the server at {url} is not one of the expected authority",
+        where=url,
+        why=str(error),
+        fix=("plait token create (on the server)", "plait join SERVER --token TOKEN"),
+    )

@@ -1,0 +1,475 @@
+"""The routes of the API as one table, and what each does."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+from aiohttp import web
+
+from plait.client.base import BatchOp
+from plait.model.errors import PlaitError
+from plait.model.objects import KINDS, Object, object_key
+from plait.server import http, syntax
+from plait.server.authorize import Actor, Verb, refuse
+from plait.server.clock import rfc3339
+from plait.server.hub import Watcher
+from plait.server.service import Service
+from plait.server.writes import Step, step_of
+from plait.wire import api as wire
+from plait.wire.watch import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from plait.server.app import Api
+
+Access = Literal["public", "join", "node", "any", "admin"]
+SNAPSHOT_PIECE: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: who asks what of whom."""
+
+    api: Api
+    service: Service
+    request: web.Request
+    actor: Actor
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """A row of the table. `reserved` routes are answered when the server is overloaded."""
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access
+    summary: str
+    body: Any = None
+    """Type of the request's body; "object" for the object of the path's kind."""
+    result: Any = None
+    """Type of the answer; "object" and "list" for those of the path's kind."""
+    query: tuple[str, ...] = ()
+    reserved: bool = False
+    writes: bool = False
+
+
+_DECODERS: Final[dict[type[Object], msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in KINDS.values()
+}
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of a batch."""
+
+    ops: tuple[BatchOp, ...]
+
+
+_batch = msgspec.json.Decoder(Batch)
+_enrol = msgspec.json.Decoder(wire.EnrolRequest)
+_renew = msgspec.json.Decoder(wire.RenewRequest)
+_token = msgspec.json.Decoder(wire.TokenRequest)
+
+
+# Health and description
+
+
+async def healthz(call: Call) -> web.Response:
+    """The process answers."""
+    del call
+    return web.Response(text="ok\n", headers=http.HEADERS)
+
+
+async def readyz(call: Call) -> web.Response:
+    """The server follows its store."""
+    if not call.service.mirror.alive:
+        raise PlaitError("PLAIT-API-012", "the server does not follow its store")
+    return web.Response(text="ok\n", headers=http.HEADERS)
+
+
+async def cacerts(call: Call) -> web.Response:
+    """Certificate of the authority; a joiner checks its hash against the token."""
+    return web.Response(
+        text=call.service.authority.pem,
+        content_type="application/x-pem-file",
+        headers=http.HEADERS,
+    )
+
+
+async def metrics(call: Call) -> web.Response:
+    """Counters in Prometheus' text format."""
+    return web.Response(
+        body=call.service.metrics.render(call.service, call.api.pending),
+        headers={**http.HEADERS, "Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+    )
+
+
+async def version(call: Call) -> web.Response:
+    """Version of the server and revision of its store."""
+    return http.answer(
+        wire.VersionInfo(version=call.service.version, revision=call.service.mirror.state.revision)
+    )
+
+
+async def openapi(call: Call) -> web.Response:
+    """This description."""
+    return http.answer(call.api.description)
+
+
+# Objects
+
+
+def _address(call: Call) -> tuple[str, str]:
+    return call.request.match_info["name"], call.request.match_info.get("namespace", "")
+
+
+async def list_objects(call: Call) -> web.Response:
+    """Objects of a kind, in order of their keys, a page at a time."""
+    kind = http.kind_of(call.request)
+    query = http.Query(call.request, "limit", "continue")
+    most = call.service.config.max_page
+    limit = min(query.number("limit") or most, most)
+    entries, more = call.service.mirror.state.page(
+        kind,
+        namespace=call.request.match_info.get("namespace", ""),
+        after=_after(query.text("continue"), kind),
+        limit=limit,
+    )
+    meta: dict[str, Any] = {"revision": call.service.mirror.state.revision}
+    if more:
+        meta["continue"] = base64.urlsafe_b64encode(entries[-1].key.encode()).decode()
+    return http.answer(
+        b'{"apiVersion":"plait/v1","kind":"%bList","metadata":%b,"items":[%b]}'
+        % (
+            kind.__name__.encode(),
+            msgspec.json.encode(meta),
+            b",".join(entry.body for entry in entries),
+        )
+    )
+
+
+def _after(token: str, kind: type[Object]) -> str:
+    if not token:
+        return ""
+    try:
+        key = base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        key = ""
+    if not key.startswith(f"/{kind.plural}/") or len(key) > 512:
+        raise PlaitError(
+            "PLAIT-API-002", "the list cannot be continued from there", where="continue"
+        )
+    return key
+
+
+async def get_object(call: Call) -> web.Response:
+    """One object."""
+    kind = http.kind_of(call.request)
+    http.Query(call.request)
+    name, namespace = _address(call)
+    entry = call.service.mirror.state.entry(kind, name, namespace)
+    if entry is None:
+        raise PlaitError(
+            "PLAIT-API-004",
+            f"there is no {kind.__name__} {syntax.shown(name)}",
+            where=object_key(kind, name, namespace)[1:200],
+            fix=(f"plait get {kind.plural}",),
+        )
+    return http.answer(entry.body)
+
+
+async def create_object(call: Call) -> web.Response:
+    """Store a new object."""
+    return await _put(call, "create")
+
+
+async def update_object(call: Call) -> web.Response:
+    """Write an object; with a revision, only over that one."""
+    return await _put(call, "update")
+
+
+async def _put(call: Call, verb: Verb) -> web.Response:
+    kind = http.kind_of(call.request)
+    query = http.Query(call.request, "dryRun")
+    obj = await http.read(call.request, _DECODERS[kind], call.service.config)
+    named = call.request.match_info.get("name", obj.metadata.name)
+    if named != obj.metadata.name:
+        raise PlaitError(
+            "PLAIT-API-002", "the path and the object have different names", where="metadata.name"
+        )
+    namespace = ""
+    if kind.namespaced:
+        namespace = call.request.match_info.get("namespace", "")
+        namespace = namespace or obj.metadata.namespace or "default"
+        if obj.metadata.namespace not in ("", namespace):
+            raise PlaitError(
+                "PLAIT-API-002",
+                "the path and the object have different namespaces",
+                where="metadata.namespace",
+            )
+        meta = msgspec.structs.replace(obj.metadata, namespace=namespace)
+        obj = msgspec.structs.replace(obj, metadata=meta)
+    revision = 0 if verb == "create" else obj.metadata.revision
+    step = Step(verb, kind, named, namespace, revision, obj)
+    _, (stored,) = await call.service.writer.write(call.actor, [step], dry_run=query.flag("dryRun"))
+    return http.answer(stored, 201 if verb == "create" else 200)
+
+
+async def delete_object(call: Call) -> web.Response:
+    """Remove an object; the answer is the last that was known of it."""
+    kind = http.kind_of(call.request)
+    query = http.Query(call.request, "dryRun", "revision")
+    name, namespace = _address(call)
+    step = Step("delete", kind, name, namespace, query.number("revision"))
+    _, (last,) = await call.service.writer.write(call.actor, [step], dry_run=query.flag("dryRun"))
+    return http.answer(last)
+
+
+async def batch(call: Call) -> web.Response:
+    """Several writes, all or none, in one revision."""
+    query = http.Query(call.request, "dryRun")
+    body = await http.read(call.request, _batch, call.service.config)
+    if not 1 <= len(body.ops) <= call.service.config.max_batch:
+        raise PlaitError(
+            "PLAIT-API-002",
+            f"a batch has 1 to {call.service.config.max_batch} steps, not {len(body.ops)}",
+            where="ops",
+        )
+    revision, objects = await call.service.writer.write(
+        call.actor, [step_of(op) for op in body.ops], dry_run=query.flag("dryRun")
+    )
+    return http.answer(wire.BatchResult(revision=revision, items=tuple(objects)))
+
+
+# Watch
+
+
+async def watch(call: Call) -> web.StreamResponse:
+    """Follow kinds: a snapshot, then every change in revision order (NDJSON)."""
+    query = http.Query(call.request, "kinds", "from", "history")
+    kinds = _kinds(query.text("kinds"))
+    after = query.number("from")
+    service, config = call.service, call.service.config
+    if service.hub.watchers >= config.max_watchers:
+        raise PlaitError("PLAIT-API-009", f"there are {config.max_watchers} watchers already")
+    response = web.StreamResponse(
+        headers={
+            **http.HEADERS,
+            "Content-Type": CONTENT_TYPE,
+            wire.HISTORY_HEADER: service.hub.history,
+        }
+    )
+    response.enable_chunked_encoding()
+    await response.prepare(call.request)
+    transport = call.request.transport
+    if transport is None:
+        return response
+    watcher = Watcher(call.actor, kinds, transport)
+    try:
+        lines = service.hub.join(watcher, service.mirror.state, after, query.text("history"))
+        async with asyncio.timeout(config.snapshot_timeout):
+            for piece in _pieces(lines):
+                await response.write(piece)
+        del lines
+        service.hub.caught_up(watcher)
+        await asyncio.get_running_loop().create_future()
+    except TimeoutError:
+        transport.abort()
+    finally:
+        service.hub.leave(watcher)
+    return response
+
+
+def _kinds(text: str) -> frozenset[type[Object]]:
+    """`Network,Node`; empty means all."""
+    names = text.split(",") if text else list(KINDS)
+    for name in names:
+        if name not in KINDS:
+            raise http.no_such_kind(name, KINDS)
+    return frozenset(KINDS[name] for name in names)
+
+
+def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        piece.append(line)
+        size += len(line)
+        if size >= SNAPSHOT_PIECE:
+            yield b"".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield b"".join(piece)
+
+
+# Trust
+
+
+async def enrol(call: Call) -> web.Response:
+    """A joining node gets its certificate for a token."""
+    service = call.service
+    request = await http.read(call.request, _enrol, service.config)
+    check_version(call.request, service.version)
+    syntax.dns_label(request.name, "name")
+    syntax.uid(request.uid, "uid")
+    if not 32 <= len(request.secret) <= 256:
+        raise PlaitError(
+            "PLAIT-API-002", "a node's secret has 32 to 256 characters", where="secret"
+        )
+    # Signed before the token is used up, so that a bad request costs no token.
+    certificate, expires = service.authority.sign_node(request.csr, request.name, request.uid)
+    await service.trust.admit_node(call.actor, request)
+    return http.answer(_enrolled(service, certificate, expires), 201)
+
+
+async def renew(call: Call) -> web.Response:
+    """A node gets its next certificate for its present one."""
+    request = await http.read(call.request, _renew, call.service.config)
+    certificate, expires = call.service.authority.sign_node(
+        request.csr, call.actor.name, call.actor.uid
+    )
+    return http.answer(_enrolled(call.service, certificate, expires))
+
+
+def _enrolled(service: Service, certificate: str, expires: float) -> wire.Enrolled:
+    return wire.Enrolled(
+        certificate=certificate, authority=service.authority.pem, expires_at=rfc3339(expires)
+    )
+
+
+async def list_tokens(call: Call) -> web.Response:
+    """All tokens, without their secrets."""
+    return http.answer(wire.TokenList(items=call.service.trust.tokens()))
+
+
+async def create_token(call: Call) -> web.Response:
+    """A new token; its secret is shown this once."""
+    request = await http.read(call.request, _token, call.service.config)
+    return http.answer(await call.service.trust.create_token(request), 201)
+
+
+async def revoke_token(call: Call) -> web.Response:
+    """End a token."""
+    await call.service.trust.revoke_token(call.request.match_info["id"])
+    return http.answer(b"{}")
+
+
+async def forget_node(call: Call) -> web.Response:
+    """Take a lost node out, with its endpoints, blocks and loans."""
+    query = http.Query(call.request, "force", "dryRun")
+    name = call.request.match_info["name"]
+    return http.answer(
+        await call.service.forgetter.forget(
+            call.actor,
+            name,
+            heard=call.service.heard(name),
+            force=query.flag("force"),
+            dry_run=query.flag("dryRun"),
+        )
+    )
+
+
+def check_access(route: Route, actor: Actor) -> None:
+    """Whether the actor may use the route at all."""
+    allowed = {
+        "join": actor.role in ("join", "admin"),
+        "node": actor.role == "node",
+        "any": actor.role in ("node", "admin"),
+        "admin": actor.role == "admin",
+    }
+    if not allowed[route.access]:
+        raise refuse(actor, f"{route.method} {route.path}")
+
+
+def check_version(request: web.Request, own: str) -> None:
+    """Refuse a node of another version (PLAIT-AGENT-002).
+
+    Versions with the same first two numbers work together; a client that names none is no
+    node's agent.
+    """
+    theirs = request.headers.get(wire.VERSION_HEADER, own)
+    if theirs.split(".")[:2] != own.split(".")[:2]:
+        raise PlaitError(
+            "PLAIT-AGENT-002",
+            f"the node runs Plait {ascii(theirs[:40])[1:-1]}, the server {own}",
+            fix=(f"pip install 'plait=={own}'",),
+        )
+
+
+_NAMED: Final = "/v1/{plural}/{name}"
+_SCOPED: Final = "/v1/namespaces/{namespace}/{plural}"
+_SCOPED_NAMED: Final = "/v1/namespaces/{namespace}/{plural}/{name}"
+_PAGES: Final = ("limit", "continue")
+_DRY: Final = ("dryRun",)
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/healthz", healthz, "public", "Liveness", reserved=True),
+    Route("GET", "/readyz", readyz, "public", "Readiness", reserved=True),
+    Route("GET", "/cacerts", cacerts, "public", "Certificate authority", reserved=True),
+    Route("GET", "/metrics", metrics, "any", "Metrics", reserved=True),
+    Route("GET", "/v1/version", version, "any", "Version", result=wire.VersionInfo),
+    Route("GET", "/v1/openapi.json", openapi, "any", "OpenAPI description"),
+    Route(
+        "GET", "/v1/watch", watch, "any", "Follow changes",
+        query=("kinds", "from", "history"), reserved=True,
+    ),
+    Route(
+        "POST", "/v1/batch", batch, "any", "Atomic batch",
+        body=Batch, result=wire.BatchResult, query=_DRY, writes=True,
+    ),
+    Route(
+        "POST", "/v1/enrol", enrol, "join", "Enrol a node",
+        body=wire.EnrolRequest, result=wire.Enrolled, writes=True,
+    ),
+    Route(
+        "POST", "/v1/renew", renew, "node", "Renew a node's certificate",
+        body=wire.RenewRequest, result=wire.Enrolled, writes=True,
+    ),
+    Route("GET", "/v1/tokens", list_tokens, "admin", "List tokens", result=wire.TokenList),
+    Route(
+        "POST", "/v1/tokens", create_token, "admin", "Create a token",
+        body=wire.TokenRequest, result=wire.TokenCreated, writes=True,
+    ),
+    Route("DELETE", "/v1/tokens/{id}", revoke_token, "admin", "Revoke a token", writes=True),
+    Route(
+        "POST", "/v1/nodes/{name}/forget", forget_node, "any", "Forget a node",
+        result=wire.Forgotten, query=("force", "dryRun"), writes=True,
+    ),
+    Route("GET", _SCOPED, list_objects, "any", "List", result="list", query=_PAGES),
+    Route(
+        "POST", _SCOPED, create_object, "any", "Create",
+        body="object", result="object", query=_DRY, writes=True,
+    ),
+    Route("GET", _SCOPED_NAMED, get_object, "any", "Read", result="object"),
+    Route(
+        "PUT", _SCOPED_NAMED, update_object, "any", "Write",
+        body="object", result="object", query=_DRY, writes=True,
+    ),
+    Route(
+        "DELETE", _SCOPED_NAMED, delete_object, "any", "Delete",
+        result="object", query=("dryRun", "revision"), writes=True,
+    ),
+    Route("GET", "/v1/{plural}", list_objects, "any", "List", result="list", query=_PAGES),
+    Route(
+        "POST", "/v1/{plural}", create_object, "any", "Create",
+        body="object", result="object", query=_DRY, writes=True,
+    ),
+    Route("GET", _NAMED, get_object, "any", "Read", result="object"),
+    Route(
+        "PUT", _NAMED, update_object, "any", "Write",
+        body="object", result="object", query=_DRY, writes=True,
+    ),
+    Route(
+        "DELETE", _NAMED, delete_object, "any", "Delete",
+        result="object", query=("dryRun", "revision"), writes=True,
+    ),
+)  # fmt: skip
+"""Every route, the more specific ones first. OpenAPI, access checks and tests read this table."""
