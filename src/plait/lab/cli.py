@@ -365,31 +365,26 @@ def fault() -> None:
 
 
 def _fault(verb: str, text: str, arguments: int) -> None:
-    from plait.lab import bringup
+    example = " ".join(("plait lab fault", verb, "h1", "h2")[: 2 + arguments])
 
-    @fault.command(
-        verb,
-        cls=Command,
-        help=text,
-        examples=[f"plait lab fault {verb}{' h1'[:3] * bool(arguments)}{' h2' * (arguments == 2)}"],
-    )
+    @fault.command(verb, cls=Command, help=text, examples=[example])
     @name_option
-    @click.argument("names", nargs=arguments or -1)
+    @click.argument("hosts", nargs=-1, metavar=" ".join(("HOST",) * arguments))
     @dry_run_option
-    def act(name: str, names: tuple[str, ...], dry_run: bool) -> None:
+    def act(name: str, hosts: tuple[str, ...], dry_run: bool) -> None:
         from plait.cli import output
-        from plait.lab import state
+        from plait.lab import bringup, state
 
-        words = (names,) if isinstance(names, str) else names
-        if len(words) != arguments:
+        if len(hosts) != arguments:
             raise click.UsageError(f"`{verb}` takes {arguments} host names")
         opened = _open(name)
+        said = " ".join((verb, *hosts))
         if dry_run:
-            output.say(f"would {verb} {' '.join(words)}".rstrip())
+            output.say(f"would {said}")
             return
         with state.locked(opened.directory):
-            bringup.FAULTS[verb](opened, *words)
-        output.good(f"{verb} {' '.join(words)}".rstrip())
+            bringup.FAULTS[verb](opened, *hosts)
+        output.good(said)
 
 
 for _verb, _text, _arguments in (
@@ -403,5 +398,6 @@ for _verb, _text, _arguments in (
     ("start-server", "Start the server again.", 0),
     ("kill-docker", "Kill -9 a host's dockerd.", 1),
     ("start-docker", "Start a host's dockerd again.", 1),
+    ("restart-docker", "Stop a host's dockerd in good order and start it again.", 1),
 ):
     _fault(_verb, _text, _arguments)

@@ -7,11 +7,13 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from plait.lab import hosts, topology
 from plait.lab.lab import Lab
@@ -47,18 +49,21 @@ def in_parallel(tasks: Sequence[Callable[[], None]]) -> None:
 
 def start_upstream(lab: Lab) -> None:
     """The DNS server on the router."""
-    read, write = os.pipe()
     addresses = [f"100.64.{site}.1" for site in lab.plan.bridges]
-    hosts.popen(
-        lab.host(topology.ROUTER),
-        [sys.executable, "-m", "plait.lab.upstream", str(write), *addresses],
-        pass_fds=(write,),
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(write)
+    read, write = os.pipe()
+    try:
+        child = hosts.popen(
+            lab.host(topology.ROUTER),
+            [sys.executable, "-m", "plait.lab.upstream", str(write), *addresses],
+            pass_fds=(write,),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    finally:
+        os.close(write)
+    hosts.leave_running(child)
     with os.fdopen(read) as pipe:
         if not pipe.readline():
             raise PlaitError("PLAIT-LAB-005", "the lab's upstream resolver did not start")
@@ -98,6 +103,42 @@ def resume_plait(lab: Lab, host: str) -> None:
     _plait(lab, host, "up")
 
 
+def has_plait(lab: Lab, host: str) -> bool:
+    """Plait was brought up on this host's disk at some time."""
+    return (lab.directory / host / "var-lib-plait" / "agent.json").exists()
+
+
+def steer(lab: Lab, host: str, verb: str, program: str = "") -> Any:
+    """An order to the host's supervisor (`plait.cli.supervisor`), and its answer.
+
+    Raises PLAIT-LAB-005 when there is no supervisor or it refuses.
+    """
+    path = f"/proc/{lab.host(host).pid}/root/run/plait/supervisor.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(30)
+        try:
+            sock.connect(path)
+            sock.sendall(json.dumps({"verb": verb, "name": program}).encode() + b"\n")
+            with sock.makefile("rb") as reader:
+                answer = json.loads(reader.readline())
+        except (OSError, ValueError) as error:
+            answer = {"error": str(error)}
+    if "error" in answer:
+        raise PlaitError(
+            "PLAIT-LAB-005",
+            f"the supervisor of {host} does not {verb} {program}".rstrip(),
+            why=answer["error"],
+            fix=(f"plait lab exec --name {lab.name} {host} -- plait up",),
+        )
+    return answer
+
+
+def program_pid(lab: Lab, host: str, program: str) -> int:
+    """Pid, inside the host, of its `server` or `agent`; 0 when it does not run."""
+    programs = steer(lab, host, "status")["programs"]
+    return next((int(p["pid"]) for p in programs if p["name"] == program), 0)
+
+
 # Docker
 
 
@@ -120,7 +161,7 @@ def start_docker(lab: Lab, host: str) -> None:
     if lab.state.live_restore:
         argv.append("--live-restore")
     with (lab.directory / f"{host}-dockerd.log").open("a") as log:
-        hosts.popen(
+        child = hosts.popen(
             running,
             argv,
             start_new_session=True,
@@ -128,6 +169,7 @@ def start_docker(lab: Lab, host: str) -> None:
             stdout=log,
             stderr=log,
         )
+    hosts.leave_running(child)
     wait_for(f"dockerd on {host}", lambda: _docker_answers(lab, host))
     if IMAGE not in lab.run(host, ["docker", "images", "--format", "{{.Repository}}"]).stdout:
         _make_image(lab, host)

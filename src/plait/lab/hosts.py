@@ -37,6 +37,10 @@ PRIVATE = (
 FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
+_left_running: list[subprocess.Popen[str]] = []
+"""Children that outlive the call that started them, kept so that they are reaped in the end."""
+
+
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """A host that was booted."""
 
@@ -107,6 +111,7 @@ def remove_cgroups(groups: Sequence[str], patience: float = 5.0) -> list[str]:
     nsenter may outlive the host by a moment: what is left in these groups is ours, and is killed.
     """
     deadline = time.monotonic() + patience
+    reap()
     while left := _remove_cgroups_once(groups):
         if time.monotonic() > deadline:
             return left
@@ -199,6 +204,7 @@ def boot(name: str, binds: Mapping[str, str], cgroups: Sequence[str]) -> Running
             start_new_session=True,
             cwd="/",
             env={"PATH": PATH, "LANG": "C.UTF-8"},
+            text=True,
             preexec_fn=lambda: enter_cgroups(cgroups),
         )
     finally:
@@ -214,9 +220,28 @@ def boot(name: str, binds: Mapping[str, str], cgroups: Sequence[str]) -> Running
             why=said or "its init died",
             fix=("plait lab down",),
         )
-    children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()
-    pid = int(children[0])
+    leave_running(unshare)
+    pid = only_child(unshare.pid)
     return Running(pid=pid, start=start_time(pid), cgroups=tuple(cgroups))
+
+
+def leave_running(child: subprocess.Popen[str]) -> None:
+    """Let a child live on; `reap` collects it once it has ended."""
+    _left_running.append(child)
+
+
+def reap() -> None:
+    """Collect the children that have ended: a long-lived caller would keep them as zombies."""
+    _left_running[:] = [child for child in _left_running if child.poll() is None]
+
+
+def only_child(pid: int) -> int:
+    """The process that unshare(1) or nsenter(1) forked to enter a pid namespace; 0 if none."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return 0
+    return int(children[0]) if children else 0
 
 
 def power_off(host: Running) -> None:
@@ -235,7 +260,6 @@ def power_off(host: Running) -> None:
 
 
 def _wait_dead(pidfd: int) -> None:
-
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     poller.poll(10_000)

@@ -58,6 +58,16 @@ class Lab:
             )
         return running
 
+    def refuse_existing(self) -> None:
+        """PLAIT-LAB-003 when a lab of this name exists, running or crashed."""
+        if (self.directory / "state.json").exists():
+            raise PlaitError(
+                "PLAIT-LAB-003",
+                f'the lab "{self.name}" exists',
+                where=str(self.directory),
+                fix=(f"plait lab down --name {self.name}",),
+            )
+
     def create(
         self,
         count: int,
@@ -69,13 +79,7 @@ class Lab:
         encap: str = "auto",
     ) -> None:
         """Make the router, the hosts and the cables; PLAIT-LAB-003 when the lab exists."""
-        if (self.directory / "state.json").exists():
-            raise PlaitError(
-                "PLAIT-LAB-003",
-                f'the lab "{self.name}" exists',
-                where=str(self.directory),
-                fix=(f"plait lab down --name {self.name}",),
-            )
+        self.refuse_existing()
         self._state = state.State(
             plan=topology.plan(self.name, count, sites, mtu),
             docker=docker,
@@ -83,12 +87,7 @@ class Lab:
             encap=encap,
         )
         self.save()
-        self._boot(topology.ROUTER)
-        router = self.host(topology.ROUTER)
-        hosts.ip_batch(router, topology.router_commands(self.plan))
-        for key, value in ROUTER_SYSCTLS:
-            self.run(topology.ROUTER, ["sh", "-c", f"echo {value} > /proc/sys/{key}"])
-        self._write_faults()
+        self.power_on_router()
         for name in self.plan.hosts:
             self.power_on(name)
 
@@ -106,10 +105,26 @@ class Lab:
         planned = self.plan.hosts.get(name)
         return planned.interface.gateway4 if planned else "127.0.0.1"
 
+    def power_on_router(self) -> None:
+        """Boot the router, off first if it runs, and plug in the hosts that run."""
+        self._power_off(topology.ROUTER)
+        self._boot(topology.ROUTER)
+        hosts.ip_batch(self.host(topology.ROUTER), topology.router_commands(self.plan))
+        settings = "".join(f"echo {value} > /proc/sys/{key}; " for key, value in ROUTER_SYSCTLS)
+        self.run(topology.ROUTER, ["sh", "-ec", settings])
+        self._write_faults()
+        for name, running in self.state.hosts.items():
+            if name in self.plan.hosts and hosts.alive(running):
+                self._plug_in(name)
+
     def power_on(self, name: str) -> None:
         """Boot a planned host and plug it in."""
-        planned = self.plan.hosts[name]
         self._boot(name)
+        self._plug_in(name)
+
+    def _plug_in(self, name: str) -> None:
+        """The cable between a running host and the router, and the host's addresses."""
+        planned = self.plan.hosts[name]
         running = self.state.hosts[name]
         hosts.ip_batch(
             self.host(topology.ROUTER), topology.link_commands(self.plan, planned, running.pid)
@@ -117,16 +132,26 @@ class Lab:
         hosts.ip_batch(running, topology.host_commands(planned))
 
     def power_off(self, name: str) -> None:
-        """Kill a host at once; its disk stays."""
+        """Kill a host at once; its disk stays. No error if it is off."""
         if name not in self.state.hosts:
             self.host(name)  # raises the error that names the hosts
-        running = self.state.hosts[name]
-        hosts.power_off(running)
-        hosts.remove_cgroups(running.cgroups)
+        self._power_off(name)
+        router = self.state.hosts[topology.ROUTER]
+        if name in self.plan.hosts and hosts.alive(router):
+            # The kernel takes a dead namespace's links down some time later; the port of the
+            # cable must be free for the next boot.
+            port = self.plan.hosts[name].interface.port
+            hosts.run(router, ["ip", "link", "delete", port], check=False)
         self.state.workloads = {
             key: load for key, load in self.state.workloads.items() if load.host != name
         }
         self.save()
+
+    def _power_off(self, name: str) -> None:
+        running = self.state.hosts.get(name)
+        if running is not None:
+            hosts.power_off(running)
+            hosts.remove_cgroups(running.cgroups)
 
     def _write_faults(self) -> None:
         text = faults.ruleset(self.plan, self.state.cuts)

@@ -66,11 +66,12 @@ def title(load: WorkloadState) -> str:
     return f"{load.namespace}/{load.name}"
 
 
-def targets(load: WorkloadState, way: Way) -> tuple[str, ...]:
-    """What to aim at: every address, or the full name."""
-    if way == "ip":
-        return load.addresses
-    return (f"{load.name}.{load.namespace}.plait.local",)
+def targets(load: WorkloadState, way: Way) -> list[tuple[str, Literal[4, 6]]]:
+    """What to aim at, and its family: every address, or the full name once a family."""
+    name = f"{load.name}.{load.namespace}.plait.local"
+    return [
+        (address if way == "ip" else name, 6 if ":" in address else 4) for address in load.addresses
+    ]
 
 
 def measure(
@@ -86,18 +87,20 @@ def measure(
 
     def one(source: WorkloadState) -> list[Row]:
         aims = [
-            (target, ip, port)
+            (target, ip, family, port)
             for target in destinations
             if target is not source
-            for ip in targets(target, way)
+            for ip, family in targets(target, way)
             for port in ports
         ]
         orders = [
-            Order(ip=ip, port=port.port, proto=port.proto, timeout=timeout) for _, ip, port in aims
+            Order(ip=ip, family=family, port=port.port, proto=port.proto, timeout=timeout)
+            for _, ip, family, port in aims
         ]
+        results = probe(lab, source, orders)
         return [
             row(source, target, ip, port, result)
-            for (target, ip, port), result in zip(aims, probe(lab, source, orders), strict=True)
+            for (target, ip, _, port), result in zip(aims, results, strict=True)
         ]
 
     with ThreadPoolExecutor(max_workers=8) as pool:

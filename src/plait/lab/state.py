@@ -87,7 +87,19 @@ def save(where: Path, state: State) -> None:
 @contextmanager
 def locked(where: Path) -> Iterator[None]:
     """One change of a lab at a time, across processes."""
-    where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (where.parent / f".{where.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    path = where.parent / f".{where.name}.lock"
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # A `down` removes the file: who waited for it must not hold a lock that nobody sees.
+            if _same_file(file.fileno(), path):
+                yield
+                return
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False

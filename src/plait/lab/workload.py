@@ -5,9 +5,10 @@ ports (all addresses, so that it needs none yet), answers everybody with its own
 orders to probe others over a unix socket. One JSON line in, one JSON line out:
 
     {"probes": [{"ip": "10.0.0.7", "port": 80, "proto": "tcp", "timeout": 1.0}, …]}
-    {"results": [{"result": "connected", "peer": "web", "detail": ""}, …]}
+    {"results": [{"result": "connected", "peer": "web", "detail": "10.0.0.7"}, …]}
 
-An `ip` that is a name is looked up first, with the host's resolv.conf, from inside.
+An `ip` that is a name is looked up first, with the host's resolv.conf, from inside; `family` (4
+or 6) says which kind of address it is to give.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from plait.wire import sctp
@@ -37,6 +39,9 @@ REFUSED = (
     errno.ENOPROTOOPT,
 )
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
+LOOKUP = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+LOOKUPS = 64
+"""Names looked up at once: the C library's resolver blocks a thread each."""
 
 
 class Udp(asyncio.DatagramProtocol):
@@ -104,12 +109,14 @@ async def listen(name: str, ports: list[str]) -> None:
         loop.add_reader(raw, answer_sctp, raw, frozenset(sctp_ports))
 
 
-async def resolve(name: str) -> str:
-    """An address of a name, or the name itself if it is an address."""
+async def resolve(name: str, family: int = 0) -> str:
+    """An address of a name (family 4, 6 or 0 for any), or the name itself if it is an address."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            name, None, family=LOOKUP[family], type=socket.SOCK_STREAM
+        )
         return str(found[0][4][0])
 
 
@@ -158,7 +165,7 @@ async def probe(order: dict[str, Any]) -> dict[str, str]:
     """One probe; never raises for what the network does."""
     try:
         async with asyncio.timeout(order.get("timeout", 1.0)):
-            ip = await resolve(order["ip"])
+            ip = await resolve(order["ip"], order.get("family", 0))
             peer = await PROBES[order["proto"]](ip, order["port"])
     except TimeoutError:
         return {"result": "timed out", "peer": "", "detail": ""}
@@ -186,6 +193,7 @@ async def serve(control: str) -> None:
 async def run(name: str, control: str, ports: list[str], ready: int) -> None:
     """Everything, then say so on the descriptor `ready`, then until SIGTERM."""
     stop = asyncio.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await listen(name, ports)
     await serve(control)

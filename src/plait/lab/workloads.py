@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -20,6 +22,7 @@ from plait.model.errors import PlaitError
 
 CONTROL = "/run/plait-lab"
 """Directory of the control sockets, inside a host."""
+WORKLOAD = (sys.executable, "-m", "plait.lab.workload")
 PLAIT = (sys.executable, "-m", "plait")
 """The command line, as a lab host calls it."""
 
@@ -31,6 +34,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Address or name."""
     port: int
     proto: str
+    family: Literal[0, 4, 6] = 0
+    """Of the address that a name is to give; 0 for any."""
     timeout: float = 1.0
     """Seconds."""
 
@@ -51,11 +56,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def find(lab: Lab, name: str) -> WorkloadState:
-    """A workload by `name` or `host/name`; PLAIT-LAB-004 when there is none or two."""
-    loads = lab.state.workloads.values()
-    found = [load for load in loads if name in (load.name, f"{load.host}/{load.name}")]
+    """A workload by `name`, `host/name`, `namespace/name` or `host/namespace/name`.
+
+    Raises PLAIT-LAB-004 when there is none or more than one.
+    """
+    loads = lab.state.workloads
+    found = [load for key, load in loads.items() if name in _names(key, load)]
     if len(found) != 1:
-        known = ", ".join(sorted(f"{load.host}/{load.name}" for load in loads)) or "none"
+        known = ", ".join(sorted(loads)) or "none"
         word = "there is no" if not found else "more than one"
         raise PlaitError(
             "PLAIT-LAB-004",
@@ -67,34 +75,47 @@ def find(lab: Lab, name: str) -> WorkloadState:
     return found[0]
 
 
-def start(lab: Lab, host: str, name: str, listen: Sequence[str]) -> WorkloadState:
-    """Start a workload that is attached to nothing yet.
+def _names(key: str, load: WorkloadState) -> tuple[str, ...]:
+    return (load.name, f"{load.host}/{load.name}", f"{load.namespace}/{load.name}", key)
+
+
+def _control(load: WorkloadState) -> str:
+    """Path of the control socket inside the host."""
+    return f"{CONTROL}/{load.namespace}.{load.name}.sock"
+
+
+def start(
+    lab: Lab, host: str, name: str, listen: Sequence[str], namespace: str = "default"
+) -> WorkloadState:
+    """Start a workload that is attached to nothing yet, and that the lab does not remember.
 
     Raises PlaitError PLAIT-LAB-005 when it does not come up.
     """
     running = lab.host(host)
+    load = WorkloadState(
+        name=name,
+        namespace=namespace,
+        host=host,
+        pid=0,
+        start=0,
+        inner_pid=0,
+        listen=tuple(listen),
+    )
     hosts.run(running, ["mkdir", "-p", CONTROL])
-    log = (lab.directory / f"{host}-{name}.log").open("w")
+    log = (lab.directory / f"{host}-{namespace}-{name}.log").open("w")
     read, write = os.pipe()
-    with log:
-        argv = [
-            sys.executable,
-            "-m",
-            "plait.lab.workload",
-            name,
-            f"{CONTROL}/{name}.sock",
-            str(write),
-            *listen,
-        ]
+    try:
         child = hosts.popen(
             running,
-            argv,
+            [*WORKLOAD, name, _control(load), str(write), *listen],
             pass_fds=(write,),
             start_new_session=True,
-            stdin=-3,
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
+    finally:
+        log.close()
         os.close(write)
     with os.fdopen(read) as pipe:
         said = pipe.readline().strip()
@@ -106,21 +127,11 @@ def start(lab: Lab, host: str, name: str, listen: Sequence[str]) -> WorkloadStat
             f"workload {name} on {host} did not start",
             why=words[-1] if words else "it said nothing",
         )
-    outer = _outer_pid(running, child.pid)
-    return WorkloadState(
-        name=name,
-        host=host,
-        pid=outer,
-        start=hosts.start_time(outer),
-        inner_pid=int(said),
-        listen=tuple(listen),
+    hosts.leave_running(child)
+    outer = hosts.only_child(child.pid)
+    return msgspec.structs.replace(
+        load, pid=outer, start=hosts.start_time(outer), inner_pid=int(said)
     )
-
-
-def _outer_pid(host: hosts.Running, nsenter: int) -> int:
-    """The workload as seen from outside: nsenter forks once, to enter the pid namespace."""
-    children = Path(f"/proc/{nsenter}/task/{nsenter}/children").read_text().split()
-    return int(children[0]) if children else host.pid
 
 
 def run(
@@ -140,9 +151,9 @@ def run(
         raise PlaitError(
             "PLAIT-LAB-003",
             f"workload {name} runs on {host} already",
-            fix=(f"plait lab rm {host} {name}",),
+            fix=(f"plait lab rm --name {lab.name} {host} {name}",),
         )
-    load = start(lab, host, name, listen)
+    load = start(lab, host, name, listen, namespace)
     try:
         argv = [
             *PLAIT,
@@ -175,7 +186,6 @@ def run(
         load,
         endpoint=endpoint["id"],
         addresses=tuple(endpoint["addresses"]),
-        namespace=namespace,
         network=network,
     )
     lab.state.workloads[key] = load
@@ -205,7 +215,7 @@ def probe(lab: Lab, load: WorkloadState, orders: Sequence[Order]) -> tuple[Resul
     if not orders:
         return ()
     # The socket lives in the host's /run; its root is reached through PID 1.
-    path = f"/proc/{lab.host(load.host).pid}/root{CONTROL}/{load.name}.sock"
+    path = f"/proc/{lab.host(load.host).pid}/root{_control(load)}"
     deadline = time.monotonic() + max(order.timeout for order in orders) + 10
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(deadline - time.monotonic())

@@ -1,0 +1,139 @@
+"""A lab from nothing to ready in one call, and the faults by the names that the CLI gives them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from plait.lab import daemons, state, topology
+from plait.lab.lab import Lab
+from plait.model.errors import PlaitError
+
+Say = Callable[[str], None]
+"""Takes one line of progress."""
+
+
+def _quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def describe(plan: topology.Plan) -> list[str]:
+    """What a plan would make, one line a site and a host."""
+    lines = [f'would make the lab "{plan.name}": {plan.sites} sites, MTU {plan.mtu}']
+    for host in plan.hosts.values():
+        site = "beyond the sites" if host.name == topology.OUTSIDE else f"site {host.site}"
+        lines.append(f"  {host.name}: {site}, {host.interface.address4}, {host.interface.address6}")
+    return lines
+
+
+def up(
+    name: str,
+    count: int,
+    *,
+    sites: int = 1,
+    mtu: int = 1500,
+    docker: bool = False,
+    live_restore: bool = False,
+    encap: str = "auto",
+    bare: bool = False,
+    say: Say = _quiet,
+) -> Lab:
+    """Make a lab and bring Plait (unless `bare`) and the dockerds (if `docker`) up in it.
+
+    What fails or is interrupted on the way is taken down again before the error goes on. Raises
+    PLAIT-LAB-003 when the lab exists (it is left alone), PLAIT-LAB-005 for what does not come
+    up, and ValueError for numbers out of range.
+    """
+    lab = Lab(name)
+    with state.locked(lab.directory):
+        lab.refuse_existing()
+        try:
+            lab.create(
+                count, sites=sites, mtu=mtu, docker=docker, live_restore=live_restore, encap=encap
+            )
+            say(f"{count} hosts on {sites} {'site' if sites == 1 else 'sites'}")
+            daemons.start_upstream(lab)
+            if not bare:
+                daemons.start_plait(lab)
+                say(f"server on {daemons.FIRST}, an agent on every host")
+            if docker:
+                daemons.start_dockers(lab)
+                say("dockerd on every host")
+        except BaseException:
+            lab.destroy()
+            raise
+    return lab
+
+
+def restart(lab: Lab, host: str) -> None:
+    """Power a host on, off first if it runs, and bring up again what ran on it."""
+    if host == topology.ROUTER:
+        lab.power_on_router()
+        daemons.start_upstream(lab)
+        return
+    lab.power_off(host)
+    lab.power_on(host)
+    if daemons.has_plait(lab, host):
+        daemons.resume_plait(lab, host)
+    if lab.state.docker and host != topology.OUTSIDE:
+        daemons.start_docker(lab, host)
+
+
+def _kill_program(lab: Lab, host: str, program: str) -> None:
+    pid = daemons.program_pid(lab, host, program)
+    if not pid:
+        raise PlaitError(
+            "PLAIT-LAB-005",
+            f"no {program} runs on {host}",
+            where=f"lab {lab.name}",
+            fix=(f"plait lab exec --name {lab.name} {host} -- plait up",),
+        )
+    lab.run(host, ["kill", "-KILL", str(pid)])
+
+
+def kill_agent(lab: Lab, host: str) -> None:
+    """SIGKILL to the agent; the host's supervisor starts it again."""
+    _kill_program(lab, host, "agent")
+
+
+def kill_server(lab: Lab) -> None:
+    """SIGKILL to the server; the host's supervisor starts it again."""
+    _kill_program(lab, daemons.FIRST, "server")
+
+
+def stop_server(lab: Lab) -> None:
+    """Stop the server, and keep it down."""
+    daemons.steer(lab, daemons.FIRST, "stop", "server")
+
+
+def start_server(lab: Lab) -> None:
+    """Start the server; it answers when this returns."""
+    daemons.resume_plait(lab, daemons.FIRST)
+
+
+def kill_docker(lab: Lab, host: str) -> None:
+    """SIGKILL to dockerd."""
+    daemons.stop_docker(lab, host, signal.SIGKILL)
+
+
+def restart_docker(lab: Lab, host: str) -> None:
+    """Stop dockerd in good order and start it again."""
+    daemons.stop_docker(lab, host)
+    daemons.start_docker(lab, host)
+
+
+FAULTS: Final[dict[str, Callable[..., None]]] = {
+    "cut": Lab.cut,
+    "heal": Lab.heal,
+    "kill": Lab.power_off,
+    "restart": restart,
+    "kill-agent": kill_agent,
+    "kill-server": kill_server,
+    "stop-server": stop_server,
+    "start-server": start_server,
+    "kill-docker": kill_docker,
+    "start-docker": daemons.start_docker,
+    "restart-docker": restart_docker,
+}
+"""What `plait lab fault VERB` does: called with the lab and the names of hosts."""
