@@ -17,7 +17,8 @@ from plait.model.objects import (
     NetworkSpec,
     encode,
 )
-from plait.server import admit, pools
+from plait.server import pools
+from plait.server.admission import base, table
 from plait.server.clock import Clock, rfc3339
 from plait.server.state import State
 from plait.server.syntax import cidr
@@ -39,11 +40,11 @@ async def bootstrap(
     Raises `PlaitError` where the settings are not valid.
     """
     now = rfc3339(clock.now())
-    context = admit.Context(now, lambda: str(uuid.uuid4()))
+    context = base.Context(now, lambda: str(uuid.uuid4()))
     state = State()
     wanted: list[AnyObject] = [
-        Cluster(metadata=Metadata(name=admit.CLUSTER_NAME), spec=spec),
-        Namespace(metadata=Metadata(name=admit.DEFAULT_NAMESPACE)),
+        Cluster(metadata=Metadata(name=base.CLUSTER_NAME), spec=spec),
+        Namespace(metadata=Metadata(name=base.DEFAULT_NAMESPACE)),
     ]
     if default_network and spec.pools:
         chosen = _default_pools(spec)
@@ -51,7 +52,7 @@ async def bootstrap(
         wanted.append(Network(metadata=meta, spec=NetworkSpec(pools=chosen)))
     puts = []
     for obj in wanted:
-        admitted = admit.admit(state, context, None, obj).object
+        admitted = table.admit(state, context, None, obj).object
         state.put(admitted.key, admitted, 0)
         puts.append(Put(admitted.key, encode(admitted)))
     done = await store.txn(

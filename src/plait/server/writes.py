@@ -15,7 +15,8 @@ import msgspec
 from plait.client.base import BatchOp
 from plait.model.errors import PlaitError
 from plait.model.objects import PLURALS, AnyObject, Object, encode
-from plait.server.admit import Context, admit, remove
+from plait.server.admission.base import Context
+from plait.server.admission.table import admit, remove
 from plait.server.authorize import Actor, Verb, authorize
 from plait.server.clock import Clock, rfc3339
 from plait.server.mirror import Mirror

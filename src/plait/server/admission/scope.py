@@ -1,0 +1,75 @@
+"""The cluster and its namespaces. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from plait.model.errors import PlaitError
+from plait.model.objects import AnyObject, Cluster, Namespace, Object
+from plait.server import pools, syntax
+from plait.server.admission.base import (
+    CLUSTER_NAME,
+    DEFAULT_NAMESPACE,
+    Admitted,
+    Context,
+    Removal,
+    closing_key,
+    in_use,
+    users,
+)
+from plait.server.state import Entry, State
+from plait.server.syntax import invalid
+
+
+def admit_cluster(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
+    """There is one cluster, and its pools do not overlap each other."""
+    del state, context, old
+    assert isinstance(new, Cluster)
+    if new.metadata.name != CLUSTER_NAME:
+        raise invalid("metadata.name", f'there is one Cluster, and its name is "{CLUSTER_NAME}"')
+    syntax.items(new.spec.pools, "spec.pools", 64)
+    parsed = [syntax.cidr(pool, f"spec.pools[{i}]") for i, pool in enumerate(new.spec.pools)]
+    for i, pool in enumerate(parsed):
+        pools.check_range(pool, f"spec.pools[{i}]")
+        other = pools.overlap(pool, [pools.Use(net, "pool") for net in parsed[:i]])
+        if other is not None:
+            raise invalid(f"spec.pools[{i}]", f"the pool {pool} overlaps {other.cidr}")
+    syntax.number(new.spec.vxlan_port, "spec.vxlanPort", 1, 65535)
+    syntax.number(new.spec.vni, "spec.vni", 1, (1 << 24) - 1)
+    syntax.dns_name(new.spec.domain, "spec.domain")
+    spec = msgspec.structs.replace(new.spec, pools=tuple(str(pool) for pool in parsed))
+    return Admitted(msgspec.structs.replace(new, spec=spec))
+
+
+def admit_namespace(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
+    """Nothing but its metadata."""
+    del state, context, old
+    return Admitted(new)
+
+
+def remove_cluster(state: State, entry: Entry) -> Removal:
+    """Never."""
+    del state, entry
+    raise PlaitError(
+        "PLAIT-API-011",
+        "the Cluster cannot be deleted",
+        where=f"clusters/{CLUSTER_NAME}",
+        why="it holds the settings of the whole network",
+        fix=("plait down --purge",),
+    )
+
+
+def remove_namespace(state: State, entry: Entry) -> Removal:
+    """Not while endpoints are in it, and never the default one."""
+    name = entry.object.metadata.name
+    if name == DEFAULT_NAMESPACE:
+        raise PlaitError(
+            "PLAIT-API-011",
+            f"the namespace {name} cannot be deleted",
+            where=f"namespaces/{name}",
+            why="what names no namespace is in it",
+        )
+    holders = users(state.in_namespace(name))
+    if holders:
+        raise in_use("namespace", name, holders, f"plait get endpoints --namespace {name}")
+    return Removal(closing=closing_key(Namespace, name))

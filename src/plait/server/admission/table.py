@@ -1,0 +1,95 @@
+"""Admission of every kind. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from plait.model.errors import PlaitError
+from plait.model.objects import (
+    AddressBlock,
+    AnyObject,
+    Cluster,
+    Endpoint,
+    Metadata,
+    Namespace,
+    Network,
+    Node,
+    Object,
+)
+from plait.server import syntax
+from plait.server.admission import block, endpoint, network, node, scope
+from plait.server.admission.base import DEFAULT_NAMESPACE, Admitted, Context, Removal
+from plait.server.state import Entry, State
+from plait.server.syntax import invalid
+
+
+def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
+    """Check an object and fill in what the server owns."""
+    checked = _metadata(context, old, new)
+    return ADMIT[type(new)](state, context, old, checked)
+
+
+def remove(state: State, entry: Entry) -> Removal:
+    """Check that an object may go."""
+    return REMOVE[entry.kind](state, entry)
+
+
+def _metadata(context: Context, old: Object | None, new: AnyObject) -> AnyObject:
+    meta = new.metadata
+    kind = type(new)
+    _name_rule(kind)(meta.name, "metadata.name")
+    namespace = meta.namespace
+    if kind.namespaced:
+        namespace = syntax.dns_label(namespace or DEFAULT_NAMESPACE, "metadata.namespace")
+    elif namespace:
+        raise invalid("metadata.namespace", f"a {new.kind} belongs to no namespace")
+    syntax.label_map(meta.labels, "metadata.labels")
+    syntax.annotation_map(meta.annotations, "metadata.annotations")
+    if meta.uid:
+        syntax.uid(meta.uid, "metadata.uid")
+    if old is not None and meta.uid and meta.uid != old.metadata.uid:
+        raise PlaitError(
+            "PLAIT-API-006",
+            f"the {kind.__name__} {meta.name} is another one than the one meant",
+            where="metadata.uid",
+            why=f"it has the uid {old.metadata.uid}; the one meant was deleted",
+        )
+    own = context.node_uid if kind is Node else ""
+    wanted = Metadata(
+        name=meta.name,
+        namespace=namespace,
+        uid=old.metadata.uid if old else (meta.uid or own or context.new_uid()),
+        labels=meta.labels,
+        annotations=meta.annotations,
+        created_at=old.metadata.created_at if old else context.now,
+    )
+    return msgspec.structs.replace(new, metadata=wanted)
+
+
+def _name_rule(kind: type[Object]) -> Callable[[str, str], str]:
+    if kind is Endpoint:
+        return syntax.endpoint_id
+    return syntax.block_id if kind is AddressBlock else syntax.dns_label
+
+
+Admit = Callable[[State, Context, Object | None, AnyObject], Admitted]
+
+ADMIT: Final[dict[type[Object], Admit]] = {
+    Cluster: scope.admit_cluster,
+    Namespace: scope.admit_namespace,
+    Node: node.admit,
+    Network: network.admit,
+    AddressBlock: block.admit,
+    Endpoint: endpoint.admit,
+}
+REMOVE: Final[dict[type[Object], Callable[[State, Entry], Removal]]] = {
+    Cluster: scope.remove_cluster,
+    Namespace: scope.remove_namespace,
+    Node: node.remove,
+    Network: network.remove,
+    AddressBlock: block.remove,
+    Endpoint: endpoint.remove,
+}
