@@ -15,7 +15,7 @@ FAILPOINTS: Final = (
     "attach.journaled",
     "attach.programmed.links",
     "attach.programmed.routes",
-    "attach.programmed.filter",
+    "attach.programmed.gate",
     "attach.programmed",
     "attach.done",
     "detach.begin",

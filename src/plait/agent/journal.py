@@ -62,8 +62,9 @@ class Journal:
         self._lines = len(records)
         return records
 
-    def append(self, *records: Record) -> None:
-        """Add records, all or none; PLAIT-STORE-001 when the disk is full."""
+    def append(self, *records: Record, after: Callable[[], None] = lambda: None) -> None:
+        """Add records, all or none, then call `after`, which brings the live state up to date
+        with them; PLAIT-STORE-001 when the disk is full."""
         data = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
         size = os.fstat(self._fd).st_size
         try:
@@ -79,6 +80,7 @@ class Journal:
                 fix=(f"df -h {self._path.parent}   # make room, then try again",),
             ) from error
         self._lines += len(records)
+        after()
         if self._lines > 4 * self._keep + SLACK:
             self.compact()
 

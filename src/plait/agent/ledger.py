@@ -59,7 +59,9 @@ class Ledger:
         self.boot = record["id"]
 
     def _endpoint(self, record: Record) -> None:
-        endpoint = msgspec.convert(record["endpoint"], LocalEndpoint)
+        endpoint = record["endpoint"]
+        if not isinstance(endpoint, LocalEndpoint):
+            endpoint = msgspec.convert(endpoint, LocalEndpoint)
         ident = endpoint.request.id
         self.endpoints[ident] = endpoint
         if record["done"]:

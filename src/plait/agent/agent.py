@@ -1,0 +1,408 @@
+"""The agent: its parts put together from the doors that it is given.
+
+`wiring` makes the doors and calls `start` and `stop`. Stopping removes nothing: the data path
+goes on without the agent (P4). `purge` removes every kernel object of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from plait import __version__
+from plait.agent import cache
+from plait.agent import ledger as record
+from plait.agent.api import AgentApi
+from plait.agent.blocks import Blocks
+from plait.agent.desired import Input, Underlay
+from plait.agent.loop import RESYNC, Loop
+from plait.agent.ports import Ports
+from plait.agent.programmers.base import Programmer
+from plait.agent.restore import Previous
+from plait.agent.service import Service
+from plait.agent.state import Identity, State
+from plait.agent.sync import HEARTBEAT, Sync
+from plait.agent.underlay import accepts_ra, decide, prefixes
+from plait.agent.watchers import Watcher
+from plait.client.base import Api, WatchEvent
+from plait.ipam.allocate import COOL_DOWN
+from plait.kernel.hostfacts import HostFacts
+from plait.kernel.sysctl import Sysctl
+from plait.model.errors import PlaitError
+from plait.model.objects import Metadata, Network, NodeSpec, NodeStatus
+
+SAVE_EVERY: Final = 30.0
+"""Seconds between copies of the snapshot to the disk, when it changed."""
+FACTS_EVERY: Final = 15.0
+"""Seconds between looks at the host's interfaces, routes and resolvers."""
+HOLD: Final = 600.0
+"""Seconds after which a held address that nobody attached with is free again."""
+
+log: Final = structlog.get_logger("plait.agent")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of this host's agent. Times are seconds."""
+
+    identity: Identity
+    directory: Path
+    """State of the agent; 0700."""
+    socket: Path | None = None
+    """Where the verbs are served; None: not at all."""
+    server: str = ""
+    """URL of the server, for `plait status`."""
+    address: str = ""
+    """Underlay address, with or without prefix length; empty: found out."""
+    interface: str = ""
+    """Underlay interface; empty: found out."""
+    site: str = ""
+    dns: bool = True
+    """A resolver listens on this host."""
+    version: str = __version__
+    resync: float = RESYNC
+    heartbeat: float = HEARTBEAT
+    cool_down: float = COOL_DOWN
+    hold: float = HOLD
+
+
+class Doors(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything through which the agent acts."""
+
+    api: Api
+    programmers: tuple[Programmer, ...]
+    """In `programmers.ORDER`."""
+    facts: Callable[[], HostFacts]
+    sysctl: Sysctl
+    boot: str
+    """Identity of this boot (kernel.hostfacts.boot_identity)."""
+    watchers: tuple[Watcher, ...] = ()
+    forget_flows: Callable[[Sequence[str]], object] = lambda _addresses: None
+    """Deletes the connection-tracking entries of addresses; called in a thread."""
+    purge: tuple[Callable[[], object], ...] = ()
+    """What removes the rest of ours when nothing is wanted any more (the nft table)."""
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+class Agent:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        config: Config,
+        doors: Doors,
+        *,
+        observe: Callable[[WatchEvent], None] = lambda _event: None,
+        metrics: Callable[[], bytes] | None = None,
+    ) -> None:
+        """`observe` is given every event of the watch (names, policies)."""
+        self._config = config
+        self._doors = doors
+        self._tasks: list[asyncio.Task[None]] = []
+        self._facts: HostFacts | None = None
+        self._prefixes: tuple[str, ...] = ()
+        self._saved = float("-inf")
+        self._saved_revision = -1
+        self._conditions: tuple[str, ...] = ()
+        self.state = State(
+            config.identity,
+            config.directory / "journal",
+            clock=doors.clock,
+            wall=doors.wall,
+            cool_down=config.cool_down,
+        )
+        self.state.dns = config.dns
+        self.previous = Previous(config.directory / "restore.json", doors.sysctl)
+        """Values of sysctls before us: what `plait down --purge` puts back."""
+        self.loop = Loop(
+            doors.programmers,
+            self._compute,
+            clock=doors.clock,
+            resync=config.resync,
+            on_gone=lambda ident: self.service.vanished(ident),
+            before_resync=self._housekeeping,
+        )
+        self.ports = Ports()
+        self.blocks = Blocks(
+            doors.api,
+            self.state.snapshot,
+            self.state.records,
+            self.state.book,
+            node=config.identity.name,
+            changed=self._blocks_changed,
+            clock=doors.clock,
+        )
+        self.sync = Sync(
+            doors.api,
+            self.state.snapshot,
+            lambda: self.service.present(),
+            self.blocks,
+            node=config.identity.name,
+            describe=self._describe,
+            changed=self._inputs_changed,
+            observe=observe,
+            clock=doors.clock,
+            heartbeat=config.heartbeat,
+        )
+        self.service = Service(
+            self.state,
+            self.loop,
+            self.blocks,
+            self.sync,
+            self.ports,
+            fetch_network=self._fetch_network,
+            forget_flows=doors.forget_flows,
+            version=config.version,
+            server=config.server,
+        )
+        """The verbs: implements client.agent.Agent."""
+        self._api = (
+            AgentApi(self.service, config.socket, self._metrics if metrics is None else metrics)
+            if config.socket is not None
+            else None
+        )
+
+    @property
+    def restore(self) -> dict[str, str]:
+        """Sysctl keys and the values they had before Plait."""
+        return dict(self.previous.values)
+
+    def set_docker(self, present: bool) -> None:
+        """A Docker daemon answers on this host, or no longer does."""
+        if self.state.docker != present:
+            self.state.docker = present
+            self._inputs_changed(frozenset(("host",)), frozenset())
+            self.sync.kick()
+
+    async def start(self) -> None:
+        """Begin. With a copy of the snapshot on disk the data path is put right at once, else
+        when the server has answered. Raises PLAIT-HOST-006 when the underlay is unknown."""
+        self._config.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        dead = self.state.open(self._doors.boot)
+        if dead:
+            log.info("endpoints did not survive", endpoints=len(dead))
+        self._look(self._doors.facts())
+        if self.state.underlay is None:
+            self._decide(self._doors.facts())  # Raises, and says why.
+        kept = cache.load(self._config.directory / "snapshot.json")
+        if kept is not None:
+            self.state.snapshot.restore(kept.objects, kept.revision)
+            self._saved_revision = kept.revision
+        self._hold_ports()
+        running = asyncio.get_running_loop()
+        for watcher in self._doors.watchers:
+            running.add_reader(watcher.fileno(), self._noticed, watcher)
+        await self.loop.settle()
+        self._tasks = [
+            asyncio.create_task(self.loop.run(), name="agent: loop"),
+            asyncio.create_task(self.sync.follow(), name="agent: server -> snapshot"),
+            asyncio.create_task(self.sync.write(), name="agent: journal -> server"),
+            asyncio.create_task(self._follow_host(), name="agent: host -> underlay"),
+        ]
+        if self._api is not None:
+            await self._api.start()
+
+    async def stop(self) -> None:
+        """End. The kernel, and so the traffic, stays as it is."""
+        if self._api is not None:
+            await self._api.stop()
+        for watcher in self._doors.watchers:
+            asyncio.get_running_loop().remove_reader(watcher.fileno())
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._tasks = []
+        await self.service.drain()
+        self._save(force=True)
+        self.ports.close()
+        self.state.records.close()
+        for watcher in self._doors.watchers:
+            watcher.close()
+
+    async def purge(self) -> tuple[str, ...]:
+        """Remove every kernel object of ours and put the sysctls back; returns what failed.
+
+        The agent must be stopped afterwards; it will not make anything again.
+        """
+        self.state.purging = True
+        await self.loop.settle()
+        for programmer in self._doors.programmers:
+            reap = getattr(programmer, "reap", None)
+            if reap is not None:
+                await asyncio.to_thread(reap)
+        failed = [f"{failure.op}: {failure.error}" for failure in self.loop.failures]
+        for step in self._doors.purge:
+            try:
+                step()
+            except (OSError, PlaitError) as error:
+                failed.append(str(error))
+        failed += self.previous.restore()
+        return tuple(failed)
+
+    # What the parts ask of each other.
+
+    def _compute(self) -> Any:
+        want = self.state.compute()
+        if want is not None and not self.state.purging:
+            self.previous.remember(want.sysctls)
+        return want
+
+    def _inputs_changed(self, inputs: frozenset[Input], networks: frozenset[str]) -> None:
+        self.state.book.refresh(networks)
+        self.state.mark(inputs)
+        if "blocks" in inputs:
+            self._fence()
+        if self._tasks:
+            self.loop.wake()
+
+    def _blocks_changed(self, network: str) -> None:
+        self._inputs_changed(frozenset(("blocks",)), frozenset((network,)))
+
+    def _fence(self) -> None:
+        fenced = self.blocks.fenced()
+        if fenced != self.state.fenced:
+            for ident in fenced - self.state.fenced:
+                log.error("another node owns the address; no more traffic", endpoint=ident)
+            self.state.fenced = fenced
+            self.state.mark(("host",))
+
+    async def _fetch_network(self, name: str) -> bool:
+        """Ask the server for a network that was made this moment."""
+        if not self.sync.connected:
+            return False
+        try:
+            network = await self._doors.api.get(Network, name)
+        except PlaitError:
+            return False
+        self.state.snapshot.put(network, answer=True)
+        self._inputs_changed(frozenset(("networks",)), frozenset((name,)))
+        return True
+
+    def _describe(self) -> tuple[Metadata, NodeSpec, NodeStatus]:
+        identity, underlay = self._config.identity, self.state.underlay
+        return (
+            Metadata(name=identity.name, uid=identity.uid),
+            NodeSpec(
+                addresses=underlay.addresses if underlay else (),
+                link_local=underlay.link_local if underlay else "",
+                mtu=underlay.mtu if underlay else 1500,
+                site=self._config.site,
+            ),
+            NodeStatus(
+                version=self._config.version,
+                ready=self.loop.observed and self.state.snapshot.ready,
+                docker=self.state.docker,
+                prefixes=self._prefixes,
+                conditions=self.service.problems(),
+            ),
+        )
+
+    # The host and the clock.
+
+    def _housekeeping(self) -> None:
+        """What is due at every resync."""
+        now = self._doors.wall()
+        book, ledger = self.state.book, self.state.records.ledger
+        due = [record.rested(*key) for key in book.expired()]
+        for (network, address), at in tuple(ledger.held.items()):
+            if now - at >= self._config.hold:
+                due.append(record.resting(network, address, now))
+                book.release(network, (address,))
+        if due:
+            self.state.records.write(*due)
+            self.sync.kick()
+        if self._doors.clock() - self._saved >= SAVE_EVERY:
+            self._save()
+
+    async def _follow_host(self) -> None:
+        """Look at the host's own network now and then, off the loop: dumps may be long."""
+        while True:
+            await asyncio.sleep(FACTS_EVERY)
+            try:
+                facts = await asyncio.to_thread(self._doors.facts)
+            except OSError as error:
+                log.warning("the host's network cannot be read", error=str(error))
+                continue
+            if self._look(facts):
+                self.loop.wake()
+
+    def _decide(self, facts: HostFacts) -> Underlay:
+        return decide(facts, address=self._config.address, interface=self._config.interface)
+
+    def _look(self, facts: HostFacts) -> bool:
+        """Take in the host's own network: the underlay, and what others use. True when the
+        kernel's state depends on what changed."""
+        if facts == self._facts:
+            return False
+        self._facts = facts
+        self.sync.kick()
+        try:
+            underlay = self._decide(facts)
+        except PlaitError as error:
+            # The interface may be down for a moment: go on with what was known.
+            log.warning("the underlay cannot be determined", error=str(error))
+            return False
+        self._prefixes = prefixes(facts)
+        accept_ra = self.state.accept_ra or accepts_ra(facts, underlay.interface)
+        if (underlay, accept_ra) == (self.state.underlay, self.state.accept_ra):
+            return False
+        log.info("underlay", interface=underlay.interface, addresses=underlay.addresses)
+        self.state.underlay, self.state.accept_ra = underlay, accept_ra
+        self.state.mark(("host",))
+        return True
+
+    def _hold_ports(self) -> None:
+        """Hold the published ports again: nobody may have taken one while we were away."""
+        for ident, endpoint in self.state.records.ledger.endpoints.items():
+            try:
+                self.ports.set(ident, endpoint.request.ports)
+            except PlaitError as error:
+                log.error("a published port was taken meanwhile", endpoint=ident, error=str(error))
+
+    def _noticed(self, watcher: Watcher) -> None:
+        if watcher.drain():
+            self.loop.nudge()
+
+    def _save(self, *, force: bool = False) -> None:
+        """Copy the snapshot to the disk if it changed."""
+        snapshot = self.state.snapshot
+        self._saved = self._doors.clock()
+        if not snapshot.live or (snapshot.revision == self._saved_revision and not force):
+            return
+        try:
+            cache.save(self._config.directory / "snapshot.json", snapshot, snapshot.revision)
+        except OSError as error:
+            log.warning("the snapshot cannot be saved", error=str(error))
+        else:
+            self._saved_revision = snapshot.revision
+
+    def _metrics(self) -> bytes:
+        """Text exposition format 0.0.4 of Prometheus."""
+        failures = len(self.loop.failures)
+        lines = [
+            "# TYPE plait_agent_endpoints gauge",
+            f"plait_agent_endpoints {len(self.state.records.ledger.endpoints)}",
+            "# TYPE plait_agent_turns_total counter",
+            f"plait_agent_turns_total {self.loop.turns}",
+            "# TYPE plait_agent_refused gauge",
+            f"plait_agent_refused {failures}",
+            "# TYPE plait_agent_server_connected gauge",
+            f"plait_agent_server_connected {int(self.sync.connected)}",
+            "# TYPE plait_agent_revision gauge",
+            f"plait_agent_revision {self.state.snapshot.revision}",
+            "# TYPE plait_agent_repairs_total counter",
+        ]
+        lines += [
+            f'plait_agent_repairs_total{{part="{part}"}} {count}'
+            for part, count in sorted(self.loop.repairs.items())
+        ]
+        return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,440 @@
+"""Claiming, lending and returning blocks: the part of IPAM that talks to the server.
+
+A claim is a create of one key, so the store decides who wins a race. Only a block's owner
+answers for its addresses; a block that nobody owns is only a list of single addresses lent out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from plait.agent import ledger as record
+from plait.agent.addresses import AddressBook, Holder
+from plait.agent.failpoints import failpoint
+from plait.agent.records import Records
+from plait.agent.snapshot import Snapshot
+from plait.client.base import Api
+from plait.ipam.allocate import Missing, Space, exhausted, find_free, surplus, wants_block
+from plait.ipam.pool import Family, bounds, next_block
+from plait.model.errors import PlaitError
+from plait.model.objects import AddressBlock, AddressBlockSpec, Loan, Metadata, block_name
+
+LOST_RACE: Final = ("PLAIT-API-005", "PLAIT-API-006", "PLAIT-API-004")
+"""Somebody was quicker: look again, then try again."""
+AWAY: Final = "PLAIT-API-012"
+ATTEMPTS: Final = 64
+"""Races lost in a row before a claim gives up."""
+LOAN_WAIT: Final = 4.0
+"""Seconds to wait for a block's owner; below dockerd's and the CNI's patience."""
+FULL: Final = 0.75
+"""Share of a pool's blocks beyond which nobody claims ahead of need."""
+
+log: Final = structlog.get_logger("plait.agent.blocks")
+
+
+class Blocks:
+    """This node's dealings with AddressBlocks."""
+
+    def __init__(
+        self,
+        api: Api,
+        snapshot: Snapshot,
+        records: Records,
+        book: AddressBook,
+        *,
+        node: str,
+        changed: Callable[[str], None],
+        clock: Callable[[], float],
+        loan_wait: float = LOAN_WAIT,
+    ) -> None:
+        """`changed` is told the network whose blocks are other than before."""
+        self._api = api
+        self._snapshot = snapshot
+        self._records = records
+        self._book = book
+        self._node = node
+        self._changed = changed
+        self._clock = clock
+        self._loan_wait = loan_wait
+        self._locks: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asking: set[tuple[str, str]] = set()
+
+    # On demand: an endpoint waits.
+
+    async def obtain(self, network: str, missing: Missing) -> None:
+        """Get hold of what an allocation lacks.
+
+        Raises PLAIT-IPAM-012 (the pool is used up), 013 (the server is away), 010 or 015 (a
+        requested address cannot be had).
+        """
+        for family in missing.families:
+            async with self._locks[network, family]:
+                space = self._space(network, family)
+                if find_free(space, self._clock()) is None:
+                    await self._claim(space)
+        for address in missing.addresses:
+            async with self._locks[network, bounds(address)[0]]:
+                await self._obtain_address(network, address)
+
+    def _space(self, network: str, family: Family) -> Space:
+        return next(s for s in self._book.spaces(network) if s.pool.family == family)
+
+    async def _claim(self, space: Space) -> None:
+        """Claim the next block of a pool."""
+        pool = space.pool
+        taken = {block.spec.cidr for block in self._snapshot.blocks_of(pool.network)}
+        for _ in range(ATTEMPTS):
+            cidr = next_block(pool, taken, self._node)
+            if cidr is None:
+                if await self._adopt(space):
+                    return
+                raise exhausted(space, len(taken), self._used_everywhere(pool.network, pool.family))
+            if await self._create(pool.network, cidr, owner=self._node):
+                return
+            taken.add(cidr)
+        raise PlaitError(
+            "PLAIT-IPAM-012",
+            f"no block of {pool.cidr} could be claimed",
+            where=f"network/{pool.network}",
+            why=f"{ATTEMPTS} claims in a row were lost to other nodes",
+            fix=("try again",),
+        )
+
+    async def _adopt(self, space: Space) -> bool:
+        """Become the owner of a block of which only single addresses are lent out."""
+        for block in self._snapshot.blocks_of(space.pool.network):
+            if block.spec.node or bounds(block.spec.cidr)[0] != space.pool.family:
+                continue
+            spec = msgspec.structs.replace(block.spec, node=self._node)
+            if await self._update(block, spec):
+                return True
+        return False
+
+    def _used_everywhere(self, network: str, family: int) -> int:
+        return sum(
+            endpoint.spec.network == network
+            and any((":" in a) == (family == 6) for a in endpoint.spec.addresses)
+            for endpoint in self._snapshot.endpoints.values()
+        )
+
+    async def _obtain_address(self, network: str, address: str) -> None:
+        external = self._snapshot.networks[network].spec.external_ipam
+        for _ in range(ATTEMPTS):
+            holder = self._book.who_owns(network, address)
+            if holder.node == self._node:
+                return
+            if holder.loan:
+                raise _in_use(network, address, f"node {holder.node} has it on loan")
+            block = self._snapshot.blocks.get(block_name(network, holder.cidr))
+            if block is None:
+                if external:
+                    done = await self._create(network, holder.cidr, owner=self._node)
+                else:
+                    done = await self._create(
+                        network, holder.cidr, loans=(self._loan(address, "granted"),)
+                    )
+            elif not block.spec.node:
+                spec = block.spec
+                if external:
+                    spec = msgspec.structs.replace(spec, node=self._node)
+                else:
+                    spec = _with_loan(spec, self._loan(address, "granted"))
+                done = await self._update(block, spec)
+            else:
+                done = await self._borrow(block, address, holder)
+            if done:
+                return
+        raise _not_lent(network, address, "other nodes were quicker, again and again")
+
+    async def _borrow(self, block: AddressBlock, address: str, holder: Holder) -> bool:
+        """Ask the block's owner for one address and wait for the answer."""
+        network, name = block.spec.network, block.metadata.name
+        key = (network, address)
+        self._asking.add(key)
+        try:
+            if not await self._update(
+                block, _with_loan(block.spec, self._loan(address, "requested"))
+            ):
+                return False
+            deadline = self._clock() + self._loan_wait
+            while True:
+                loan = self._my_loan(name, address)
+                if loan is not None and loan.state == "granted":
+                    return True
+                if loan is not None and loan.state == "refused":
+                    await self._withdraw(name, address)
+                    raise _in_use(network, address, f"node {holder.node}: {loan.reason}")
+                if self._clock() >= deadline:
+                    await self._withdraw(name, address)
+                    raise _not_lent(
+                        network,
+                        address,
+                        f"node {holder.node} owns the block {block.spec.cidr} and did not "
+                        f"answer within {self._loan_wait:g} s",
+                    )
+                await asyncio.sleep(0.02)
+        finally:
+            self._asking.discard(key)
+
+    def _my_loan(self, name: str, address: str) -> Loan | None:
+        block = self._snapshot.blocks.get(name)
+        loans = block.spec.loans if block is not None else ()
+        return next((n for n in loans if n.address == address and n.node == self._node), None)
+
+    async def _withdraw(self, name: str, address: str) -> None:
+        for _ in range(ATTEMPTS):
+            block = self._snapshot.blocks.get(name)
+            if block is None or await self._update(
+                block, _without_loan(block.spec, address, self._node)
+            ):
+                return
+
+    def _loan(self, address: str, state: str) -> Loan:
+        return Loan(address=address, node=self._node, state=state)  # type: ignore[arg-type]
+
+    # In the background.
+
+    async def reconcile(self) -> None:
+        """Answer, return, take back and claim ahead, each as far as it is due."""
+        for block in tuple(self._snapshot.blocks.values()):
+            if block.spec.node == self._node:
+                await self._answer(block)
+            await self._return_loans(block)
+        self._end_loans()
+        await self._reclaim()
+        for space in tuple(self._book.all()):
+            await self._keep_reserve(space)
+
+    async def _answer(self, block: AddressBlock) -> None:
+        """Grant or refuse the loans that others ask for in a block of ours."""
+        spec = block.spec
+        if all(loan.state != "requested" for loan in spec.loans):
+            return
+        granted = {loan.address for loan in spec.loans if loan.state == "granted"}
+        loans: list[Loan] = []
+        for loan in spec.loans:
+            if loan.state == "requested":
+                refusal = ""
+                known = (spec.network, loan.address) in self._records.ledger.lent
+                if loan.address in granted or not known:
+                    refusal = self._book.lend(spec.network, loan.address)
+                if not refusal:
+                    granted.add(loan.address)
+                    # Before the server has it: a crash in between must not give it to two.
+                    self._records.write(record.lent(spec.network, loan.address, 0))
+                loan = msgspec.structs.replace(
+                    loan, state="refused" if refusal else "granted", reason=refusal
+                )
+            loans.append(loan)
+        await self._update(block, msgspec.structs.replace(spec, loans=tuple(loans)))
+
+    def _end_loans(self) -> None:
+        """Take back addresses that their borrowers have returned."""
+        for network, address in tuple(self._records.ledger.lent):
+            holder = self._book.who_owns(network, address)
+            block = self._snapshot.blocks.get(block_name(network, holder.cidr))
+            still = block is not None and any(
+                loan.address == address and loan.state != "refused" for loan in block.spec.loans
+            )
+            if not still and self._snapshot.live:
+                self._records.write(record.returned(network, address))
+                self._changed(network)
+
+    async def _return_loans(self, block: AddressBlock) -> None:
+        """Give back what we borrowed and use no more."""
+        network = block.spec.network
+        busy = self._book.resting_loans() | self._asking
+        for loan in block.spec.loans:
+            key = (network, loan.address)
+            if loan.node != self._node or key in busy:
+                continue
+            if self._book.holder_of(network, loan.address) is not None:
+                continue
+            spec = _without_loan(block.spec, loan.address, self._node)
+            if not spec.node and not spec.loans:
+                await self._delete(block)
+            else:
+                await self._update(block, spec)
+            return  # Our copy of the block is old now; the next reconciliation goes on.
+
+    async def _reclaim(self) -> None:
+        """Claim again the blocks of our endpoints that the server does not know to be ours."""
+        lost = {
+            (endpoint.request.network, holder.cidr)
+            for endpoint in self._records.ledger.endpoints.values()
+            if endpoint.request.network in self._snapshot.networks
+            for address in endpoint.addresses
+            for holder in (self._book.who_owns(endpoint.request.network, address),)
+            if holder.cidr and not holder.node
+        }
+        for network, cidr in lost:
+            log.warning("claiming a block of ours again", network=network, block=cidr)
+            block = self._snapshot.blocks.get(block_name(network, cidr))
+            if block is None:
+                await self._create(network, cidr, owner=self._node)
+            else:
+                await self._update(block, msgspec.structs.replace(block.spec, node=self._node))
+
+    async def _keep_reserve(self, space: Space) -> None:
+        """Claim ahead of need, so that attaching works while the server is away; return what is
+        more than enough."""
+        pool = space.pool
+        spare = surplus(space)
+        if spare is not None:
+            await self._give_back(pool.network, spare)
+            return
+        if pool.block_size == 1 or not wants_block(space):
+            return
+        blocks = self._snapshot.blocks_of(pool.network)
+        taken = {b.spec.cidr for b in blocks if bounds(b.spec.cidr)[0] == pool.family}
+        if len(taken) >= pool.block_count * FULL:
+            return
+        async with self._locks[pool.network, pool.family]:
+            space = self._space(pool.network, pool.family)
+            cidr = next_block(pool, taken, self._node)
+            if cidr is not None and wants_block(space):
+                await self._create(pool.network, cidr, owner=self._node)
+
+    async def _give_back(self, network: str, cidr: str) -> None:
+        block = self._snapshot.blocks.get(block_name(network, cidr))
+        if block is None or block.spec.loans:
+            return
+        self._book.close(network, cidr, True)
+        try:
+            await self._delete(block)
+        finally:
+            self._book.close(network, cidr, False)
+
+    def fenced(self) -> frozenset[str]:
+        """Endpoints whose address belongs to another node by now: they must be silent (P2)."""
+        if not self._snapshot.live:
+            return frozenset()
+        owners: dict[tuple[str, str], AddressBlock] = {
+            (block.spec.network, block.spec.cidr): block for block in self._snapshot.blocks.values()
+        }
+        found: set[str] = set()
+        for ident, endpoint in self._records.ledger.endpoints.items():
+            network = endpoint.request.network
+            if network not in self._snapshot.networks:
+                continue
+            for address in endpoint.addresses:
+                cidr = self._cidr_of(network, address)
+                block = owners.get((network, cidr))
+                if block is None:
+                    continue
+                loan = next(
+                    (n for n in block.spec.loans if n.address == address and n.state == "granted"),
+                    None,
+                )
+                if (loan.node if loan else block.spec.node) not in ("", self._node):
+                    found.add(ident)
+        return frozenset(found)
+
+    def _cidr_of(self, network: str, address: str) -> str:
+        family, value, _ = bounds(address)
+        for space in self._book.spaces(network):
+            if space.pool.family == family and space.pool.contains(value):
+                return space.pool.block_of(value)
+        return ""
+
+    # One write each. False: somebody was quicker, and the snapshot has been brought up to date.
+
+    async def _create(
+        self, network: str, cidr: str, *, owner: str = "", loans: tuple[Loan, ...] = ()
+    ) -> bool:
+        block = AddressBlock(
+            metadata=Metadata(name=block_name(network, cidr)),
+            spec=AddressBlockSpec(network=network, cidr=cidr, node=owner, loans=loans),
+        )
+        try:
+            stored = await self._api.create(block)
+        except PlaitError as error:
+            await self._lost(block, error)
+            return False
+        failpoint("claim.created")
+        self._learn(stored)
+        return True
+
+    async def _update(self, block: AddressBlock, spec: AddressBlockSpec) -> bool:
+        try:
+            stored = await self._api.update(msgspec.structs.replace(block, spec=spec))
+        except PlaitError as error:
+            await self._lost(block, error)
+            return False
+        self._learn(stored)
+        return True
+
+    async def _delete(self, block: AddressBlock) -> bool:
+        revision = block.metadata.revision
+        try:
+            await self._api.delete(AddressBlock, block.metadata.name, revision=revision)
+        except PlaitError as error:
+            await self._lost(block, error)
+            return False
+        self._snapshot.delete(block, revision)
+        self._changed(block.spec.network)
+        return True
+
+    async def _lost(self, block: AddressBlock, error: PlaitError) -> None:
+        """Learn what is there instead; raises if the refusal was another one."""
+        if error.code == AWAY:
+            raise PlaitError(
+                "PLAIT-IPAM-013",
+                f"no block of network {block.spec.network!r} can be claimed now",
+                where=f"network/{block.spec.network}",
+                why=f"the blocks of this node are used up, and the server is away: {error.detail}",
+                fix=("plait status", "try again when the server is back"),
+            ) from error
+        if error.code not in LOST_RACE:
+            raise error
+        try:
+            self._learn(await self._api.get(AddressBlock, block.metadata.name))
+        except PlaitError as again:
+            if again.code != "PLAIT-API-004":
+                raise
+            self._snapshot.delete(block, block.metadata.revision)
+            self._changed(block.spec.network)
+
+    def _learn(self, block: AddressBlock) -> None:
+        self._snapshot.put(block, answer=True)
+        self._changed(block.spec.network)
+
+
+def _with_loan(spec: AddressBlockSpec, loan: Loan) -> AddressBlockSpec:
+    kept = _without_loan(spec, loan.address, loan.node).loans
+    return msgspec.structs.replace(spec, loans=(*kept, loan))
+
+
+def _without_loan(spec: AddressBlockSpec, address: str, node: str = "") -> AddressBlockSpec:
+    return msgspec.structs.replace(
+        spec,
+        loans=tuple(
+            loan for loan in spec.loans if loan.address != address or (node and loan.node != node)
+        ),
+    )
+
+
+def _in_use(network: str, address: str, why: str) -> PlaitError:
+    return PlaitError(
+        "PLAIT-IPAM-010",
+        f"{address} is in use",
+        where=f"network/{network}",
+        why=why,
+        fix=("plait ps", "choose another address, or none"),
+    )
+
+
+def _not_lent(network: str, address: str, why: str) -> PlaitError:
+    return PlaitError(
+        "PLAIT-IPAM-015",
+        f"{address} cannot be had",
+        where=f"network/{network}",
+        why=why,
+        fix=("plait peers   # is the owner up?", "choose another address, or none"),
+    )

@@ -1,0 +1,57 @@
+"""Are the words of a request fit to become names? Pure; refusals say what would be."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from plait.client.agent import AttachRequest
+from plait.model.errors import PlaitError
+
+ID: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
+LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""A DNS label (RFC 1123 section 2.1), lower case."""
+IFNAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
+"""Narrower than the kernel's dev_valid_name, which takes anything but space and slash."""
+MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def check_request(request: AttachRequest) -> None:
+    """Raises PLAIT-API-002 or PLAIT-NAME-001."""
+    if not ID.fullmatch(request.id):
+        raise _invalid("id", request.id, "1 to 64 of a-z, 0-9, '.' and '-'")
+    if not IFNAME.fullmatch(request.ifname) or request.ifname in (".", "..", "lo"):
+        raise _invalid("ifname", request.ifname, "an interface name of at most 15 characters")
+    mac_is_multicast = MAC.fullmatch(request.mac) and int(request.mac[:2], 16) & 1
+    if request.mac and (not MAC.fullmatch(request.mac) or mac_is_multicast):
+        raise _invalid("mac", request.mac, "a unicast MAC such as 02:42:ac:11:00:02")
+    if request.netns and (not request.netns.startswith("/") or "\0" in request.netns):
+        raise _invalid("netns", request.netns, "an absolute path")
+    for port in request.ports:
+        if not (1 <= port.port <= 65535 and 0 <= port.host_port <= 65535):
+            raise _invalid("ports", f"{port.host_port}:{port.port}", "port numbers up to 65535")
+    check_identity(request.name, request.aliases, request.namespace)
+
+
+def check_identity(name: str, aliases: tuple[str, ...], namespace: str) -> None:
+    """Raises PLAIT-NAME-001."""
+    for what, label in (
+        ("namespace", namespace),
+        *((("name", name),) if name else ()),
+        *(("alias", alias) for alias in aliases),
+    ):
+        if not LABEL.fullmatch(label):
+            raise PlaitError(
+                "PLAIT-NAME-001",
+                f"the {what} {label[:80]!r} is not a DNS label",
+                why="a label has 1 to 63 of a-z, 0-9 and '-', and no '-' at its ends (RFC 1123)",
+                fix=(f"choose a {what} such as web-1",),
+            )
+
+
+def _invalid(field: str, value: str, expected: str) -> PlaitError:
+    return PlaitError(
+        "PLAIT-API-002",
+        f"{field} {value[:80]!r} is not valid",
+        why=f"expected: {expected}",
+    )

@@ -1,0 +1,351 @@
+"""The loop: the only scheduler of the host's kernel.
+
+A turn makes the kernel equal to the desired state. Turns are synchronous, for a switch of
+namespace must not be interleaved with other work; those who want one in the same moment share
+it. Nothing is written or swept before there is a desired state (the first full snapshot).
+
+What opens traffic comes last and what closes it comes first:
+
+1. the base rules, which drop unknown endpoints;
+2. the gate (per-endpoint rules), without the endpoints that go and those that have no link yet;
+3. links that go;
+4. all that comes or changes, in the programmers' order;
+5. all that goes, in the reversed order;
+6. the gate with every endpoint whose link stands.
+
+An object that the kernel refuses is quarantined: retried with backoff, reported, in nobody's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from plait.agent.failpoints import failpoint
+from plait.agent.programmers.base import Failure, Op, Programmer
+from plait.model.hoststate import HostState
+
+FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
+    "filter.base": attrgetter(
+        "filter.pools", "filter.vteps", "filter.vxlan_port", "filter.vni", "filter.dns"
+    ),
+    "links": attrgetter("links"),
+    "addresses": attrgetter("addresses"),
+    "tunnels": attrgetter("tunnels"),
+    "neighbours": attrgetter("neighbours"),
+    "fdb": attrgetter("fdb"),
+    "routes": attrgetter("routes"),
+    "rules": attrgetter("rules"),
+    "sysctls": attrgetter("sysctls"),
+    "docker_user": attrgetter("forward_accept"),
+    "filter.endpoints": attrgetter("filter"),
+}
+"""Programmer to what it programs of HostState: while that is equal, it has nothing to do."""
+GATE: Final = "filter.endpoints"
+"""The programmer that opens traffic and closes it."""
+LINKS: Final = "links"
+
+RESYNC: Final = 5.0
+"""Seconds between full reads of the kernel: damage is mended within twice that (P6)."""
+EVENT_DELAY: Final = 0.2
+"""Seconds from a kernel event to the read that it causes, so that a burst costs one."""
+BACKOFF: Final = (0.25, 30.0)
+"""Seconds before the first and the longest before a later retry of what the kernel refused."""
+
+log: Final = structlog.get_logger("plait.agent.loop")
+
+
+class Quarantined(msgspec.Struct, frozen=True):
+    """An object that the kernel refused."""
+
+    failure: Failure
+    attempts: int
+    retry_at: float
+    """Monotonic time."""
+
+
+class Loop:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        programmers: Sequence[Programmer],
+        compute: Callable[[], HostState | None],
+        *,
+        clock: Callable[[], float],
+        resync: float = RESYNC,
+        on_gone: Callable[[str], None] = lambda _endpoint: None,
+        before_resync: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`compute` gives the desired state, None while it is not known; `on_gone` is told the
+        id of an endpoint whose namespace has vanished."""
+        self._programmers = tuple(programmers)
+        self._gate = next((p for p in self._programmers if p.name == GATE), None)
+        self._compute = compute
+        self._clock = clock
+        self._resync = resync
+        self._on_gone = on_gone
+        self._before_resync = before_resync
+        self._applied: dict[str, Any] = {}
+        """Programmer to the fields that it was last brought to, without a failure."""
+        self._standing: set[str] | None = None
+        """Links that stand; None before the first turn: what stands then is not known."""
+        self._quarantine: dict[tuple[str, str], Quarantined] = {}
+        self._pass: asyncio.Future[None] | None = None
+        self._wake = asyncio.Event()
+        self._next_resync = clock()
+        self.observed = False
+        """The kernel has been read once."""
+        self.repairs: dict[str, int] = {}
+        """Objects put right after damage, by programmer."""
+        self.turns = 0
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """What the kernel refuses at present."""
+        return tuple(item.failure for item in self._quarantine.values())
+
+    def failures_of(self, words: Iterable[str]) -> tuple[Failure, ...]:
+        """Failures of objects that name one of these: a link, an address."""
+        if not self._quarantine:
+            return ()
+        wanted = tuple(words)
+        return tuple(
+            failure
+            for failure in self.failures
+            if any(word in repr(failure.op.key) or word in failure.op.text for word in wanted)
+        )
+
+    async def settle(self) -> None:
+        """Have a turn that sees everything that was true before this call, and wait for it."""
+        await asyncio.shield(self._schedule())
+
+    def wake(self) -> None:
+        """The desired state changed: have a turn soon."""
+        self._schedule()
+
+    def _schedule(self) -> asyncio.Future[None]:
+        if self._pass is None:
+            loop = asyncio.get_running_loop()
+            self._pass = loop.create_future()
+            loop.call_soon(self._run_pass, self._pass)
+        return self._pass
+
+    def _run_pass(self, waiter: asyncio.Future[None]) -> None:
+        self._pass = None
+        try:
+            self.turn()
+        except Exception as error:
+            log.exception("a turn of the loop failed")
+            if not waiter.cancelled():
+                waiter.set_exception(error)
+                waiter.exception()  # Logged already, and perhaps nobody waits.
+        else:
+            if not waiter.cancelled():
+                waiter.set_result(None)
+
+    def nudge(self) -> None:
+        """The kernel changed behind our back, perhaps: read it soon."""
+        self._next_resync = min(self._next_resync, self._clock() + EVENT_DELAY)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Read the kernel again and again, and retry what failed, until cancelled."""
+        while True:
+            delay = max(self.next_due() - self._clock(), 0.0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
+            self._wake.clear()
+            now = self._clock()
+            try:
+                if now >= self._next_resync:
+                    self.resync()
+                elif any(item.retry_at <= now for item in self._quarantine.values()):
+                    self.turn()
+            except Exception:
+                # A defect must not end the only scheduler: what is dirty stays dirty.
+                log.exception("a turn of the loop failed")
+                self._next_resync = max(self._next_resync, now + self._resync)
+            await self._reap()
+
+    def next_due(self) -> float:
+        """Monotonic time at which the loop has something to do by itself."""
+        retries = (item.retry_at for item in self._quarantine.values())
+        return min((self._next_resync, *retries))
+
+    def resync(self) -> tuple[Op, ...]:
+        """Read the kernel and mend it; returns what was mended."""
+        self._next_resync = self._clock() + self._resync
+        self._before_resync()
+        first = not self.observed
+        if not first:
+            self.turn()  # What is due anyway is no damage.
+        for programmer in self._programmers:
+            programmer.observe()
+        self.observed = True
+        self._applied.clear()
+        known = set(self._quarantine)
+        ops = self.turn()
+        if first:
+            return ()
+        mended = tuple(op for op in ops if _key(op) not in known)
+        for op in mended:
+            self.repairs[op.part] = self.repairs.get(op.part, 0) + 1
+            log.warning("repaired", part=op.part, op=op.text)
+        return mended
+
+    def turn(self) -> tuple[Op, ...]:
+        """Make the kernel equal to the desired state; returns what was done."""
+        want = self._compute()
+        if want is None:
+            return ()
+        if not self.observed:
+            for programmer in self._programmers:
+                programmer.observe()
+            self.observed = True
+        self.turns += 1
+        arriving = self._standing is not None and bool(want.links.keys() - self._standing)
+        done: list[Op] = []
+        gate = self._gate
+        later: list[tuple[Programmer, tuple[Op, ...]]] = []
+        for programmer in self._programmers:
+            if programmer is gate:
+                continue
+            if programmer.name == LINKS and gate is not None and self._standing is not None:
+                done += self._bring(gate, _closed(want, self._standing))
+            fields = _fields(programmer, want)
+            if self._applied.get(programmer.name) == fields:
+                continue
+            ops = self._due(programmer.plan(want))
+            removals = tuple(op for op in ops if op.verb == "delete")
+            if programmer.name == LINKS:
+                done += self._apply(programmer, removals)
+                if removals:
+                    self._wake.set()  # Something to reap.
+            else:
+                later.append((programmer, removals))
+            done += self._apply(programmer, tuple(op for op in ops if op.verb != "delete"))
+            self._mark(programmer, fields)
+            if arriving and ops:
+                failpoint(f"attach.programmed.{programmer.name}")
+        for programmer, removals in reversed(later):
+            done += self._apply(programmer, removals)
+        broken = {key[1] for key in self._quarantine if key[0] == LINKS}
+        self._standing = {name for name in want.links if repr(name) not in broken}
+        if gate is not None:
+            done += self._bring(gate, _closed(want, self._standing))
+            if arriving:
+                failpoint("attach.programmed.gate")
+        if self._quarantine:
+            self._forget_settled(want)
+        return tuple(done)
+
+    def preview(self, want: HostState) -> tuple[Op, ...]:
+        """Read the kernel and say what a turn would do."""
+        ops: list[Op] = []
+        for programmer in self._programmers:
+            programmer.observe()
+            ops += programmer.plan(want)
+        self.observed = True
+        self._applied.clear()
+        return tuple(ops)
+
+    def _bring(self, programmer: Programmer, want: HostState) -> tuple[Op, ...]:
+        """Plan and apply a programmer in one step, unless it is there already."""
+        fields = _fields(programmer, want)
+        if self._applied.get(programmer.name) == fields:
+            return ()
+        ops = self._apply(programmer, self._due(programmer.plan(want)))
+        self._mark(programmer, fields)
+        return ops
+
+    def _mark(self, programmer: Programmer, fields: Any) -> None:
+        if any(part == programmer.name for part, _ in self._quarantine):
+            self._applied.pop(programmer.name, None)
+        else:
+            self._applied[programmer.name] = fields
+
+    def _due(self, ops: Sequence[Op]) -> tuple[Op, ...]:
+        """Without the ops on quarantined objects whose time has not come."""
+        if not self._quarantine:
+            return tuple(ops)
+        now = self._clock()
+        return tuple(
+            op
+            for op in ops
+            if (item := self._quarantine.get(_key(op))) is None
+            or item.retry_at <= now
+            or (item.failure.op.verb, item.failure.op.want) != (op.verb, op.want)
+        )
+
+    def _apply(self, programmer: Programmer, ops: tuple[Op, ...]) -> tuple[Op, ...]:
+        if not ops:
+            return ()
+        failures = programmer.apply(ops)
+        failed = {_key(failure.op) for failure in failures}
+        for op in ops:
+            if _key(op) not in failed:
+                self._quarantine.pop(_key(op), None)
+        for failure in failures:
+            self._put_away(failure)
+        return tuple(op for op in ops if _key(op) not in failed)
+
+    def _put_away(self, failure: Failure) -> None:
+        key = _key(failure.op)
+        former = self._quarantine.get(key)
+        attempts = former.attempts + 1 if former else 1
+        delay = min(BACKOFF[0] * 2 ** min(attempts - 1, 16), BACKOFF[1])
+        self._quarantine[key] = Quarantined(failure, attempts, self._clock() + delay)
+        if not failure.gone and (former is None or former.failure.error != failure.error):
+            log.error("refused", part=failure.op.part, op=failure.op.text, error=failure.error)
+        endpoint = getattr(failure.op.want, "endpoint", "")
+        if failure.gone and endpoint:
+            self._on_gone(endpoint)
+
+    def _forget_settled(self, want: HostState) -> None:
+        """Drop quarantined objects of which no plan speaks any more."""
+        parts = {part for part, _ in self._quarantine}
+        planned = {
+            _key(op)
+            for programmer in self._programmers
+            if programmer.name in parts
+            for op in programmer.plan(want)
+        }
+        for key in self._quarantine.keys() - planned:
+            del self._quarantine[key]
+
+    async def _reap(self) -> None:
+        """Have the programmers finish slow removals, off the loop."""
+        for programmer in self._programmers:
+            reap = getattr(programmer, "reap", None)
+            if reap is not None:
+                await asyncio.to_thread(reap)
+
+
+def _key(op: Op) -> tuple[str, str]:
+    return op.part, repr(op.key)
+
+
+def _fields(programmer: Programmer, want: HostState) -> Any:
+    getter = FIELDS.get(programmer.name)
+    return want if getter is None else getter(want)
+
+
+def _closed(want: HostState, standing: set[str]) -> HostState:
+    """The state in which only endpoints whose links stand may send and receive."""
+    endpoints = want.filter.endpoints
+    if endpoints.keys() <= standing:
+        return want
+    return msgspec.structs.replace(
+        want,
+        filter=msgspec.structs.replace(
+            want.filter,
+            endpoints={name: item for name, item in endpoints.items() if name in standing},
+        ),
+    )

@@ -1,0 +1,39 @@
+"""The journal and the ledger as one: a record is on its way to the disk before it counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from plait.agent.journal import Journal
+from plait.agent.ledger import Ledger
+
+
+class Records:
+    """Every change of the ledger goes through `write`."""
+
+    def __init__(self, path: Path) -> None:
+        self.ledger = Ledger()
+        self._journal = Journal(path, self.ledger.records)
+
+    def open(self) -> None:
+        """Read the journal into the ledger."""
+        self.ledger.fold(self._journal.open())
+
+    def write(self, *records: dict[str, Any]) -> None:
+        """Journal records, all or none, and apply them. Raises PLAIT-STORE-001."""
+        self._journal.append(*records, after=lambda: self.ledger.fold(records))
+
+    @property
+    def lines(self) -> int:
+        """Records in the file."""
+        return self._journal.lines
+
+    @property
+    def damaged(self) -> int:
+        """Records that could not be read."""
+        return self._journal.damaged
+
+    def close(self) -> None:
+        """Release the file."""
+        self._journal.close()

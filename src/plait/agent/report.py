@@ -1,0 +1,41 @@
+"""What the agent tells people: how the other nodes are reached. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from plait.agent.desired.inputs import Host, View, bare
+from plait.agent.desired.paths import endpoint_mtu, path, peers
+from plait.client.agent import PeerStatus
+from plait.model.objects import Endpoint
+
+
+def peer_statuses(view: View, host: Host, endpoints: Iterable[Endpoint]) -> tuple[PeerStatus, ...]:
+    """One line a peer. Where the families take different ways, the line is the IPv4 one's."""
+    mtu = endpoint_mtu(view, host)
+    blocks = Counter(block.spec.node for block in view.blocks.values())
+    users = Counter(endpoint.spec.node for endpoint in endpoints)
+    result: list[PeerStatus] = []
+    for peer in peers(view, host):
+        ways = {family: path(view, host, peer, family) for family in (4, 6)}
+        way = ways[4] if ways[4].encap != "unreachable" else ways[6]
+        reasons = [ways[4].reason]
+        if ways[6].encap != way.encap:
+            reasons.append(f"IPv6 by {ways[6].encap}: {ways[6].reason}".rstrip(": "))
+        if not peer.status.ready:
+            reasons.append("its agent is not ready")
+        name = peer.metadata.name
+        result.append(
+            PeerStatus(
+                node=name,
+                address=bare(peer.spec.addresses[0]) if peer.spec.addresses else "",
+                encap=way.encap,
+                mtu=mtu,
+                blocks=blocks[name],
+                endpoints=users[name],
+                ready=peer.status.ready and way.encap != "unreachable",
+                reason="; ".join(reason for reason in reasons if reason),
+            )
+        )
+    return tuple(result)

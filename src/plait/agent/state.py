@@ -1,0 +1,148 @@
+"""What the agent knows, in one place: snapshot, journal, addresses, this host.
+
+`compute` turns it into the desired state. Whoever changes something says so by `mark`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from plait.agent.addresses import AddressBook
+from plait.agent.desired import ALL, Attachment, Desired, Host, Input, Underlay, View
+from plait.agent.ledger import gone
+from plait.agent.records import Records
+from plait.agent.snapshot import Snapshot
+from plait.client.agent import LocalEndpoint
+from plait.model.hoststate import HostState
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who this node is; made when it is enrolled, kept for ever."""
+
+    name: str
+    uid: str
+
+
+class State:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        journal: Path,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        cool_down: float,
+    ) -> None:
+        self.identity = identity
+        self.snapshot = Snapshot()
+        self.records = Records(journal)
+        self.book = AddressBook(
+            identity.name,
+            self.snapshot,
+            self.records.ledger,
+            clock=clock,
+            wall=wall,
+            cool_down=cool_down,
+        )
+        self.wall = wall
+        self.underlay: Underlay | None = None
+        self.accept_ra = False
+        self.docker = False
+        self.fenced: frozenset[str] = frozenset()
+        self.dns = True
+        self.purging = False
+        """Nothing is wanted any more: every object of ours goes."""
+        self._attachments: dict[str, Attachment] = {}
+        self._desired = Desired()
+        self._changed: set[Input] = set(ALL)
+        self._last: HostState | None = None
+
+    def open(self, boot: str) -> tuple[str, ...]:
+        """Read the journal; returns the endpoints that did not survive.
+
+        Those are all of them after a reboot, and after a crash those whose attach had not ended:
+        nobody waits for their answer, so they must leave no trace (P8).
+        """
+        self.records.open()
+        ledger = self.records.ledger
+        rebooted = ledger.boot not in ("", boot)
+        dead = tuple(ledger.endpoints) if rebooted else tuple(ledger.unfinished)
+        now = self.wall()
+        self.records.write({"t": "boot", "id": boot}, *(gone(ident, now) for ident in dead))
+        for endpoint in ledger.endpoints.values():
+            self.put(endpoint)
+        return dead
+
+    def mark(self, inputs: Iterable[Input]) -> None:
+        """These inputs of the desired state changed."""
+        self._changed.update(inputs)
+
+    def put(self, endpoint: LocalEndpoint) -> None:
+        """The kernel should have this endpoint, as it is now."""
+        self._attachments[endpoint.request.id] = attachment(endpoint)
+        self._changed.add("attachments")
+
+    def remove(self, ident: str) -> None:
+        """The kernel should not have this endpoint."""
+        if self._attachments.pop(ident, None) is not None:
+            self._changed.add("attachments")
+
+    def host(self) -> Host | None:
+        """This host; None while the underlay is unknown."""
+        if self.underlay is None:
+            return None
+        return Host(
+            node=self.identity.name,
+            uid=self.identity.uid,
+            underlay=self.underlay,
+            attachments=self._attachments,
+            fenced=self.fenced,
+            forward_accept=self.docker,
+            dns=self.dns,
+            accept_ra=self.accept_ra,
+        )
+
+    def view(self) -> View:
+        """What the kernel's state depends on of the snapshot."""
+        snapshot = self.snapshot
+        return View(
+            cluster=snapshot.cluster,
+            nodes=snapshot.nodes,
+            networks=snapshot.networks,
+            blocks=snapshot.blocks,
+        )
+
+    def compute(self) -> HostState | None:
+        """The desired state; None before the first full snapshot: then nothing is touched."""
+        host = self.host()
+        if self.purging:
+            return HostState()
+        if host is None or not self.snapshot.ready:
+            return None
+        if self._changed or self._last is None:
+            self._last = self._desired.compute(self.view(), host, self._changed)
+            self._changed.clear()
+        return self._last
+
+
+def attachment(endpoint: LocalEndpoint) -> Attachment:
+    """A local endpoint, reduced to what the kernel needs to know."""
+    request = endpoint.request
+    return Attachment(
+        id=request.id,
+        interface=endpoint.interface,
+        network=request.network,
+        addresses=endpoint.addresses,
+        mac=endpoint.mac,
+        netns=request.netns,
+        netns_inode=endpoint.netns_inode,
+        ifname=request.ifname,
+        ports=request.ports,
+        identified=request.identified,
+        default_route=request.default_route,
+    )

@@ -1,0 +1,344 @@
+"""In step with the server: what it says goes into the snapshot, what is ours goes to it.
+
+The server is needed for a new block and for nothing else that an endpoint waits for. Everything
+that this node writes is reconciled from its own state, so it is enough to try again: a write
+that was lost with the connection is simply still due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+import structlog
+
+from plait.agent.blocks import Blocks
+from plait.agent.desired import Input
+from plait.agent.snapshot import Snapshot
+from plait.client.agent import LocalEndpoint
+from plait.client.base import Api, BatchOp, WatchEvent
+from plait.model.errors import PlaitError
+from plait.model.objects import (
+    AddressBlock,
+    AnyObject,
+    Cluster,
+    Endpoint,
+    EndpointSpec,
+    EndpointStatus,
+    Metadata,
+    Namespace,
+    Network,
+    Node,
+    NodeSpec,
+    NodeStatus,
+)
+
+KINDS: Final = (Cluster, Namespace, Node, Network, AddressBlock, Endpoint)
+"""Everything an agent follows; endpoints and namespaces are for names and policies."""
+HEARTBEAT: Final = 20.0
+"""Seconds between writes of our own Node: a third of the time after which it counts as lost."""
+GATHER: Final = 0.05
+"""Seconds for which changes are gathered into one batch."""
+BACKOFF: Final = (0.5, 15.0)
+"""Seconds before the first and the longest before a later try while the server is away."""
+REFUSED_AGAIN: Final = 60.0
+"""Seconds before an object that the server refused is offered again unchanged."""
+BATCH: Final = 100
+"""Objects written at once."""
+
+log: Final = structlog.get_logger("plait.agent.sync")
+
+
+class Sync:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        api: Api,
+        snapshot: Snapshot,
+        endpoints: Callable[[], Iterable[LocalEndpoint]],
+        blocks: Blocks,
+        *,
+        node: str,
+        describe: Callable[[], tuple[Metadata, NodeSpec, NodeStatus]],
+        changed: Callable[[frozenset[Input], frozenset[str]], None],
+        observe: Callable[[WatchEvent], None],
+        clock: Callable[[], float],
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        """`endpoints` and `describe` say what our objects should be; `changed` is told which
+        inputs of the desired state changed and of which networks; `observe` sees every event
+        (names, policies)."""
+        self._api = api
+        self._snapshot = snapshot
+        self._endpoints = endpoints
+        self._blocks = blocks
+        self._node = node
+        self._describe = describe
+        self._changed = changed
+        self._observe = observe
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._kick = asyncio.Event()
+        self._refused: dict[str, tuple[AnyObject | None, float]] = {}
+        self._node_written = float("-inf")
+        self.first_listing = asyncio.Event()
+        """Set once a full listing came from the server."""
+        self.connected = False
+        self.problems: dict[str, str] = {}
+        """What the server refuses, by object."""
+
+    def kick(self) -> None:
+        """Something of ours changed."""
+        self._kick.set()
+
+    # What the server says.
+
+    async def follow(self) -> None:
+        """Follow the watch until cancelled."""
+        while True:
+            try:
+                async for event in self._api.watch(KINDS):
+                    self.take(event)
+            except PlaitError as error:
+                self._lost(error.detail)
+            else:
+                self._lost("the stream ended")
+            await asyncio.sleep(BACKOFF[0] * (1 + random.random()))  # noqa: S311 (jitter)
+
+    def take(self, event: WatchEvent) -> None:
+        """One event of the watch."""
+        inputs: set[Input] = set()
+        networks: set[str] = set()
+        match event.type:
+            case "begin":
+                self.connected = True
+                self._snapshot.begin(event.revision)
+            case "put" if event.object is not None:
+                former = self._snapshot.put(event.object)
+                if former is not event.object:
+                    touched(event.object, former, inputs, networks)
+            case "delete" if event.object is not None:
+                former = self._snapshot.delete(event.object, event.revision)
+                if former is not None:
+                    touched(None, former, inputs, networks)
+            case "synced":
+                for gone in self._snapshot.synced(event.revision):
+                    touched(None, gone, inputs, networks)
+                # The first listing settles everything, also what did not change.
+                inputs |= {"cluster", "nodes", "networks", "blocks"}
+                networks |= self._snapshot.networks.keys()
+                self.connected = True
+                self.first_listing.set()
+                self._kick.set()
+            case "bookmark":
+                self.connected = True
+            case "disconnected":
+                self._lost(event.reason)
+            case _:
+                pass
+        self._observe(event)
+        if inputs:
+            self._changed(frozenset(inputs), frozenset(networks))
+            if "blocks" in inputs or "networks" in inputs:
+                self._kick.set()
+
+    def _lost(self, reason: str) -> None:
+        if self.connected:
+            log.warning("the server is out of reach; going on with what is known", reason=reason)
+        self.connected = False
+
+    # What is ours.
+
+    async def write(self) -> None:
+        """Bring the server up to date until cancelled."""
+        await self.first_listing.wait()
+        delay = BACKOFF[0]
+        while True:
+            self._kick.clear()
+            try:
+                await self.reconcile()
+            except PlaitError as error:
+                if error.code != "PLAIT-API-012":
+                    log.error("the server refused", error=str(error))
+                pause = delay * (0.5 + random.random())  # noqa: S311 (jitter)
+                delay = min(delay * 2, BACKOFF[1])
+                await asyncio.sleep(pause)
+                continue
+            except Exception:
+                log.exception("a reconciliation with the server failed")
+                await asyncio.sleep(BACKOFF[1])
+                continue
+            delay = BACKOFF[0]
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kick.wait(), self._heartbeat / 2)
+            await asyncio.sleep(GATHER)
+
+    async def reconcile(self) -> None:
+        """Write what differs: our Node, our Endpoints, our blocks."""
+        await self.write_node()
+        await self._write_endpoints()
+        await self._blocks.reconcile()
+
+    async def write_node(self) -> None:
+        """Write our Node if it differs or a heartbeat is due."""
+        metadata, spec, status = self._describe()
+        for _ in range(3):
+            have = self._snapshot.nodes.get(self._node)
+            now = self._clock()
+            if have is not None:
+                same = (
+                    have.spec == spec
+                    and msgspec.structs.replace(have.status, last_seen="") == status
+                )
+                if same and now - self._node_written < self._heartbeat:
+                    return
+                merged = msgspec.structs.replace(have, spec=spec, status=status)
+            else:
+                merged = Node(metadata=metadata, spec=spec, status=status)
+            try:
+                stored = await self._api.update(merged)
+            except PlaitError as error:
+                if error.code not in ("PLAIT-API-006", "PLAIT-API-004"):
+                    self.problems[f"node/{self._node}"] = str(error)
+                    raise
+                # Somebody labelled our node meanwhile: begin with what is there now.
+                self._learn(await self._api.get(Node, self._node))
+                continue
+            self._node_written = now
+            self.problems.pop(f"node/{self._node}", None)
+            self._learn(stored)
+            return
+
+    async def _write_endpoints(self) -> None:
+        want = {
+            obj.key: obj
+            for endpoint in self._endpoints()
+            for obj in (endpoint_object(self._node, endpoint),)
+        }
+        have = {
+            obj.key: obj for obj in self._snapshot.endpoints.values() if obj.spec.node == self._node
+        }
+        now = self._clock()
+        ops: list[BatchOp] = []
+        for key, obj in want.items():
+            there = have.get(key)
+            if there is None or not same_endpoint(there, obj):
+                refused = self._refused.get(key)
+                if refused is None or refused[0] != obj or refused[1] <= now:
+                    ops.append(BatchOp(verb="update", object=obj))
+        for key, there in have.items():
+            if key not in want and self._refused.get(key, (None, now))[1] <= now:
+                ops.append(BatchOp(verb="delete", object=_any_revision(there)))
+        for key in tuple(self._refused):
+            if key not in want and key not in have:
+                self._forgive(key)
+        for start in range(0, len(ops), BATCH):
+            await self._write_batch(ops[start : start + BATCH])
+
+    async def _write_batch(self, ops: list[BatchOp]) -> None:
+        try:
+            stored = await self._api.batch(ops)
+        except PlaitError as error:
+            if error.code == "PLAIT-API-012" or error.status >= 500:
+                raise
+            if len(ops) == 1:
+                self._set_aside(ops[0], error)
+                return
+            # One bad object must not block the rest.
+            for op in ops:
+                await self._write_batch([op])
+            return
+        for op in ops:
+            self._forgive(op.object.key)
+            if op.verb == "delete":
+                # Known to be gone at once; the watch's event then finds nothing to do.
+                self._snapshot.delete(op.object, self._snapshot_revision(op.object))
+        for obj in stored:
+            if obj.metadata.revision:
+                self._learn(obj)
+
+    def _snapshot_revision(self, obj: AnyObject) -> int:
+        have = self._snapshot.endpoints.get((obj.metadata.namespace, obj.metadata.name))
+        return have.metadata.revision if have is not None else 0
+
+    def _set_aside(self, op: BatchOp, error: PlaitError) -> None:
+        key = op.object.key
+        if op.verb == "delete" and error.code == "PLAIT-API-004":
+            self._snapshot.delete(op.object, self._snapshot_revision(op.object))
+            return
+        self._refused[key] = (op.object, self._clock() + REFUSED_AGAIN)
+        self.problems[key] = str(error)
+        log.error("the server refused an object", key=key, error=str(error))
+
+    def _forgive(self, key: str) -> None:
+        self._refused.pop(key, None)
+        self.problems.pop(key, None)
+
+    def _learn(self, obj: AnyObject) -> None:
+        self._snapshot.put(obj, answer=True)
+
+
+def touched(
+    obj: AnyObject | None, former: AnyObject | None, inputs: set[Input], networks: set[str]
+) -> None:
+    """Which inputs of the desired state, and which networks' blocks, a change concerns."""
+    some = obj if obj is not None else former
+    match some:
+        case Cluster():
+            inputs.add("cluster")
+        case Node():
+            # A heartbeat changes the status alone, and the kernel does not depend on it.
+            if not (isinstance(obj, Node) and isinstance(former, Node) and _same_node(obj, former)):
+                inputs.add("nodes")
+        case Network():
+            inputs.add("networks")
+            networks.add(some.metadata.name)
+        case AddressBlock():
+            inputs.add("blocks")
+            networks.add(some.spec.network)
+        case _:
+            pass
+
+
+def _same_node(one: Node, other: Node) -> bool:
+    return one.spec == other.spec and one.metadata.uid == other.metadata.uid
+
+
+def endpoint_object(node: str, endpoint: LocalEndpoint) -> Endpoint:
+    """A local endpoint as the server keeps it."""
+    request = endpoint.request
+    return Endpoint(
+        metadata=Metadata(name=request.id, namespace=request.namespace, labels=request.labels),
+        spec=EndpointSpec(
+            node=node,
+            network=request.network,
+            name=request.name,
+            aliases=request.aliases,
+            addresses=endpoint.addresses,
+            mac=endpoint.mac,
+            ports=request.ports,
+            workload=request.workload,
+        ),
+        status=EndpointStatus(
+            phase=endpoint.phase, interface=endpoint.interface, message=endpoint.message
+        ),
+    )
+
+
+def same_endpoint(one: Endpoint, other: Endpoint) -> bool:
+    """Equal but for what the server adds."""
+    return (
+        one.spec == other.spec
+        and one.status == other.status
+        and one.metadata.labels == other.metadata.labels
+    )
+
+
+def _any_revision(obj: Endpoint) -> Endpoint:
+    metadata = msgspec.structs.replace(obj.metadata, revision=0)
+    return msgspec.structs.replace(obj, metadata=metadata)
