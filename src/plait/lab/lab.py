@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plait.lab import faults, hosts, state, topology
 from plait.model.errors import PlaitError
 
-ROUTER_SYSCTLS = (
-    ("net/ipv4/ip_forward", "1"),
-    ("net/ipv6/conf/all/forwarding", "1"),
-)
+ROUTER_SYSCTLS = {
+    "net/ipv4/ip_forward": 1,
+    "net/ipv6/conf/all/forwarding": 1,
+    # Who forwards asks for neighbours from its link-local address, which duplicate address
+    # detection (RFC 4862 5.4) holds back for a second or two: nobody else is here to clash with.
+    "net/ipv6/conf/default/accept_dad": 0,
+}
+CABLE_SYSCTLS = {"net/ipv6/conf/eth0/accept_dad": 0}
+"""Of every host, before its cable comes up; new interfaces of the host are not concerned."""
 
 
 class Lab:
@@ -109,9 +114,8 @@ class Lab:
         """Boot the router, off first if it runs, and plug in the hosts that run."""
         self._power_off(topology.ROUTER)
         self._boot(topology.ROUTER)
+        self._set(topology.ROUTER, ROUTER_SYSCTLS)
         hosts.ip_batch(self.host(topology.ROUTER), topology.router_commands(self.plan))
-        settings = "".join(f"echo {value} > /proc/sys/{key}; " for key, value in ROUTER_SYSCTLS)
-        self.run(topology.ROUTER, ["sh", "-ec", settings])
         self._write_faults()
         for name, running in self.state.hosts.items():
             if name in self.plan.hosts and hosts.alive(running):
@@ -129,7 +133,12 @@ class Lab:
         hosts.ip_batch(
             self.host(topology.ROUTER), topology.link_commands(self.plan, planned, running.pid)
         )
+        self._set(name, CABLE_SYSCTLS)
         hosts.ip_batch(running, topology.host_commands(planned))
+
+    def _set(self, name: str, sysctls: Mapping[str, int]) -> None:
+        lines = [f"echo {value} > /proc/sys/{key}" for key, value in sysctls.items()]
+        self.run(name, ["sh", "-ec", "\n".join(lines)])
 
     def power_off(self, name: str) -> None:
         """Kill a host at once; its disk stays. No error if it is off."""
