@@ -9,7 +9,10 @@ import asyncio
 import sys
 from typing import cast
 
+import dns.edns
+import dns.flags
 import dns.message
+import dns.opcode
 import dns.rdatatype
 import dns.rrset
 
@@ -52,15 +55,33 @@ async def resolver() -> None:
     await asyncio.Event().wait()
 
 
-def answer(data: bytes, peer: str) -> bytes:
-    """Whoever asks is told from which address: so a client sees who forwarded its question."""
+def answer(data: bytes, peer: str) -> list[bytes]:
+    """Whoever asks is told from which address: so a client sees who forwarded its question.
+
+    An iterative question gets an authoritative answer, a cookie its other half (RFC 7873), a
+    transfer two messages (RFC 5936), an update a yes (RFC 2136).
+    """
     query = dns.message.from_wire(data)
     reply = dns.message.make_response(query)
-    question = query.question[0]
+    for option in query.options:
+        if isinstance(option, dns.edns.CookieOption):
+            reply.use_edns(0, options=[dns.edns.CookieOption(option.client, b"8 bytes!")])
+    if query.opcode() != dns.opcode.QUERY:
+        return [reply.to_wire()]
+    name, rdtype = query.question[0].name, query.question[0].rdtype
+    if not query.flags & dns.flags.RD:
+        reply.flags |= dns.flags.AA
     wanted = "AAAA" if ":" in peer else "A"
-    if question.rdtype == dns.rdatatype.from_text(wanted):
-        reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", wanted, peer))
-    return reply.to_wire()
+    record = dns.rrset.from_text(name, 60, "IN", wanted, peer)
+    if rdtype == dns.rdatatype.AXFR:
+        soa = dns.rrset.from_text(name, 60, "IN", "SOA", ". . 1 2 3 4 5")
+        last = dns.message.make_response(query)
+        reply.answer += [soa, record]
+        last.answer.append(soa)
+        return [reply.to_wire(), last.to_wire()]
+    if rdtype == dns.rdatatype.from_text(wanted):
+        reply.answer.append(record)
+    return [reply.to_wire()]
 
 
 class Udp(asyncio.DatagramProtocol):
@@ -68,13 +89,15 @@ class Udp(asyncio.DatagramProtocol):
         self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self.transport.sendto(answer(data, addr[0]), addr)
+        for message in answer(data, addr[0]):
+            self.transport.sendto(message, addr)
 
 
 async def tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     size = int.from_bytes(await reader.readexactly(2), "big")
-    message = answer(await reader.readexactly(size), writer.get_extra_info("peername")[0])
-    writer.write(len(message).to_bytes(2, "big") + message)
+    peer = writer.get_extra_info("peername")[0]
+    for message in answer(await reader.readexactly(size), peer):
+        writer.write(len(message).to_bytes(2, "big") + message)
     writer.close()
 
 

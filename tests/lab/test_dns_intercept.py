@@ -82,8 +82,8 @@ def _build(world: World) -> None:
     for name in (world.client, world.host, world.outside):
         world.run(name, "ip", "link", "set", "lo", "up")
     for end, name in (("c", world.client), ("o", world.outside)):
-        link = ["link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", name]
-        world.run(world.host, "ip", *link)
+        add = ("link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", name)
+        world.run(world.host, "ip", *add)
         world.run(world.host, "ip", "link", "set", end, "up")
         world.run(name, "ip", "link", "set", "eth0", "up")
     plan = [
@@ -174,6 +174,21 @@ def test_other_names_are_forwarded_to_the_resolver_that_was_asked(
     assert served.dig("example.org", "AAAA", f"@{QUAD9_6}", transport) == [HOST6]
     # The host's own resolv.conf names the foreign resolver too.
     assert served.dig("example.net", f"@{marks.GATEWAY4}", transport) == [HOST4]
+
+
+def test_what_the_client_says_to_its_resolver_passes_as_it_is(served: World) -> None:
+    iterative = served.run(served.client, "dig", f"@{QUAD9}", "example.com", "+norecurse")
+    assert "flags: qr aa;" in iterative
+    assert "(good)" in iterative, "the resolver's half of the cookie came back"
+    # A top-level domain that is called as an endpoint is.
+    served.run(served.client, "dig", f"@{QUAD9}", "web", "NS", "+norecurse")
+    assert served.dig("web", f"@{QUAD9}", "+norecurse") == [HOST4]
+
+    transfer = served.dig("example.org", "AXFR", f"@{QUAD9}")
+    assert transfer == [". . 1 2 3 4 5", HOST4, ". . 1 2 3 4 5"]
+    update = "server {}\nzone example.org\nupdate add x.example.org 60 A 192.0.2.1\nsend\n"
+    for how in ([], ["-v"]):
+        served.run(served.client, "nsupdate", *how, stdin=update.format(QUAD9))
 
 
 def test_names_of_other_networks_do_not_exist(served: World) -> None:

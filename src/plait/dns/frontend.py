@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from plait.dns.asks import Ask, Question, Verbatim
 from plait.dns.resolver import Forward, Resolver, Server
 from plait.dns.stats import Stats
 from plait.dns.upstream import Upstream
@@ -15,20 +16,6 @@ from plait.wire import dns
 HOST_CHECK_LIFETIME: Final = 5.0
 """Seconds for which an address counts as the host's own, or not, after a look."""
 MAX_HOST_CHECKS: Final = 1024
-
-
-class Pending:
-    """A question that an upstream has to be asked."""
-
-    __slots__ = ("client", "limit", "query", "servers")
-
-    def __init__(
-        self, servers: tuple[Server, ...], query: dns.Query, client: str, limit: int
-    ) -> None:
-        self.servers = servers
-        self.query = query
-        self.client = client
-        self.limit = limit
 
 
 class Frontend:
@@ -64,39 +51,51 @@ class Frontend:
 
     def handle(
         self, data: bytes, client: str, destination: Server, *, tcp: bool
-    ) -> bytes | Pending | None:
+    ) -> bytes | Question | None:
         """The reply, or what to wait for; None for what is best not answered at all."""
+        scope = self._scope(client)
         try:
             query = dns.parse_query(data)
         except dns.WireError as error:
             if error.rcode is None:
                 self.stats.dropped += 1
                 return None
+            # An UPDATE, a transfer's NOTIFY and the like are for the resolver that was chosen.
+            decision = self._resolver.elsewhere(scope, destination)
+            if isinstance(decision, Forward) and decision.verbatim:
+                return Verbatim(decision.servers, data, None, client)
             self.stats.answers[error.rcode] += 1
             return dns.error_reply(data, error.rcode)
+        decision = self._resolver.decide(scope, query, destination)
         limit = dns.TCP_MAX if tcp else query.udp_limit
-        decision = self._resolver.decide(self._scope(client), query, destination)
-        if isinstance(decision, Forward):
-            hit = self._upstream.cached(decision.servers, query)
-            if hit is None:
-                return Pending(decision.servers, query, client, limit)
-            return self._relay(hit.response, query, hit.age, limit)
-        self.stats.answers[decision.rcode] += 1
-        return decision.reply_to(query, limit)
+        if isinstance(decision, dns.Answer):
+            self.stats.answers[decision.rcode] += 1
+            return decision.reply_to(query, limit)
+        if not decision.verbatim:
+            return self._kept(Ask(decision.servers, query, client, limit))
+        question = Verbatim(decision.servers, data, query, client)
+        # What was kept came by UDP and may be shorter than what TCP brings.
+        return question if tcp else self._kept(question)
 
-    async def wait(self, pending: Pending) -> bytes:
+    def _kept(self, question: Question) -> bytes | Question:
+        hit = self._upstream.cached(question)
+        if hit is None:
+            return question
+        self.stats.answers[hit.response.rcode] += 1
+        return question.render(hit.response, hit.age)
+
+    async def wait(self, question: Question) -> bytes:
         """The reply to a question that had to be forwarded; SERVFAIL if nobody knew."""
-        response = await self._upstream.ask(pending.servers, pending.query, pending.client)
+        response = await self._upstream.ask(question)
         if response is None:
-            self.stats.answers[dns.SERVFAIL] += 1
-            return dns.Answer(dns.SERVFAIL, authoritative=False).reply_to(
-                pending.query, pending.limit
-            )
-        return self._relay(response, pending.query, 0, pending.limit)
-
-    def _relay(self, response: dns.Response, query: dns.Query, age: int, limit: int) -> bytes:
+            return self.failure(question)
         self.stats.answers[response.rcode] += 1
-        return dns.relay(response, query, age=age, limit=limit)
+        return question.render(response, 0)
+
+    def failure(self, question: Question) -> bytes:
+        """SERVFAIL."""
+        self.stats.answers[dns.SERVFAIL] += 1
+        return question.failure()
 
     def _scope(self, client: str) -> Scope | None:
         zone = self._resolver.zone

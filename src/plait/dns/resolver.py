@@ -12,6 +12,9 @@
 Names outside are NXDOMAIN rather than REFUSED inside an internal network: to its endpoints the
 world has no names, and stub resolvers go on with their search list instead of giving up. Who is
 neither an endpoint nor the host is REFUSED. An extended error (RFC 8914) says why.
+
+Short names are for stub resolvers: an iterative resolver in a container (its questions do not
+desire recursion) that asks a root server about `app` means the top-level domain.
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ class Forward(NamedTuple):
     """Ask these resolvers, in this order."""
 
     servers: tuple[Server, ...]
+    verbatim: bool = False
+    """The client chose the resolver itself: its messages pass as they are, both ways."""
 
 
 def _refusal(rcode: int, why: str) -> dns.Answer:
@@ -90,11 +95,14 @@ class Resolver:
         if query.qclass not in (dns.IN, dns.ANY):
             return self._class
         known = scope.answers.get(query.key)
-        if known is not None:
+        if known is not None and query.recursion_desired:
             return known
-        return self._own_answer(scope, query) or self._elsewhere(scope, destination)
+        return self._own_answer(scope, query) or self.elsewhere(scope, destination)
 
-    def _elsewhere(self, scope: Scope, destination: Server) -> dns.Answer | Forward:
+    def elsewhere(self, scope: Scope | None, destination: Server) -> dns.Answer | Forward:
+        """Who is asked for what is not ours, or why nobody is."""
+        if scope is None:
+            return self._stranger
         address = ipaddress.ip_address(destination[0].partition("%")[0])
         if str(address) in self._own_addresses:
             if not scope.external:
@@ -103,12 +111,12 @@ class Resolver:
         network = self.zone.network_of(ipaddress.ip_network(address))
         if network:
             # The packet is sent by the host: it must not reach where its client may not.
-            return Forward((destination,)) if scope.sees(network) else self._foreign
+            return Forward((destination,), True) if scope.sees(network) else self._foreign
         if not scope.external:
             return self._internal
         if address.is_multicast or address.is_unspecified or address.is_loopback:
             return self._foreign
-        return Forward((destination,))
+        return Forward((destination,), True)
 
     # Names of ours
 
@@ -119,7 +127,7 @@ class Resolver:
             return self._in_domain(scope, query, labels[: -len(domain)])
         if labels[-2:] in _REVERSE:
             return self._reverse(scope, query)
-        if scope.networks is None or not labels:
+        if scope.networks is None or not labels or not query.recursion_desired:
             return None
         records = self._find(scope, scope.namespace.encode(), labels)
         if not records and len(labels) > 1:

@@ -12,9 +12,11 @@ from collections import Counter
 from contextlib import suppress
 from typing import Final
 
-from plait.dns.frontend import Frontend, Pending
+from plait.dns.asks import Question
+from plait.dns.frontend import Frontend
 from plait.dns.resolver import Server
 from plait.dns.udp import bound_socket
+from plait.wire import dns
 
 MAX_CONNECTIONS: Final = 512
 MAX_CONNECTIONS_PER_CLIENT: Final = 32
@@ -22,6 +24,10 @@ MAX_PIPELINED: Final = 32
 """Questions of one connection under way at a time; then reading pauses."""
 IDLE: Final = 10.0
 """Seconds that a client may take for its next whole message, or to take ours."""
+CONNECT: Final = 4.0
+"""Seconds that a resolver of the client's choice may take to accept a message."""
+SILENCE: Final = 30.0
+"""Seconds that it may take for a whole message; a primary server prepares a transfer."""
 BACKLOG: Final = 128
 
 
@@ -91,23 +97,13 @@ class TcpListener:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: str
     ) -> None:
         destination: Server = writer.get_extra_info("sockname")[:2]
-        room = asyncio.Semaphore(MAX_PIPELINED)
         try:
             async with asyncio.TaskGroup() as group:
+                session = _Session(self._frontend, writer, group, self._idle)
                 # A client that stalls or leaves ends its own connection and nothing else.
                 with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
-                    while True:
-                        async with asyncio.timeout(self._idle):
-                            size = int.from_bytes(await reader.readexactly(2), "big")
-                            data = await reader.readexactly(size)
-                        outcome = self._frontend.handle(data, client, destination, tcp=True)
-                        if outcome is None:
-                            break
-                        if isinstance(outcome, bytes):
-                            await self._write(writer, outcome)
-                        else:
-                            await room.acquire()
-                            group.create_task(self._later(outcome, writer, room))
+                    await session.read(reader, client, destination)
+                session.half_close()
             writer.close()
             with suppress(TimeoutError, OSError):
                 async with asyncio.timeout(self._idle):
@@ -116,16 +112,102 @@ class TcpListener:
             # No effect on a connection that has ended well.
             writer.transport.abort()
 
-    async def _later(
-        self, pending: Pending, writer: asyncio.StreamWriter, room: asyncio.Semaphore
+
+class _Session:
+    """One connection. Messages for a resolver that the client chose go over a connection of
+    their own to it, and all that comes back goes to the client: transfers have many messages.
+    """
+
+    def __init__(
+        self,
+        frontend: Frontend,
+        writer: asyncio.StreamWriter,
+        group: asyncio.TaskGroup,
+        idle: float,
     ) -> None:
+        self._frontend = frontend
+        self._writer = writer
+        self._group = group
+        self._idle = idle
+        self._room = asyncio.Semaphore(MAX_PIPELINED)
+        self._onward: asyncio.StreamWriter | None = None
+        self._alive = True
+        """Something came from the resolver since the client last sent or was looked at."""
+
+    async def read(self, reader: asyncio.StreamReader, client: str, destination: Server) -> None:
+        """Take messages until the client has sent its last one, errs or stalls (TimeoutError)."""
+        while True:
+            message = asyncio.ensure_future(_message(reader))
+            try:
+                while not message.done():
+                    self._alive = False
+                    await asyncio.wait({message}, timeout=self._idle)
+                    if not message.done() and not self._alive:
+                        raise TimeoutError
+                data = message.result()
+            finally:
+                message.cancel()
+            outcome = self._frontend.handle(data, client, destination, tcp=True)
+            if outcome is None:
+                return
+            if isinstance(outcome, bytes):
+                await self._write(outcome)
+            elif outcome.verbatim:
+                await self._pass_on(data, outcome)
+            else:
+                await self._room.acquire()
+                self._group.create_task(self._later(outcome))
+
+    def half_close(self) -> None:
+        """Tell the resolver that no more will come; its answers still do."""
+        if self._onward is not None and not self._onward.is_closing():
+            with suppress(OSError):
+                self._onward.write_eof()
+
+    async def _later(self, question: Question) -> None:
         try:
             with suppress(TimeoutError, OSError):
-                await self._write(writer, await self._frontend.wait(pending))
+                await self._write(await self._frontend.wait(question))
         finally:
-            room.release()
+            self._room.release()
 
-    async def _write(self, writer: asyncio.StreamWriter, message: bytes) -> None:
-        writer.write(len(message).to_bytes(2, "big") + message)
+    async def _pass_on(self, data: bytes, question: Question) -> None:
+        self._frontend.stats.forwarded += 1
+        try:
+            async with asyncio.timeout(CONNECT):
+                if self._onward is None or self._onward.is_closing():
+                    source, self._onward = await asyncio.open_connection(
+                        *question.servers[0], limit=dns.TCP_MAX + 2
+                    )
+                    self._group.create_task(self._bring_back(source, self._onward))
+                self._onward.write(_framed(data))
+                await self._onward.drain()
+        except (OSError, TimeoutError):
+            self._frontend.stats.upstream_failures += 1
+            await self._write(self._frontend.failure(question))
+
+    async def _bring_back(self, source: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
+                while True:
+                    async with asyncio.timeout(SILENCE):
+                        data = await _message(source)
+                    self._alive = True
+                    self._frontend.stats.answers[data[3] & 0xF if len(data) > 3 else 0] += 1
+                    await self._write(data)
+        finally:
+            onward.transport.abort()
+
+    async def _write(self, message: bytes) -> None:
+        self._writer.write(_framed(message))
         async with asyncio.timeout(self._idle):
-            await writer.drain()
+            await self._writer.drain()
+
+
+def _framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    size = int.from_bytes(await reader.readexactly(2), "big")
+    return await reader.readexactly(size)

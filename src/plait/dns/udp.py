@@ -14,7 +14,8 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
-from plait.dns.frontend import Frontend, Pending
+from plait.dns.asks import Question
+from plait.dns.frontend import Frontend
 from plait.dns.resolver import Server
 
 DRAIN: Final = 64
@@ -139,8 +140,8 @@ class UdpListener:
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
 
-    async def _later(self, pending: Pending, peer: tuple[str, int], source: bytes) -> None:
-        self._send(await self._frontend.wait(pending), peer, source)
+    async def _later(self, question: Question, peer: tuple[str, int], source: bytes) -> None:
+        self._send(await self._frontend.wait(question), peer, source)
 
     def _send(self, reply: bytes, peer: tuple[str, int], source: bytes) -> None:
         try:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Final, NamedTuple
 
+from plait.dns.asks import Question
 from plait.dns.cache import Cache, Hit
 from plait.dns.resolver import Server
 from plait.dns.stats import Stats
@@ -22,12 +23,15 @@ from plait.wire import dns
 
 MAX_IN_FLIGHT: Final = 1024
 """Questions under way at a time; more get SERVFAIL at once."""
-MAX_IN_FLIGHT_PER_CLIENT: Final = 128
+MAX_WAITING_PER_CLIENT: Final = 128
 """So that one container with a dead resolver leaves room for the others."""
 MAX_INVALID: Final = 64
 """Messages thrown away before an exchange is given up: somebody is guessing ids."""
-RECEIVE_SIZE: Final = 4096
+RECEIVE_SIZE: Final = 65535
 MAX_SERVERS_TRIED: Final = 3
+SILENCE_REMEMBERED: Final = 10.0
+"""Seconds for which a server that did not answer is asked after the others."""
+MAX_SILENT: Final = 1024
 
 _USABLE: Final = (dns.NOERROR, dns.NXDOMAIN)
 _NO_EDNS: Final = (dns.FORMERR, dns.NOTIMP, dns.BADVERS)
@@ -61,42 +65,50 @@ class Upstream:
         self._stats = stats
         self._patience = patience
         self.cache = cache if cache is not None else Cache()
+        self._silent: dict[Server, float] = {}
         self._flights: dict[object, asyncio.Task[dns.Response | None]] = {}
         self._by_client: Counter[str] = Counter()
 
-    def cached(self, servers: tuple[Server, ...], query: dns.Query) -> Hit | None:
-        """A kept answer of these servers."""
-        hit = self.cache.get(_key(servers, query), self._clock())
+    def cached(self, question: Question) -> Hit | None:
+        """A kept answer."""
+        hit = self.cache.get(question.key, self._clock()) if question.cacheable else None
         if hit is not None:
             self._stats.forwarded += 1
             self._stats.cache_hits += 1
         return hit
 
-    async def ask(
-        self, servers: tuple[Server, ...], query: dns.Query, client: str
-    ) -> dns.Response | None:
+    async def ask(self, question: Question) -> dns.Response | None:
         """The answer of the first server that gives one; None when none does in time.
 
-        The same question asked twice at a time is sent once. `client` is whom to charge.
+        The same question asked twice at a time is sent once.
         """
         self._stats.forwarded += 1
-        key = _key(servers, query)
-        flight = self._flights.get(key)
-        if flight is None:
-            if (
-                len(self._flights) >= MAX_IN_FLIGHT
-                or self._by_client[client] >= MAX_IN_FLIGHT_PER_CLIENT
-            ):
-                self._stats.upstream_failures += 1
-                return None
-            flight = asyncio.create_task(self._fly(key, servers, query), name="dns.upstream")
-            self._flights[key] = flight
-            self._by_client[client] += 1
-            flight.add_done_callback(lambda _: self._landed(key, client))
-        response = await asyncio.shield(flight)
+        client = question.client
+        if self._by_client[client] >= MAX_WAITING_PER_CLIENT:
+            self._stats.upstream_failures += 1
+            return None
+        self._by_client[client] += 1
+        try:
+            response = await self._joined(question)
+        finally:
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
         if response is None:
             self._stats.upstream_failures += 1
         return response
+
+    async def _joined(self, question: Question) -> dns.Response | None:
+        key = question.key
+        flight = self._flights.get(key)
+        if flight is None:
+            if len(self._flights) >= MAX_IN_FLIGHT:
+                return None
+            flight = asyncio.create_task(self._fly(key, question), name="dns.upstream")
+            self._flights[key] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(key))
+        # One who leaves does not take the answer away from the others.
+        return await asyncio.shield(flight)
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -105,55 +117,63 @@ class Upstream:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
 
-    def _landed(self, key: object, client: str) -> None:
-        del self._flights[key]
-        self._by_client[client] -= 1
-        if not self._by_client[client]:
-            del self._by_client[client]
-
-    async def _fly(
-        self, key: object, servers: tuple[Server, ...], query: dns.Query
-    ) -> dns.Response | None:
+    async def _fly(self, key: object, question: Question) -> dns.Response | None:
         fallback: list[dns.Response] = []
         try:
             async with asyncio.timeout(self._patience.total):
-                response = await self._rounds(servers[:MAX_SERVERS_TRIED], query, fallback)
+                response = await self._rounds(question, fallback)
         except TimeoutError:
             response = None
         if response is None:
             # An upstream's own refusal says more than our silence.
             return fallback[-1] if fallback else None
-        self.cache.put(key, response, self._clock())
+        if question.cacheable and not response.truncated:
+            self.cache.put(key, response, self._clock())
         return response
 
     async def _rounds(
-        self, servers: Sequence[Server], query: dns.Query, fallback: list[dns.Response]
+        self, question: Question, fallback: list[dns.Response]
     ) -> dns.Response | None:
         for factor in (1, 2):
-            for server in servers:
+            for server in self._by_health(question.servers):
                 try:
                     async with asyncio.timeout(self._patience.first * factor):
-                        response = await self._exchange(server, query)
+                        response = await self._exchange(server, question)
                 except (OSError, TimeoutError, _Unusable):
+                    self._failed(server)
                     continue
-                if response.rcode in _USABLE:
+                self._silent.pop(server, None)
+                if question.verbatim or response.rcode in _USABLE:
                     return response
                 fallback.append(response)
             if fallback:
                 return None
         return None
 
-    async def _exchange(self, server: Server, query: dns.Query) -> dns.Response:
+    def _by_health(self, servers: Sequence[Server]) -> list[Server]:
+        """Those that were silent a moment ago come last."""
+        since = self._clock() - SILENCE_REMEMBERED
+        never = float("-inf")
+        return sorted(servers[:MAX_SERVERS_TRIED], key=lambda s: self._silent.get(s, never) > since)
+
+    def _failed(self, server: Server) -> None:
+        if len(self._silent) >= MAX_SILENT:
+            self._silent.clear()
+        self._silent[server] = self._clock()
+
+    async def _exchange(self, server: Server, question: Question) -> dns.Response:
         """One server, by UDP, by TCP if the answer was cut, without EDNS if it knows none."""
-        response = await self._by_udp(server, query, edns=True)
+        response = await self._by_udp(server, question, edns=True)
+        if question.verbatim:
+            return response
         edns = response.rcode not in _NO_EDNS
         if not edns:
-            response = await self._by_udp(server, query, edns=False)
+            response = await self._by_udp(server, question, edns=False)
         if response.truncated:
-            response = await self._by_tcp(server, query, edns=edns)
+            response = await self._by_tcp(server, question, edns=edns)
         return response
 
-    async def _by_udp(self, server: Server, query: dns.Query, *, edns: bool) -> dns.Response:
+    async def _by_udp(self, server: Server, question: Question, *, edns: bool) -> dns.Response:
         loop = asyncio.get_running_loop()
         family, sockaddr = _sockaddr(server)
         with closing(socket.socket(family, socket.SOCK_DGRAM)) as sock:
@@ -161,22 +181,22 @@ class Upstream:
             # Connected: the kernel draws a random port and passes on datagrams of the peer only.
             sock.connect(sockaddr)
             ident = secrets.randbelow(65536)
-            await loop.sock_sendall(sock, dns.upstream_query(query, ident, edns=edns))
+            await loop.sock_sendall(sock, question.pack(ident, edns=edns))
             for _ in range(MAX_INVALID):
-                response = self._believed(await loop.sock_recv(sock, RECEIVE_SIZE), query, ident)
+                response = self._believed(await loop.sock_recv(sock, RECEIVE_SIZE), question, ident)
                 if response is not None:
                     return response
         raise _Unusable
 
-    async def _by_tcp(self, server: Server, query: dns.Query, *, edns: bool) -> dns.Response:
+    async def _by_tcp(self, server: Server, question: Question, *, edns: bool) -> dns.Response:
         reader, writer = await asyncio.open_connection(*server, limit=dns.TCP_MAX + 2)
         try:
             ident = secrets.randbelow(65536)
-            message = dns.upstream_query(query, ident, edns=edns)
+            message = question.pack(ident, edns=edns)
             writer.write(len(message).to_bytes(2, "big") + message)
             await writer.drain()
             size = int.from_bytes(await reader.readexactly(2), "big")
-            response = self._believed(await reader.readexactly(size), query, ident)
+            response = self._believed(await reader.readexactly(size), question, ident)
         except asyncio.IncompleteReadError as error:
             raise _Unusable from error
         finally:
@@ -185,20 +205,11 @@ class Upstream:
             raise _Unusable
         return response
 
-    def _believed(self, data: bytes, query: dns.Query, ident: int) -> dns.Response | None:
-        try:
-            response = dns.parse_response(data)
-        except dns.WireError:
-            response = None
-        if response is None or response.id != ident or response.key != query.key:
+    def _believed(self, data: bytes, question: Question, ident: int) -> dns.Response | None:
+        response = question.believed(data, ident)
+        if response is None:
             self._stats.upstream_invalid += 1
-            return None
         return response
-
-
-def _key(servers: tuple[Server, ...], query: dns.Query) -> object:
-    """Resolvers may differ in what they know: an answer belongs to those who were asked."""
-    return servers, query.key, dns.cache_flags(query)
 
 
 def _sockaddr(server: Server) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:

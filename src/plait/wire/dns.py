@@ -87,13 +87,18 @@ class Query(NamedTuple):
     edns: Edns | None
 
     @property
+    def recursion_desired(self) -> bool:
+        """Set by stub resolvers, clear in the questions of iterative ones."""
+        return bool(self.flags & _RD)
+
+    @property
     def udp_limit(self) -> int:
         """Bytes that a UDP reply may have."""
         return UDP_PLAIN if self.edns is None else min(self.edns.size, UDP_EDNS)
 
 
 class Response(NamedTuple):
-    """An upstream's answer without its OPT record, and where its times to live stand."""
+    """An upstream's answer, and where its times to live stand."""
 
     id: int
     rcode: int
@@ -318,7 +323,7 @@ class Answer:
         if query.edns is not None:
             opt = opt_record(do=query.edns.do, options=self._options)
         ident = query.id.to_bytes(2, "big")
-        return self.reply(ident, bool(query.flags & _RD), query.question, opt, limit)
+        return self.reply(ident, query.recursion_desired, query.question, opt, limit)
 
 
 def question_end(data: bytes) -> int:
@@ -332,13 +337,14 @@ def question_end(data: bytes) -> int:
 
 def quick_reply(data: bytes, end: int, answer: Answer) -> bytes | None:
     """UDP reply to a query that is known by its question; None if it needs `parse_query`."""
-    if data[2] > 1 or data[4:10] != _ONE_QUESTION or data[10]:
+    # Of the first flags, recursion desired alone: a query of a stub resolver.
+    if data[2] != 1 or data[4:10] != _ONE_QUESTION or data[10]:
         return None
     size = len(data)
     if data[11] == 0:
         if size != end:
             return None
-        return answer.reply(data[:2], data[2] == 1, data[12:end], b"", UDP_PLAIN)
+        return answer.reply(data[:2], True, data[12:end], b"", UDP_PLAIN)
     # OPT: root name, type 41, payload size, extended rcode, version, flags, length, options.
     if (
         data[11] != 1
@@ -351,7 +357,7 @@ def quick_reply(data: bytes, end: int, answer: Answer) -> bytes | None:
     offered = data[end + 3] << 8 | data[end + 4]
     limit = UDP_EDNS if offered >= UDP_EDNS else max(offered, UDP_PLAIN)
     opt = _PLAIN_OPT[data[end + 7] >> 7]
-    return answer.reply(data[:2], data[2] == 1, data[12:end], opt, limit)
+    return answer.reply(data[:2], True, data[12:end], opt, limit)
 
 
 # Upstream
@@ -371,8 +377,12 @@ def upstream_query(query: Query, ident: int, *, edns: bool = True) -> bytes:
     return _HEADER.pack(ident, flags, 1, 0, 0, 1 if edns else 0) + query.question + opt
 
 
-def parse_response(data: bytes) -> Response:
-    """Read an upstream's answer; WireError if anything of it is malformed."""
+def parse_response(data: bytes, *, whole: bool = False) -> Response:
+    """Read an upstream's answer; WireError if anything of it is malformed.
+
+    Its message is without the OPT record, which is a matter between two neighbours (RFC 6891
+    section 6.1.1), or, with `whole`, as it came.
+    """
     if len(data) < HEADER_SIZE:
         raise WireError(None, "shorter than a header")
     ident, flags, qd, an, ns, ar = _HEADER.unpack_from(data)
@@ -393,8 +403,11 @@ def parse_response(data: bytes) -> Response:
         record = _record(data, at)
         at = record.end
         if record.type == OPT and index >= an + ns:
+            extended = record.ttl >> 24
+            if whole:
+                continue
             # What follows is optional: cutting here leaves every pointer before it valid.
-            end, kept_additional, extended = record.start, index - an - ns, record.ttl >> 24
+            end, kept_additional = record.start, index - an - ns
             break
         ttl = record.ttl if record.ttl <= MAX_TTL else 0  # RFC 2181 section 8
         ttls.append(record.ttl_at)
@@ -407,9 +420,33 @@ def parse_response(data: bytes) -> Response:
         keep = min(keep, negative)
     elif rcode != NOERROR:
         keep = 0
+    if whole:
+        return Response(ident, rcode, bool(flags & _TC), key, data, tuple(ttls), keep)
     head = _HEADER.pack(ident, flags, 1, an, ns, kept_additional)
     message = head + data[HEADER_SIZE : end or at]
     return Response(ident, rcode, bool(flags & _TC), key, message, tuple(ttls), keep)
+
+
+def opaque_response(data: bytes) -> Response | None:
+    """A response that is not looked into, such as that to an UPDATE; None if it is none."""
+    if len(data) < HEADER_SIZE or not data[2] & 0x80:
+        return None
+    ident, flags = struct.unpack_from("!HH", data)
+    return Response(ident, flags & 0xF, bool(flags & _TC), b"", data, (), 0)
+
+
+def _age(message: bytearray, response: Response, age: int) -> None:
+    for at in response.ttls:
+        ttl = struct.unpack_from("!I", message, at)[0]
+        struct.pack_into("!I", message, at, max(ttl - age, 0) if ttl <= MAX_TTL else 0)
+
+
+def readdress(response: Response, ident: bytes, *, age: int) -> bytes:
+    """A whole answer under the client's id, `age` seconds older and not otherwise touched."""
+    message = bytearray(response.message)
+    message[:2] = ident
+    _age(message, response, age)
+    return bytes(message)
 
 
 def relay(response: Response, query: Query, *, age: int, limit: int) -> bytes:
@@ -423,9 +460,7 @@ def relay(response: Response, query: Query, *, age: int, limit: int) -> bytes:
     if len(message) + len(opt) > limit:
         struct.pack_into("!5H", message, 2, flags | _TC, 1, 0, 0, 1 if opt else 0)
         return bytes(message[: HEADER_SIZE + len(query.question)]) + opt
-    for at in response.ttls:
-        ttl = struct.unpack_from("!I", message, at)[0]
-        struct.pack_into("!I", message, at, max(ttl - age, 0) if ttl <= MAX_TTL else 0)
+    _age(message, response, age)
     if opt:
         additional = struct.unpack_from("!H", message, 10)[0]
         struct.pack_into("!H", message, 10, additional + 1)

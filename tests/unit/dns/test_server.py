@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import cast
 
@@ -14,10 +14,11 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+import uvloop
 
 from plait.dns.resolver import Server
 from plait.dns.server import DnsServer
-from plait.dns.upstream import MAX_IN_FLIGHT_PER_CLIENT, Patience
+from plait.dns.upstream import MAX_WAITING_PER_CLIENT, Patience
 from plait.dns.zone import Zone
 from plait.model.errors import PlaitError
 from plait.model.objects import (
@@ -318,17 +319,17 @@ async def test_one_question_asked_often_is_sent_once_and_a_flood_is_bounded() ->
             sock.connect(p.server.addresses[0])
             for _ in range(5):
                 await loop.sock_sendall(sock, dns.message.make_query("same.example", "A").to_wire())
-            for i in range(MAX_IN_FLIGHT_PER_CLIENT + 10):
+            for i in range(MAX_WAITING_PER_CLIENT + 10):
                 query = dns.message.make_query(f"n{i}.example", "A")
                 await loop.sock_sendall(sock, query.to_wire())
-            for _ in range(11):
+            for _ in range(15):
                 async with asyncio.timeout(DEADLINE):
                     reply = dns.message.from_wire(await loop.sock_recv(sock, 512))
                 assert reply.rcode() == dns.rcode.SERVFAIL
-            await mute.reached(MAX_IN_FLIGHT_PER_CLIENT)
+            await mute.reached(MAX_WAITING_PER_CLIENT - 4)
         asked = [str(query.question[0].name) for query in mute.asked]
         assert asked.count("same.example.") == 1
-        assert len(asked) == MAX_IN_FLIGHT_PER_CLIENT
+        assert len(asked) == MAX_WAITING_PER_CLIENT - 4
 
 
 async def test_an_idle_connection_blocks_nobody_and_is_closed() -> None:
@@ -427,3 +428,24 @@ async def test_stopped_means_gone_and_it_starts_again() -> None:
             sock.bind(where)
         with pytest.raises(OSError):
             await asyncio.open_connection(*where)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        test_our_names_over_udp_and_tcp_and_with_edns,
+        test_ipv6_clients,
+        test_other_names_are_forwarded_and_kept_while_they_live,
+        test_only_the_true_answer_is_believed,
+        test_a_cut_answer_is_fetched_over_tcp,
+        test_the_next_server_is_asked_when_one_is_dead_or_refuses,
+        test_an_idle_connection_blocks_nobody_and_is_closed,
+        test_pipelined_questions_do_not_wait_for_a_slow_one,
+        test_a_half_closed_connection_still_gets_its_answers,
+        test_one_client_cannot_take_all_connections,
+        test_stopped_means_gone_and_it_starts_again,
+    ],
+)
+def test_the_same_on_uvloop(case: Callable[[], Coroutine[None, None, None]]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(case())
