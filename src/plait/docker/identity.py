@@ -132,6 +132,8 @@ class Identifier:
         """
         if not endpoints:
             return
+        if not endpoints.keys() <= self._aliases.keys():
+            await self._recall(endpoints)
         lock = self._locks.setdefault(container_id, asyncio.Lock())
         async with lock:
             await self._tell(container_id, endpoints)
@@ -142,6 +144,13 @@ class Identifier:
                 self._inspected.update(aliases_of(detail).keys() & endpoints.keys())
                 async with lock:
                     await self._tell(container_id, endpoints)
+
+    async def _recall(self, endpoints: Mapping[str, str]) -> None:
+        """After a restart, what the agent's journal says holds until Docker says otherwise, so
+        that no alias disappears for a moment."""
+        for known in await self._agent.endpoints():
+            if known.request.id in endpoints:
+                self._aliases.setdefault(known.request.id, known.request.aliases)
 
     async def _tell(self, container_id: str, endpoints: Mapping[str, str]) -> None:
         for container in await self._engine.containers(container_id):
@@ -175,11 +184,6 @@ class Identifier:
                 if container_id:
                     by_container.setdefault(container_id, {})[endpoint] = network.id
         self._forget(present, set(by_container))
-        # After a restart: what the agent's journal says holds until Docker says otherwise, so
-        # that no alias disappears for a moment.
-        for known in await self._agent.endpoints():
-            if known.request.id in present:
-                self._aliases.setdefault(known.request.id, known.request.aliases)
         for container_id, endpoints in by_container.items():
             if container_id not in self._work:
                 task = asyncio.create_task(self.attempt(container_id, endpoints))

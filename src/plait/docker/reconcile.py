@@ -12,6 +12,7 @@ differ:
 | – | there, for Docker | Create |
 | – | there, but removed here by the user | Delete |
 | a network of another driver with that name | there | Clash |
+| a second network of ours with that name | – | Remove |
 """
 
 from __future__ import annotations
@@ -123,6 +124,23 @@ def bound(network: DockerNetwork, plait: Network, record: NetworkRecord | None) 
     )
 
 
+def doubles(
+    networks: Iterable[DockerNetwork], records: Mapping[str, NetworkRecord]
+) -> frozenset[str]:
+    """Ids of networks whose name an older one of ours has: dockerd's check of names does not
+    hold between two calls at once. A network that we know is kept before one that we don't."""
+    kept: dict[str, str] = {}
+    surplus = set()
+    for network in sorted(networks, key=lambda n: (not _is_bound(records.get(n.id)), n.id)):
+        if kept.setdefault(network.name, network.id) != network.id:
+            surplus.add(network.id)
+    return frozenset(surplus)
+
+
+def _is_bound(record: NetworkRecord | None) -> bool:
+    return record is not None and record.seen
+
+
 def plan(
     docker: Iterable[DockerNetwork],
     networks: Mapping[str, Network],
@@ -133,11 +151,15 @@ def plan(
     listed = tuple(docker)
     actions: list[Action] = []
     names = {n.name: n.driver for n in listed}
-    for network in listed:
-        if network.driver == DRIVER:
-            action = _of_docker(network, networks, records.get(network.id))
-            if action is not None:
-                actions.append(action)
+    ours = [n for n in listed if n.driver == DRIVER]
+    surplus = doubles(ours, records)
+    for network in ours:
+        if network.id in surplus:
+            actions.append(Remove(network, f"there are several networks {network.name}"))
+            continue
+        action = _of_docker(network, networks, records.get(network.id))
+        if action is not None:
+            actions.append(action)
     for name, uid in deletions.items():
         doomed = networks.get(name)
         alive = doomed is not None and doomed.metadata.uid == uid

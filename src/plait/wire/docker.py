@@ -310,10 +310,14 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def error_body(error: PlaitError) -> bytes:
-    """`{"Err": …}`: the code, what is wrong, why, and what mends it, in one line."""
+    """`{"Err": …}`: the code, what is wrong, why, and what mends it, in one line.
+
+    dockerd reads `Err` from a network driver and `Error` from an IPAM driver.
+    """
     parts = [f"{error.code}: {error.detail}"]
     if error.why:
         parts.append(f"why: {error.why}")
     if error.fix:
         parts.append("fix: " + " or: ".join(error.fix))
-    return msgspec.json.encode({"Err": "; ".join(parts)})
+    text = "; ".join(parts)
+    return msgspec.json.encode({"Err": text, "Error": text})
