@@ -79,3 +79,17 @@ def test_answers_of_upstreams(data: bytes, age: int) -> None:
         assert relayed[:2] == query.id.to_bytes(2, "big")
         again = wire.parse_response(relayed)
         assert again.key == query.key
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.binary(max_size=600), mangled(_reply())), st.integers(0, 100_000))
+def test_answers_that_are_passed_on_whole(data: bytes, age: int) -> None:
+    wire.opaque_response(data)
+    try:
+        response = wire.parse_response(data, whole=True)
+    except wire.WireError:
+        return
+    passed = wire.readdress(response, b"id", age=age)
+    assert len(passed) == len(data)
+    assert passed[:2] == b"id"
+    assert wire.parse_response(passed, whole=True).key == response.key

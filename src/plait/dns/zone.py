@@ -8,6 +8,7 @@ ready-made answers.
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeVar
 
@@ -74,6 +75,8 @@ class Zone:
         self.serial = 0
         """Grows with every change."""
         self.domain: tuple[bytes, ...] = ()
+        self._sources: dict[Key, Endpoint] = {}
+        """What came last, to know at once that nothing changed."""
         self._records: dict[Key, Record] = {}
         self._names: dict[tuple[bytes, bytes], dict[Key, Record]] = {}
         self._addresses: dict[str, dict[Key, Record]] = {}
@@ -99,12 +102,13 @@ class Zone:
     def put(self, endpoint: Endpoint) -> None:
         """Learn an endpoint from the server, or what it has become."""
         if self.node and endpoint.spec.node == self.node:
+            self.delete(endpoint.metadata.namespace, endpoint.metadata.name)
             return
         self._put(False, endpoint)
 
     def delete(self, namespace: str, ident: str) -> None:
         """Forget an endpoint of the server; no error if there is none."""
-        self._drop((False, namespace, ident))
+        self._forget((False, namespace, ident))
 
     def put_local(self, endpoint: Endpoint) -> None:
         """Learn an endpoint of this host from its agent, or what it has become."""
@@ -112,7 +116,7 @@ class Zone:
 
     def delete_local(self, namespace: str, ident: str) -> None:
         """Forget an endpoint of this host; no error if there is none."""
-        self._drop((True, namespace, ident))
+        self._forget((True, namespace, ident))
 
     def replace_local(self, endpoints: Iterable[Endpoint]) -> None:
         """The endpoints of this host are these and no others."""
@@ -147,14 +151,17 @@ class Zone:
 
     def _replace(self, local: bool, endpoints: Iterable[Endpoint]) -> None:
         wanted = {(local, e.metadata.namespace, e.metadata.name): e for e in endpoints}
-        for key in [key for key in self._records if key[0] == local and key not in wanted]:
-            self._drop(key)
+        for key in [key for key in self._sources if key[0] == local and key not in wanted]:
+            self._forget(key)
         for endpoint in wanted.values():
             self._put(local, endpoint)
 
     def _put(self, local: bool, endpoint: Endpoint) -> None:
         key = (local, endpoint.metadata.namespace, endpoint.metadata.name)
+        if self._sources.get(key) is endpoint:
+            return
         record = _record(endpoint)
+        self._sources[key] = endpoint
         if self._records.get(key) == record:
             return
         self._drop(key)
@@ -170,6 +177,10 @@ class Zone:
         counts = self._namespaces.setdefault(record.namespace, {})
         counts[record.network] = counts.get(record.network, 0) + 1
         self._changed(record)
+
+    def _forget(self, key: Key) -> None:
+        self._sources.pop(key, None)
+        self._drop(key)
 
     def _drop(self, key: Key) -> None:
         record = self._records.pop(key, None)
@@ -202,8 +213,7 @@ class Zone:
     def _index_pools(self) -> None:
         self._pools = {}
         for name, network in self._networks.items():
-            for pool in network.spec.pools:
-                net = ipaddress.ip_network(pool, strict=False)
+            for net in (n for pool in network.spec.pools if (n := _pool(pool))):
                 slot = self._pools.setdefault((net.version, net.prefixlen), {})
                 slot[int(net.network_address)] = name
         self._forget_scopes()
@@ -284,20 +294,38 @@ def _label_path(name: str) -> bytes:
     return path
 
 
+def _packed(text: str) -> bytes | None:
+    """One odd object must not stop the others: what is no address has no name."""
+    try:
+        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except (OSError, ValueError):
+        return None
+
+
+def _pool(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
 def _record(endpoint: Endpoint) -> Record | None:
     """What the resolver needs of an endpoint; None while nobody may know it."""
     if endpoint.status.phase == "pending":
         return None
     spec = endpoint.spec
-    addresses = list(dict.fromkeys(map(ipaddress.ip_address, spec.addresses)))
+    addresses = dict.fromkeys(a for text in spec.addresses if (a := _packed(text)))
     names = dict.fromkeys(filter(None, map(_label_path, (spec.name, *spec.aliases))))
     work = spec.workload
     return Record(
         namespace=endpoint.metadata.namespace.lower().encode(),
         names=tuple(names),
         network=spec.network,
-        v4=tuple(a.packed for a in addresses if a.version == 4),
-        v6=tuple(a.packed for a in addresses if a.version == 6),
-        addresses=tuple(map(str, addresses)),
+        v4=tuple(a for a in addresses if len(a) == 4),
+        v6=tuple(a for a in addresses if len(a) == 16),
+        addresses=tuple(
+            socket.inet_ntop(socket.AF_INET if len(a) == 4 else socket.AF_INET6, a)
+            for a in addresses
+        ),
         workload=(spec.node, work.runtime, work.id),
     )

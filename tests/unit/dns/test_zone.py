@@ -147,6 +147,16 @@ def test_pools_tell_the_network_of_a_prefix() -> None:
         assert not zone.network_of(ip_network(outside))
 
 
+def test_an_odd_object_does_not_stop_the_others() -> None:
+    zone = Zone()
+    zone.replace(
+        [endpoint("a", "odd", "not-an-address"), endpoint("b", "web", "10.0.0.1")],
+        [network("odd", "not-a-pool"), network("blue", "10.0.0.0/24")],
+    )
+    assert found(zone, zone.host, "web") == {"10.0.0.1"}
+    assert zone.network_of(ip_network("10.0.0.1/32")) == "blue"
+
+
 CHOICES = [
     endpoint(ident, name, address, network=net, workload=work)
     for ident in "ab"
@@ -182,6 +192,8 @@ def test_any_path_ends_in_the_state_that_replace_makes(
     for ident in list(there):
         zone.delete("default", ident)
     for emptied in (zone, fresh):
+        assert not emptied._sources
+        assert not emptied._records
         assert not emptied._names
         assert not emptied._addresses
         assert not emptied._workloads
