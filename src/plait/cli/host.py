@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from plait.cli.frame import Command
-from plait.cli.options import dry_run_option
+from plait.cli.options import F, dry_run_option
 
 SHARED = (
     click.option("--name", default="", help="Name of the node; default the host's name."),
@@ -15,7 +15,7 @@ SHARED = (
 )
 
 
-def shared_options(function):  # type: ignore[no-untyped-def]
+def shared_options(function: F) -> F:
     """Options of `up` and `join`."""
     for option in reversed(SHARED):
         function = option(function)

@@ -154,7 +154,7 @@ def to_object(document: Document) -> AnyObject:
         metadata = {"namespace": "default", **data["metadata"]}
         data = {**data, "metadata": metadata}
     try:
-        found: AnyObject = msgspec.convert(data, type=AnyObject)  # type: ignore[arg-type]
+        found: AnyObject = msgspec.convert(data, type=AnyObject)
     except msgspec.ValidationError as error:
         raise _explained(document, kind, str(error)) from None
     return found

@@ -1,0 +1,183 @@
+"""The agent's process: kernel doors, agent, resolver, Docker plug-in, and the tasks between.
+
+server -> agent.sync -> names -> zone, directory        (Names.observe)
+agent.service -> names -> zone                          (task "agent -> names")
+docker plug-in -> agent                                 (task "docker -> agent")
+clock -> node certificate                               (task "certificate")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from plait.agent import cache
+from plait.agent.agent import Agent, Config
+from plait.agent.state import Identity
+from plait.client import enrol
+from plait.client.api import ApiClient
+from plait.dns.resolvconf import ResolvConf
+from plait.dns.server import DnsServer
+from plait.dns.zone import Zone
+from plait.docker.directory import Directory
+from plait.docker.engine import DockerEngine
+from plait.docker.journal import Journal
+from plait.docker.plugin import DockerPlugin
+from plait.model.config import AgentConfig
+from plait.model.errors import PlaitError
+from plait.model.paths import Paths
+from plait.wiring.daemon import notify
+from plait.wiring.kernel import open_doors
+from plait.wiring.names import Names
+
+RENEW_CHECK: Final = 600.0
+"""Seconds between looks at the age of the node's certificate."""
+RETRY: Final = 15.0
+"""Seconds before a part that could not start tries again."""
+
+log: Final = structlog.get_logger("plait.wiring")
+
+
+def read_config(paths: Paths) -> tuple[AgentConfig, Identity]:
+    """Settings and identity written by `plait up` or `join`; PLAIT-HOST-005 without them."""
+    identity = enrol.read_identity(paths.node)
+    try:
+        config = msgspec.json.decode(paths.agent_config.read_bytes(), type=AgentConfig)
+    except FileNotFoundError:
+        config = None
+    if config is None or identity is None:
+        raise PlaitError(
+            "PLAIT-HOST-005",
+            "this host has not joined a network",
+            fix=("plait up", "plait join HOST --token TOKEN"),
+        )
+    return config, Identity(name=identity.name, uid=identity.uid)
+
+
+def api_client(config: AgentConfig, paths: Paths) -> ApiClient:
+    """The node's client of the server."""
+    return ApiClient(
+        config.server,
+        ca_file=paths.node / enrol.CA_FILE,
+        cert_file=paths.node / enrol.CERT_FILE,
+        key_file=paths.node / enrol.KEY_FILE,
+    )
+
+
+def agent_settings(config: AgentConfig, identity: Identity, paths: Paths) -> Config:
+    """The agent's own settings out of what the user decided."""
+    return Config(
+        identity=identity,
+        directory=paths.agent,
+        socket=paths.agent_socket,
+        server=config.server,
+        address=config.address,
+        interface=config.interface,
+        site=config.site,
+    )
+
+
+async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
+    """Serve until `stop`; the kernel then stays as it is (P4)."""
+    config, identity = read_config(paths)
+    paths.run.mkdir(parents=True, exist_ok=True, mode=0o755)
+    paths.agent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with AsyncExitStack() as stack:
+        api = api_client(config, paths)
+        stack.push_async_callback(api.close)
+        zone = Zone(node=identity.name)
+        directory = Directory(Journal(paths.agent / "docker.json"))
+        names = Names(zone, directory, identity.name)
+        kept = cache.load(paths.agent / "snapshot.json")
+        if kept is not None:
+            names.begin(kept.objects)
+        doors = open_doors(api, paths.resolv_conf, stack)
+        agent = Agent(
+            agent_settings(config, identity, paths),
+            doors,
+            observe=names.observe,
+            local=names.local_changed,
+        )
+        await agent.start()
+        stack.push_async_callback(agent.stop)
+        resolver = DnsServer(
+            zone, host_servers=ResolvConf(paths.resolv_conf, asyncio.get_running_loop().time)
+        )
+        stack.push_async_callback(resolver.stop)
+        engine = DockerEngine(paths.docker_socket)
+        stack.push_async_callback(engine.close)
+        plugin = DockerPlugin(agent.service, api, engine, directory, socket=paths.docker_plugin)
+        stack.push_async_callback(plugin.stop)
+        tasks = Tasks(stack)
+        tasks.start("agent -> names", names.follow(agent))
+        tasks.start("resolver", keep_trying("resolver", resolver.start))
+        tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start))
+        tasks.start("docker -> agent", follow_docker(plugin, agent))
+        tasks.start("certificate", keep_certificate(api, paths))
+        notify("READY=1", os.environ)
+        await stop.wait()
+
+
+class Tasks:
+    """Tasks that live as long as the process; one that fails ends it, for it would be missed."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+        stack.push_async_callback(self._cancel)
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run under a name that stands in the log."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("task.failed", task=task.get_name(), exc_info=error)
+        # The supervisor starts a whole agent; half of one would look healthy.
+        os.kill(os.getpid(), 15)
+
+    async def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def keep_trying(part: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a part of the agent that can be missing for a while without harm to the rest."""
+    while True:
+        try:
+            await start()
+        except (PlaitError, OSError) as error:
+            log.error("part.not.started", part=part, error=str(error))
+        else:
+            return
+        await asyncio.sleep(RETRY)
+
+
+async def follow_docker(plugin: DockerPlugin, agent: Agent) -> None:
+    """Tell the agent whether dockerd answers."""
+    while True:
+        agent.set_docker(plugin.connected)
+        await plugin.connection.wait()
+
+
+async def keep_certificate(api: ApiClient, paths: Paths) -> None:
+    """Renew the node's certificate at two thirds of its life."""
+    while True:
+        if enrol.renewal_due(paths.node):
+            try:
+                await enrol.renew(api, paths.node)
+                log.info("certificate.renewed")
+            except (PlaitError, OSError) as error:
+                log.warning("certificate.not.renewed", error=str(error))
+        # Jitter, so that hosts which joined together do not come together.
+        await asyncio.sleep(RENEW_CHECK * (0.5 + random.random()))  # noqa: S311

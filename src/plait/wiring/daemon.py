@@ -1,0 +1,98 @@
+"""What every daemon of ours does around its work: logs, signals, readiness, its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+
+from plait.cli.supervisor import SUPERVISOR_PID
+
+PR_SET_PDEATHSIG: Final = 1
+"""prctl(2), linux/prctl.h."""
+
+
+def notify(state: str, environ: Mapping[str, str]) -> bool:
+    """Tell the service manager (sd_notify(3)): `READY=1`, `STOPPING=1`, `STATUS=…`.
+
+    False where nobody asked to be told, or cannot be.
+    """
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+        try:
+            link.connect("\0" + address[1:] if address[0] == "@" else address)
+            link.send(state.encode())
+        except OSError:
+            return False
+    return True
+
+
+def die_with_supervisor(environ: Mapping[str, str]) -> None:
+    """End with SIGTERM when our supervisor dies, so that its successor never finds a twin."""
+    parent = environ.get(SUPERVISOR_PID, "")
+    if not parent.isdigit():
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    # It may have died before the call above.
+    if os.getppid() != int(parent):
+        raise SystemExit("the supervisor has gone")
+
+
+def set_up_logs() -> None:
+    """One line an event on standard error, for the journal or the supervisor's file."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.ExceptionRenderer(),
+            structlog.processors.LogfmtRenderer(
+                key_order=("timestamp", "level", "event"), bool_as_flag=False
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="timestamp=%(asctime)s level=%(levelname)s event=%(name)s message=%(message)r",
+    )
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a daemon on uvloop until SIGTERM or SIGINT sets the event that `main` is given."""
+    import uvloop
+
+    die_with_supervisor(os.environ)
+    set_up_logs()
+    # Sockets and files of a daemon are root's until their owner says otherwise.
+    os.umask(0o077)
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await main(stop)
+        finally:
+            notify("STOPPING=1", os.environ)
+
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(guarded())

@@ -1,0 +1,81 @@
+"""The doors to this host's kernel, and the programmers behind them."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from plait.agent.agent import Doors
+from plait.agent.programmers import in_order
+from plait.agent.programmers.addresses import Addresses
+from plait.agent.programmers.docker_user import DockerUser
+from plait.agent.programmers.filter import FilterBase, FilterEndpoints
+from plait.agent.programmers.filter_table import FilterTable
+from plait.agent.programmers.links import Links
+from plait.agent.programmers.neighbours import Fdb, Neighbours
+from plait.agent.programmers.routes import Routes
+from plait.agent.programmers.rules import Rules
+from plait.agent.programmers.sysctls import Sysctls
+from plait.agent.programmers.tunnels import Tunnels
+from plait.agent.watchers import RtnetlinkWatcher
+from plait.client.base import Api
+from plait.kernel import hostfacts
+from plait.kernel.conntrack import Conntrack
+from plait.kernel.iptables import Iptables
+from plait.kernel.netlink import Netlink
+from plait.kernel.nft import Nft, NftMonitor
+from plait.kernel.sysctl import KernelSysctl
+
+
+def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
+    """Every door of the agent, of the network namespace of the caller; `stack` closes them.
+
+    The agent closes the watchers itself. PLAIT-KERNEL-002 when the kernel lacks a feature.
+    """
+    netlink = Netlink()
+    stack.callback(netlink.close)
+    nft = Nft()
+    stack.callback(nft.close)
+    flows = Conntrack()
+    stack.callback(flows.close)
+    # Flows are also forgotten in a thread, and a netlink socket serves one thread at a time.
+    other_flows = Conntrack()
+    stack.callback(other_flows.close)
+    iptables = Iptables()
+    stack.callback(iptables.close)
+    sysctl = KernelSysctl()
+    table = FilterTable(nft)
+    addresses, routes = Addresses(netlink), Routes(netlink)
+    neighbours, fdb = Neighbours(netlink), Fdb(netlink)
+    # A link takes what stands on it away with it, and the kernel does not say so one by one.
+    links = Links(netlink, sysctl, (addresses.forget_link, routes.forget_link))
+    tunnels = Tunnels(
+        netlink,
+        tuple(part.forget_link for part in (addresses, routes, neighbours, fdb)),
+    )
+    programmers = in_order(
+        (
+            FilterBase(table),
+            FilterEndpoints(table, flows),
+            links,
+            addresses,
+            tunnels,
+            Sysctls(sysctl),
+            neighbours,
+            fdb,
+            routes,
+            Rules(netlink),
+            DockerUser(iptables),
+        )
+    )
+    return Doors(
+        api=api,
+        programmers=programmers,
+        facts=partial(hostfacts.read, resolv_conf),
+        sysctl=sysctl,
+        boot=hostfacts.boot_identity(),
+        watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
+        forget_flows=other_flows.forget_addresses,
+        purge=(table.purge,),
+    )

@@ -1,0 +1,94 @@
+"""Feeds the resolver's zone and the Docker directory from what the agent knows.
+
+From the server: every event of the agent's watch. From this host: the agent's own endpoints,
+which it knows before the server does and while the server is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from plait.agent.agent import Agent
+from plait.agent.sync import endpoint_object
+from plait.client.base import WatchEvent
+from plait.dns.zone import Zone
+from plait.docker.directory import Directory
+from plait.model.objects import Cluster, Endpoint, Network
+
+
+class Names:
+    """Two inputs, `observe` and `local_changed`, and one task, `follow`."""
+
+    def __init__(self, zone: Zone, directory: Directory, node: str) -> None:
+        self._zone = zone
+        self._directory = directory
+        self._node = node
+        self._networks: dict[str, Network] = {}
+        self._listing: dict[str, Endpoint] | None = None
+        self._changed = asyncio.Event()
+
+    def begin(self, objects: Iterable[object]) -> None:
+        """What the agent's snapshot on disk says, before the server has answered."""
+        found = tuple(objects)
+        self._networks = {o.metadata.name: o for o in found if isinstance(o, Network)}
+        endpoints = [o for o in found if isinstance(o, Endpoint)]
+        clusters = [o for o in found if isinstance(o, Cluster)]
+        self._zone.replace(endpoints, self._networks.values(), *_domain(clusters))
+        if clusters:
+            self._directory.replace_networks(self._networks.values())
+
+    def observe(self, event: WatchEvent) -> None:
+        """One event of the agent's watch.
+
+        During a listing names change as they come; what it did not name goes at its end.
+        """
+        obj = event.object
+        match event.type:
+            case "begin":
+                self._listing = {}
+                self._networks = {}
+            case "put" if isinstance(obj, Endpoint):
+                self._zone.put(obj)
+                if self._listing is not None:
+                    self._listing[obj.key] = obj
+            case "delete" if isinstance(obj, Endpoint):
+                self._zone.delete(obj.metadata.namespace, obj.metadata.name)
+            case "put" if isinstance(obj, Network):
+                self._networks[obj.metadata.name] = obj
+                self._zone.put_network(obj)
+                self._networks_changed()
+            case "delete" if isinstance(obj, Network):
+                self._networks.pop(obj.metadata.name, None)
+                self._zone.delete_network(obj.metadata.name)
+                self._networks_changed()
+            case "put" if isinstance(obj, Cluster):
+                self._zone.set_domain(obj.spec.domain)
+            case "synced":
+                if self._listing is not None:
+                    self._zone.replace(self._listing.values(), self._networks.values())
+                self._listing = None
+                self._networks_changed()
+
+    def local_changed(self) -> None:
+        """Endpoints of this host may have changed."""
+        self._changed.set()
+
+    async def follow(self, agent: Agent) -> None:
+        """Keep the names of this host's endpoints; ends when cancelled."""
+        while True:
+            self._changed.clear()
+            present = agent.service.present()
+            self._zone.replace_local(endpoint_object(self._node, e) for e in present)
+            await self._changed.wait()
+            # A burst of attaches costs one pass over the endpoints, not one each.
+            await asyncio.sleep(0.02)
+
+    def _networks_changed(self) -> None:
+        # Half a listing must not look as if the other half were deleted.
+        if self._listing is None:
+            self._directory.replace_networks(self._networks.values())
+
+
+def _domain(clusters: list[Cluster]) -> tuple[str, ...]:
+    return (clusters[0].spec.domain,) if clusters else ()
