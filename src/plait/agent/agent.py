@@ -100,9 +100,11 @@ class Agent:
         doors: Doors,
         *,
         observe: Callable[[WatchEvent], None] = lambda _event: None,
+        local: Callable[[], None] = lambda: None,
         metrics: Callable[[], bytes] | None = None,
     ) -> None:
-        """`observe` is given every event of the watch (names, policies)."""
+        """`observe` is given every event of the watch (names, policies); `local` is called when
+        endpoints of this host may have changed."""
         self._config = config
         self._doors = doors
         self._tasks: list[asyncio.Task[None]] = []
@@ -150,6 +152,7 @@ class Agent:
             observe=observe,
             clock=doors.clock,
             heartbeat=config.heartbeat,
+            kicked=local,
         )
         self.service = Service(
             self.state,

@@ -69,10 +69,11 @@ class Sync:
         observe: Callable[[WatchEvent], None],
         clock: Callable[[], float],
         heartbeat: float = HEARTBEAT,
+        kicked: Callable[[], None] = lambda: None,
     ) -> None:
         """`endpoints` and `describe` say what our objects should be; `changed` is told which
         inputs of the desired state changed and of which networks; `observe` sees every event
-        (names, policies)."""
+        (names, policies); `kicked` is called when something of ours changed."""
         self._api = api
         self._snapshot = snapshot
         self._endpoints = endpoints
@@ -83,6 +84,7 @@ class Sync:
         self._observe = observe
         self._clock = clock
         self._heartbeat = heartbeat
+        self._kicked = kicked
         self._kick = asyncio.Event()
         self._refused: dict[str, tuple[AnyObject | None, float]] = {}
         self._node_written = float("-inf")
@@ -95,6 +97,7 @@ class Sync:
     def kick(self) -> None:
         """Something of ours changed."""
         self._kick.set()
+        self._kicked()
 
     # What the server says.
 
