@@ -115,6 +115,11 @@ class NeighbourInfo(msgspec.Struct, frozen=True):
     state: int
     flags: int = 0
 
+    @property
+    def permanent(self) -> bool:
+        """It was put there for good, not learned."""
+        return bool(self.state & NUD_PERMANENT)
+
 
 @lru_cache(maxsize=4096)
 def pack_ip(address: str) -> bytes:

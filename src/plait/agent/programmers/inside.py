@@ -44,18 +44,23 @@ def missing(netlink: Rtnetlink, peer: Peer, mtu: int) -> list[Step] | None:
         found.append(Step(text, wl.set_link(index, mtu=mtu)))
     if not link.up:
         found.append(Step(f"{at} link set {peer.name} up", wl.set_link(index, up=True)))
-    found += _addresses(netlink, peer, index, at)
+    add, delete = _addresses(netlink, peer, index, at)
+    # With a link's last IPv4 address the kernel drops its IPv4 routes: deletions come last.
+    found += add
     for family in (rt.AF_INET, rt.AF_INET6):
-        there = {(n.address, n.mac) for n in netlink.neighbours(family, index) if n.state & 0x80}
+        there = {(n.address, n.mac) for n in netlink.neighbours(family, index) if n.permanent}
         found += [
             _neighbour(at, peer, address, mac, index)
             for address, mac in peer.neighbours
             if rt.family_of(address) == family and (address, mac) not in there
         ]
-    return found + _routes(netlink, peer, index, at)
+    return found + _routes(netlink, peer, index, at) + delete
 
 
-def _addresses(netlink: Rtnetlink, peer: Peer, index: int, at: str) -> list[Step]:
+def _addresses(
+    netlink: Rtnetlink, peer: Peer, index: int, at: str
+) -> tuple[list[Step], list[Step]]:
+    """Additions and deletions."""
     there = [
         info
         for family in (rt.AF_INET, rt.AF_INET6)
@@ -63,13 +68,12 @@ def _addresses(netlink: Rtnetlink, peer: Peer, index: int, at: str) -> list[Step
         if info.index == index
     ]
     ours = {info.address for info in there if info.protocol == marks.PROTOCOL}
-    found = [
+    delete = [
         Step(f"{at} address del {address} dev {peer.name}", rt.del_address(index, address))
         for address in sorted(ours - set(peer.addresses))
     ]
     known = {info.address for info in there}
-    found += [_address(at, peer, a, index) for a in peer.addresses if a not in known]
-    return found
+    return [_address(at, peer, a, index) for a in peer.addresses if a not in known], delete
 
 
 def _routes(netlink: Rtnetlink, peer: Peer, index: int, at: str) -> list[Step]:

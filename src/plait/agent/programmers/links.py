@@ -73,7 +73,6 @@ class Links:
         self._netlink = netlink
         self._sysctl = sysctl
         self._forget = tuple(forget)
-        self._reaper: Rtnetlink | None = None
         self._reaping = threading.Lock()
         self.actual: dict[str, Actual] = {}
         self.made: dict[str, Link] = {}
@@ -342,17 +341,17 @@ class Links:
         many waiting as possible. It uses a socket of its own.
         """
         with self._reaping:
-            if self._reaper is None:
-                self._reaper = self._netlink.clone()
-            waiting = [
-                link for link in self._reaper.links("veth") if link.group == marks.DOOM_GROUP
-            ]
-            ours = [link for link in waiting if HOST_LINK.fullmatch(link.name)]
-            if ours and len(ours) == len(waiting):
-                self._reaper.execute([wl.del_group(marks.DOOM_GROUP)])
-            else:
-                # Somebody else uses the number of our group.
-                self._reaper.execute([wl.del_link(link.index) for link in ours])
+            door = self._netlink.clone()
+            try:
+                waiting = [found for found in door.links("veth") if found.group == marks.DOOM_GROUP]
+                ours = [found for found in waiting if HOST_LINK.fullmatch(found.name)]
+                if ours and len(ours) == len(waiting):
+                    door.execute([wl.del_group(marks.DOOM_GROUP)])
+                else:
+                    # Somebody else uses the number of our group.
+                    door.execute([wl.del_link(found.index) for found in ours])
+            finally:
+                door.close()
             self.doomed = 0
             return len(ours)
 

@@ -37,7 +37,7 @@ class Neighbours:
             index = self._netlink.index(link)
             for family in (rt.AF_INET, rt.AF_INET6) if index else ():
                 for info in self._netlink.neighbours(family, index):
-                    if info.state & rt.NUD_PERMANENT:
+                    if info.permanent:
                         entry = Neighbour(link=link, address=info.address, mac=info.mac)
                         found[link, info.address] = entry
         self.actual = found
@@ -115,7 +115,7 @@ class Fdb:
         for link in TUNNELS:
             index = self._netlink.index(link)
             for info in self._netlink.neighbours(rt.AF_BRIDGE, index) if index else ():
-                if info.mac != _NO_MAC and info.state & rt.NUD_PERMANENT:
+                if info.mac != _NO_MAC and info.permanent:
                     key = (link, info.mac)
                     found[key] = found.get(key, frozenset()) | {info.address}
         self.actual = found
