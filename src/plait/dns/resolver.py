@@ -104,14 +104,16 @@ class Resolver:
         if scope is None:
             return self._stranger
         address = ipaddress.ip_address(destination[0].partition("%")[0])
-        if str(address) in self._own_addresses:
+        network = self.zone.network_of(ipaddress.ip_network(address))
+        if network and not scope.sees(network):
+            # The packet is sent by the host: it must not reach where its client may not.
+            return self._foreign
+        if str(address) in self._own_addresses or self.zone.is_gateway(str(address)):
             if not scope.external:
                 return self._internal
             return Forward(tuple(s for s in self._host_servers() if s not in self._own))
-        network = self.zone.network_of(ipaddress.ip_network(address))
         if network:
-            # The packet is sent by the host: it must not reach where its client may not.
-            return Forward((destination,), True) if scope.sees(network) else self._foreign
+            return Forward((destination,), True)
         if not scope.external:
             return self._internal
         if address.is_multicast or address.is_unspecified or address.is_loopback:

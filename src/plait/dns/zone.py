@@ -84,6 +84,7 @@ class Zone:
         self._namespaces: dict[bytes, dict[str, int]] = {}
         self._networks: dict[str, Network] = {}
         self._pools: dict[tuple[int, int], dict[int, str]] = {}
+        self._gateways: set[str] = set()
         self._scopes: dict[tuple[frozenset[str] | None, str], Scope] = {}
         self.host = Scope(None, "", external=True)
         self.clients: dict[str, Scope] = {}
@@ -212,10 +213,14 @@ class Zone:
 
     def _index_pools(self) -> None:
         self._pools = {}
+        self._gateways = set()
         for name, network in self._networks.items():
+            self._gateways.update(network.spec.gateways)
             for net in (n for pool in network.spec.pools if (n := _pool(pool))):
                 slot = self._pools.setdefault((net.version, net.prefixlen), {})
                 slot[int(net.network_address)] = name
+                if not network.spec.gateways and net.num_addresses > 1:
+                    self._gateways.add(str(net.network_address + 1))
         self._forget_scopes()
 
     def _forget_scopes(self) -> None:
@@ -264,6 +269,10 @@ class Zone:
     def has_namespace(self, scope: Scope, namespace: bytes) -> bool:
         """Whether the scope sees any endpoint of the namespace."""
         return any(scope.sees(network) for network in self._namespaces.get(namespace, ()))
+
+    def is_gateway(self, address: str) -> bool:
+        """Whether the address is a network's gateway, which is every host's own."""
+        return address in self._gateways
 
     def network_of(self, prefix: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
         """Name of the network whose pool holds the whole prefix, or empty."""

@@ -209,6 +209,15 @@ def test_nobody_reaches_another_network_through_the_resolver(ask: Asker) -> None
         assert isinstance(ask("example.org", to=(nonsense, 53)), dns.message.Message)
 
 
+def test_the_gateway_is_our_own_address_too(ask: Asker) -> None:
+    for gateway in ("10.0.0.1", "fd00::1"):
+        assert ask("example.org", to=(gateway, 53)) == Forward((("192.0.2.53", 53),))
+    spec = NetworkSpec(pools=("10.0.0.0/24",), gateways=("10.0.0.254",))
+    ask.zone.put_network(Network(metadata=Metadata(name="blue"), spec=spec))
+    assert ask("example.org", to=("10.0.0.254", 53)) == Forward((("192.0.2.53", 53),))
+    assert ask("example.org", to=("10.0.0.1", 53)) == Forward((("10.0.0.1", 53),), True)
+
+
 def test_strangers_and_other_classes_are_refused(ask: Asker) -> None:
     assert ask.outcome("web", client="10.0.0.77") == ("REFUSED", False)
     reply = ask("web", qclass="CH")
