@@ -38,7 +38,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5,
 RTA_MULTIPATH, RTA_TABLE, RTA_VIA, RTA_NH_ID = 9, 15, 18, 30
 RTAX_MTU: Final = 2
 RTNH_F_ONLINK: Final = 4
-RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST, RT_SCOPE_NOWHERE = 0, 253, 254, 255
 RT_TABLE_COMPAT: Final = 252
 IP6_RT_PRIO_USER: Final = 1024
 """Metric that IPv6 gives to a route without one (net/ipv6.h)."""
@@ -195,6 +195,8 @@ def parse_address(payload: bytes) -> AddressInfo:
 def _route(kind: int, flags: int, route: RouteInfo) -> bytes:
     family, dst, length = _split(route.dst)
     scope = RT_SCOPE_UNIVERSE if route.via else _SCOPES.get(route.kind, RT_SCOPE_UNIVERSE)
+    if kind == RTM_DELROUTE:
+        scope = RT_SCOPE_NOWHERE  # Any scope matches.
     payload = _ROUTE.pack(
         family,
         length,
