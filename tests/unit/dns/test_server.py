@@ -333,7 +333,7 @@ async def test_one_question_asked_often_is_sent_once_and_a_flood_is_bounded() ->
 
 
 async def test_an_idle_connection_blocks_nobody_and_is_closed() -> None:
-    async with plait(tcp_idle=0.2) as p:
+    async with plait(tcp_idle=0.5) as p:
         idle, writer = await p.connect()
         writer.write(b"\0")
         assert texts(await p.tcp("web")) == ["10.0.0.1"]
