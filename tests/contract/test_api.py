@@ -454,7 +454,7 @@ async def test_a_watch_begins_anew_where_history_is_gone(
 async def test_a_watcher_that_does_not_read_is_cut_and_holds_up_nobody(
     rig: Rig, server: Server, api: ApiClient, follow: Callable[..., Follower]
 ) -> None:
-    reader, writer = await asyncio.open_unix_connection(str(server.config.unix_socket), limit=1024)
+    _reader, writer = await asyncio.open_unix_connection(str(server.config.unix_socket), limit=1024)
     writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await writer.drain()
     follower = follow(api, Namespace)

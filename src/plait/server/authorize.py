@@ -96,8 +96,21 @@ def _block(me: str, old: Object | None, new: Object | None) -> bool:
     if before.node == me:
         return after.node in (me, "") and all(_answer(me, *change) for change in changed)
     if before.node:
-        return after.node == before.node and all(_ask(me, *change) for change in changed)
+        if after.node != before.node or not _same_metadata(old, new):
+            return False
+        mine = any(borrower == me for borrower, _, _ in changed) or any(
+            loan.node == me for loan in after.loans
+        )
+        return mine and all(_ask(me, *change) for change in changed)
     return after.node in ("", me) and all(borrower == me for borrower, _, _ in changed)
+
+
+def _same_metadata(old: Object | None, new: Object | None) -> bool:
+    """Labels and annotations are the owner's to change."""
+    assert old is not None
+    assert new is not None
+    before, after = old.metadata, new.metadata
+    return (before.labels, before.annotations) == (after.labels, after.annotations)
 
 
 def _may_create_block(me: str, node: str, loans: tuple[Loan, ...]) -> bool:

@@ -95,7 +95,12 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
     entry = state.entry(step.kind, step.name, step.namespace)
     old = None if entry is None else entry.object
     if actor.role != "admin" and (old is not None or step.verb != "delete"):
-        authorize(actor, step.verb, old, None if step.verb == "delete" else step.object)
+        authorize(
+            actor,
+            step.verb,
+            None if step.verb == "create" else old,
+            None if step.verb == "delete" else step.object,
+        )
     if step.verb == "create" and old is not None:
         raise PlaitError("PLAIT-API-005", f"the {step.kind.__name__} {step.name} exists already")
     if entry is None and (step.verb == "delete" or step.revision):
