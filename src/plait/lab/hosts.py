@@ -66,9 +66,9 @@ def alive(host: Running) -> bool:
     return host.start != 0 and start_time(host.pid) == host.start
 
 
-def own_cgroups(name: str) -> list[Path]:
+def own_cgroups(name: str) -> tuple[str, ...]:
     """A child `name` of each cgroup that this process is in (not yet made)."""
-    made = []
+    found = []
     unified = Path("/sys/fs/cgroup/unified")
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controller, path = line.split(":", 2)
@@ -78,22 +78,19 @@ def own_cgroups(name: str) -> list[Path]:
             root = unified if unified.is_dir() else Path("/sys/fs/cgroup")
         parent = Path(f"{root}{path}")
         if parent.is_dir():
-            made.append(parent / name)
-    return made
+            found.append(str(parent / name))
+    return tuple(found)
 
 
-def make_cgroups(name: str) -> tuple[str, ...]:
+def make_cgroups(groups: Sequence[str]) -> None:
     """Make the host's cgroups, so that its daemons see a tree of their own."""
-    made = []
-    for group in own_cgroups(name):
+    for group in map(Path, groups):
         group.mkdir(exist_ok=True)
         if (group / "cpuset.cpus").exists():
             # A new cpuset (v1) is empty and takes no process until it has CPUs and memory.
             for key in ("cpuset.cpus", "cpuset.mems"):
                 if not (group / key).read_text().strip():
                     (group / key).write_text((group.parent / key).read_text())
-        made.append(str(group))
-    return tuple(made)
 
 
 def enter_cgroups(groups: Sequence[str]) -> None:
@@ -111,14 +108,15 @@ def remove_cgroups(groups: Sequence[str], patience: float = 5.0) -> list[str]:
     nsenter may outlive the host by a moment: what is left in these groups is ours, and is killed.
     """
     deadline = time.monotonic() + patience
-    reap()
     while left := _remove_cgroups_once(groups):
         if time.monotonic() > deadline:
-            return left
+            break
         for group in left:
             _kill_members(Path(group))
         select.select([], [], [], 0.02)
-    return []
+    # A cgroup that could be removed has no live process: all of them can be collected now.
+    reap()
+    return left
 
 
 def _remove_cgroups_once(groups: Sequence[str]) -> list[str]:
@@ -146,20 +144,15 @@ def _kill_members(group: Path) -> None:
             continue
 
 
-def prepare(directory: Path, name: str, resolver: str) -> tuple[dict[str, str], list[str]]:
-    """Make a host's private directories below `directory`.
+def prepare(directory: Path, name: str, resolver: str) -> dict[str, str]:
+    """Make a host's private directories and files below `directory`.
 
-    Returns the bind mounts (target to source) and the mount points that did not exist before, so
-    that whoever takes the lab down can remove them.
+    Returns the bind mounts, target to source; the targets exist or are the caller's to make.
     """
     binds: dict[str, str] = {}
-    made: list[str] = []
     for target in PRIVATE:
         source = directory / target.strip("/").replace("/", "-")
         source.mkdir(parents=True, exist_ok=True)
-        if not Path(target).is_dir():
-            Path(target).mkdir(parents=True)
-            made.append(target)
         binds[target] = str(source)
     contents = {
         "/etc/hosts": f"127.0.0.1 localhost {name}\n::1 localhost\n",
@@ -172,7 +165,7 @@ def prepare(directory: Path, name: str, resolver: str) -> tuple[dict[str, str], 
         file = directory / Path(target).name
         file.write_text(contents[target])
         binds[target] = str(file)
-    return binds, made
+    return binds
 
 
 def boot(name: str, binds: Mapping[str, str], cgroups: Sequence[str]) -> Running:
@@ -343,11 +336,3 @@ def ip_batch(host: Running, lines: Sequence[str]) -> None:
 def remove_private(directory: Path) -> None:
     """Remove a host's private directories."""
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def remove_empty(directory: Path) -> None:
-    """Remove a directory that was made for a mount, unless somebody uses it by now."""
-    try:
-        directory.rmdir()
-    except OSError:
-        return

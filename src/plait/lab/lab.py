@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from plait.lab import faults, hosts, state, topology
+from plait.lab import faults, hosts, mountpoints, state, topology
 from plait.model.errors import PlaitError
 
 ROUTER_SYSCTLS = {
@@ -97,12 +97,13 @@ class Lab:
             self.power_on(name)
 
     def _boot(self, name: str) -> None:
-        binds, made = hosts.prepare(self.directory / name, name, resolver=self._resolver(name))
-        groups = hosts.make_cgroups(f"plait-lab-{self.name}-{name}")
-        self.state.mount_points = tuple(dict.fromkeys((*self.state.mount_points, *made)))
-        # Before the boot, so that a crash in it leaves a record of the cgroups.
+        groups = hosts.own_cgroups(f"plait-lab-{self.name}-{name}")
+        # Written before they are made, so that a crash at any point leaves a record of them.
         self.state.hosts[name] = hosts.Running(pid=0, start=0, cgroups=groups)
         self.save()
+        hosts.make_cgroups(groups)
+        mountpoints.ensure(self.directory.parent, hosts.PRIVATE)
+        binds = hosts.prepare(self.directory / name, name, resolver=self._resolver(name))
         self.state.hosts[name] = hosts.boot(name, binds, groups)
         self.save()
 
@@ -206,12 +207,10 @@ class Lab:
             left += hosts.remove_cgroups(host.cgroups)
         for name in running:
             hosts.remove_private(self.directory / name)
-        for target in self.state.mount_points:
-            hosts.remove_empty(Path(target))
         if left:
             return left
         shutil.rmtree(self.directory)
         (self.directory.parent / f".{self.name}.lock").unlink(missing_ok=True)
-        hosts.remove_empty(self.directory.parent)
+        mountpoints.release(self.directory.parent)
         self._state = None
         return []

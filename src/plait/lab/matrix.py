@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -54,8 +55,8 @@ def parse_port(text: str) -> Port:
     protocol = protocol or "tcp"
     if (
         protocol not in {"tcp", "udp", "sctp"}
-        or not number.isdecimal()
-        or (not 0 < int(number) < 65536)
+        or not re.fullmatch("[0-9]{1,5}", number)
+        or not 0 < int(number) < 65536
     ):
         raise click.BadParameter(f"`{text}` is not of the form PORT/tcp|udp|sctp")
     return Port(int(number), protocol)

@@ -47,8 +47,6 @@ class State(msgspec.Struct, kw_only=True):
     live_restore: bool = False
     encap: str = "auto"
     hosts: dict[str, Running] = {}
-    mount_points: tuple[str, ...] = ()
-    """Directories that were made on this machine to mount a host's own over."""
     cuts: tuple[tuple[str, str], ...] = ()
     workloads: dict[str, WorkloadState] = {}
 

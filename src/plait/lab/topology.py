@@ -29,6 +29,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     """With prefix length."""
     gateway4: str
     gateway6: str
+    mac: str
+    """The same after every boot, as of a real machine: neighbours remember it."""
 
 
 class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return {site: f"site{site}" for site in (*range(1, self.sites + 1), OUTSIDE_SITE)}
 
 
+def _mac(site: int, number: int) -> str:
+    """A locally administered address (IEEE 802 8.4)."""
+    return f"02:00:00:{site:02x}:{number >> 8:02x}:{number & 255:02x}"
+
+
 def _interface(site: int, number: int, port: str) -> Interface:
     return Interface(
         port=port,
@@ -60,6 +67,7 @@ def _interface(site: int, number: int, port: str) -> Interface:
         address6=f"fd64:{site:x}::{number:x}/64",
         gateway4=f"100.64.{site}.1",
         gateway6=f"fd64:{site:x}::1",
+        mac=_mac(site, number),
     )
 
 
@@ -92,7 +100,7 @@ def router_commands(lab: Plan) -> list[str]:
     lines = []
     for site, bridge in lab.bridges.items():
         lines += [
-            f"link add {bridge} type bridge",
+            f"link add {bridge} address {_mac(site, 1)} type bridge",
             f"link set {bridge} mtu {lab.mtu} up",
             f"address add 100.64.{site}.1/24 dev {bridge}",
             f"address add fd64:{site:x}::1/64 dev {bridge} nodad",
@@ -102,9 +110,10 @@ def router_commands(lab: Plan) -> list[str]:
 
 def link_commands(lab: Plan, host: HostPlan, pid: int) -> list[str]:
     """`ip -batch` lines, run in the router's namespace, that plug a host in."""
-    port = host.interface.port
+    port, mac = host.interface.port, host.interface.mac
     return [
-        f"link add {port} mtu {lab.mtu} type veth peer name eth0 mtu {lab.mtu} netns {pid}",
+        f"link add {port} mtu {lab.mtu} type veth "
+        f"peer name eth0 mtu {lab.mtu} address {mac} netns {pid}",
         f"link set {port} master {lab.bridges[host.site]} up",
     ]
 

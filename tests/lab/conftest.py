@@ -1,0 +1,62 @@
+"""Labs for the tests: made once a session under a name of their own, destroyed at its end."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import pytest
+
+from plait.lab import bringup
+from plait.lab.lab import Lab
+
+T = TypeVar("T")
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{secrets.token_hex(3)}"
+
+
+def eventually(
+    what: str, look: Callable[[], T], evidence: object = None, seconds: float = 10.0
+) -> T:
+    """What `look` gives as soon as it is true; fails after `seconds` and shows the evidence."""
+    deadline = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s; {evidence or value!r}"
+        time.sleep(0.05)
+    return value
+
+
+@contextmanager
+def made(name: str, hosts: int, **options: object) -> Iterator[Lab]:
+    """A lab that goes away with the block, whatever happens in it."""
+    lab = bringup.up(name, hosts, **options)  # type: ignore[arg-type]
+    try:
+        yield lab
+    finally:
+        assert lab.destroy() == []
+
+
+@pytest.fixture(scope="session")
+def bare_lab() -> Iterator[Lab]:
+    """Three hosts on two sites, without Plait."""
+    with made(unique("bare"), 3, sites=2, bare=True) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def plait_lab() -> Iterator[Lab]:
+    """Three hosts on two sites: a server, three agents, no Docker."""
+    with made(unique("plait"), 3, sites=2) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def docker_lab() -> Iterator[Lab]:
+    """Three hosts on two sites, a real dockerd on each."""
+    with made(unique("dock"), 3, sites=2, docker=True) as lab:
+        yield lab
