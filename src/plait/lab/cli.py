@@ -130,13 +130,15 @@ def ls(as_json: bool) -> None:
     rows = []
     for name in state.names():
         found = state.load(state.directory(name))
-        live = sum(map(hosts.alive, found.hosts.values()))
+        machines = found.plan.machines
         rows.append(
             {
                 "name": name,
-                "hosts": len(found.plan.hosts),
+                "hosts": len(machines),
                 "sites": found.plan.sites,
-                "running": live,
+                "running": sum(
+                    hosts.alive(host) for key, host in found.hosts.items() if key in machines
+                ),
                 "docker": found.docker,
                 "workloads": len(found.workloads),
             }

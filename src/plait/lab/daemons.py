@@ -85,7 +85,7 @@ def start_plait(lab: Lab) -> None:
     """`plait up` on the first host, `plait join` on the others; all ready when it returns."""
     first = lab.plan.hosts[FIRST]
     _plait(lab, FIRST, "up", "--encap", lab.state.encap)
-    others = [name for name in lab.plan.hosts if name not in (FIRST, topology.OUTSIDE)]
+    others = [name for name in lab.plan.machines if name != FIRST]
     if not others:
         return
     token = json.loads(_plait(lab, FIRST, "token", "create", "--json"))["token"]
@@ -211,10 +211,9 @@ def stop_docker(lab: Lab, host: str, sig: int = signal.SIGTERM) -> None:
 
 def start_dockers(lab: Lab) -> None:
     """dockerd on every host, side by side."""
-    names = [name for name in lab.plan.hosts if name != topology.OUTSIDE]
     in_parallel(
         [
             lambda name=name: start_docker(lab, name)  # type: ignore[misc]
-            for name in names
+            for name in lab.plan.machines
         ]
     )

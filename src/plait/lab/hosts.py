@@ -25,6 +25,8 @@ from plait.model.errors import PlaitError
 
 NAMESPACES = ("-m", "-n", "-u", "-i", "-p", "-C")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BIN = str(Path(sys.executable).parent)
+"""Where `plait` is installed, also when that is a virtual environment."""
 PRIVATE = (
     "/var/lib/plait",
     "/var/log/plait",
@@ -274,7 +276,7 @@ def command(host: Running, argv: Sequence[str]) -> list[str]:
         "--",
         "env",
         "-i",
-        f"PATH={PATH}",
+        f"PATH={BIN}:{PATH}",
         "HOME=/root",
         "LANG=C.UTF-8",
         f"TERM={os.environ.get('TERM', 'dumb')}",

@@ -50,6 +50,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     hosts: dict[str, HostPlan]
 
     @property
+    def machines(self) -> list[str]:
+        """The hosts that Plait runs on."""
+        return [name for name in self.hosts if name != OUTSIDE]
+
+    @property
     def bridges(self) -> dict[int, str]:
         """Bridge of each site, on the router."""
         return {site: f"site{site}" for site in (*range(1, self.sites + 1), OUTSIDE_SITE)}
