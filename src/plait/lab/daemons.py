@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -172,22 +174,36 @@ def start_docker(lab: Lab, host: str) -> None:
     hosts.leave_running(child)
     wait_for(f"dockerd on {host}", lambda: _docker_answers(lab, host))
     if IMAGE not in lab.run(host, ["docker", "images", "--format", "{{.Repository}}"]).stdout:
-        _make_image(lab, host)
+        image = str(_image_file(lab))
+        lab.run(host, ["docker", "import", "--change", 'CMD ["sh"]', image, IMAGE])
 
 
 def _docker_answers(lab: Lab, host: str) -> bool:
     return lab.run(host, ["docker", "version"], check=False).returncode == 0
 
 
-def _make_image(lab: Lab, host: str) -> None:
-    # No registry is within reach of a lab: the image is the static busybox and its applets.
-    script = (
-        "set -e; d=$(mktemp -d); trap 'rm -rf $d' EXIT; mkdir -p $d/bin $d/etc $d/tmp $d/www; "
-        f"cp {BUSYBOX} $d/bin/busybox; $d/bin/busybox --install -s $d/bin 2>/dev/null || "
-        "for a in $($d/bin/busybox --list); do ln -sf busybox $d/bin/$a; done; "
-        f"tar -C $d -c . | docker import -c 'CMD [\"sh\"]' - {IMAGE}"
-    )
-    lab.run(host, ["sh", "-c", script])
+def _image_file(lab: Lab) -> Path:
+    """A root file system made of the static busybox, as `docker import` takes it.
+
+    No registry is within reach of a lab.
+    """
+    path = lab.directory / "busybox.tar"
+    if not path.exists():
+        listed = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True)
+        aside = path.with_suffix(f".{threading.get_ident()}")
+        with tarfile.open(aside, "w") as archive:
+            for name, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("www", 0o755)):
+                directory = tarfile.TarInfo(name)
+                directory.type, directory.mode = tarfile.DIRTYPE, mode
+                archive.addfile(directory)
+            archive.add(BUSYBOX, "bin/busybox")
+            for applet in listed.stdout.split():
+                link = tarfile.TarInfo(f"bin/{applet}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                if applet != "busybox":
+                    archive.addfile(link)
+        aside.replace(path)
+    return path
 
 
 def docker_pid(lab: Lab, host: str) -> int:
