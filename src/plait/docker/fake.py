@@ -40,6 +40,7 @@ from plait.model.objects import (
     Workload,
 )
 from plait.wire.docker import (
+    Actor,
     Container,
     ContainerDetail,
     CreateNetworkBody,
@@ -402,13 +403,20 @@ class FakeEngine(Failing):
             options=body.options,
             labels=body.labels,
         )
+        self._tell("create", network_id)
         return network_id
+
+    def _tell(self, action: str, network_id: str) -> None:
+        self.queue.put_nowait(
+            DockerEvent(type="network", action=action, actor=Actor(id=network_id))
+        )
 
     async def remove_network(self, network_id: str) -> None:
         """See `Engine`."""
         self._may_fail("remove_network")
         self.by_id.pop(network_id, None)
         self.removed.append(network_id)
+        self._tell("destroy", network_id)
 
     async def events(self, since_nano: int) -> AsyncIterator[DockerEvent]:
         """See `Engine`; what the test puts into `queue`, where an exception ends the stream."""

@@ -13,7 +13,7 @@ import msgspec
 
 from plait.model.errors import PlaitError
 
-Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}\Z")]
 """An id that dockerd chose: 64 hex digits today."""
 
 GENERIC: Final = "com.docker.network.generic"

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from plait.docker.identity import endpoints_of, identity
+from plait.model.errors import PlaitError
+from plait.wire.docker import (
+    Container,
+    ContainerDetail,
+    CreateEndpointCall,
+    DockerNetwork,
+    EndpointSettings,
+    NetworkContainer,
+    NetworkSettings,
+)
+
+CID = "c" * 64
+
+
+def container(name: str = "web", labels: dict[str, str] | None = None) -> Container:
+    return Container(id=CID, names=("/other/link", f"/{name}"), labels=labels)
+
+
+def test_names_labels_and_aliases() -> None:
+    who = identity(
+        container("Shop_web_1", {"app": "web", "com.docker.compose.service": "web", "x": "a b"}),
+        ("db_main", "web", "shop-web-1"),
+        "",
+    )
+    assert who.name == "shop-web-1"
+    assert who.aliases == ("db-main", "web")
+    assert who.labels == {
+        "app": "web",
+        "com.docker.compose.service": "web",
+        "plait.docker-name": "Shop_web_1",
+    }
+    assert who.namespace == "default"
+    assert who.container == CID
+
+
+def test_namespace_of_label_then_network_then_default() -> None:
+    labelled = container(labels={"plait.namespace": "team"})
+    assert identity(labelled, (), "shop").namespace == "team"
+    assert identity(container(), (), "shop").namespace == "shop"
+    with pytest.raises(PlaitError, match="PLAIT-NAME-001"):
+        identity(container(labels={"plait.namespace": "No Good"}), (), "")
+
+
+def test_a_container_without_a_name_that_dns_knows() -> None:
+    assert identity(Container(id=CID, names=None), (), "").name == CID[:12]
+    assert identity(container("___"), (), "").name == CID[:12]
+
+
+def test_endpoints_that_have_not_joined() -> None:
+    network = DockerNetwork(
+        id="n",
+        containers={
+            CID: NetworkContainer(endpoint_id="e1"),
+            "ep-e2": NetworkContainer(endpoint_id="e2"),
+        },
+    )
+    assert endpoints_of(network) == {"e1": CID, "e2": ""}
+
+
+async def connected(world, *aliases: str) -> str:
+    network_id, _ = await world.bound("blue")
+    await world.driver.create_endpoint(CreateEndpointCall(network_id=network_id, endpoint_id="e1"))
+    world.container(CID, "web", {"app": "web"})
+    world.connect(network_id, CID, "e1")
+    settings = EndpointSettings(endpoint_id="e1", aliases=aliases)
+    world.engine.details[CID] = ContainerDetail(
+        id=CID, network_settings=NetworkSettings(networks={"blue": settings})
+    )
+    return network_id
+
+
+async def test_identity_comes_before_the_container_can_be_inspected(world) -> None:
+    network_id = await connected(world, "db")
+    world.engine.inspectable.clear()
+    task = asyncio.create_task(world.identifier.connected(network_id, CID))
+    while not world.agent.identified:
+        await asyncio.sleep(0)
+    endpoint, told = world.agent.identified[0]
+    assert (endpoint, told["name"], told["aliases"]) == ("e1", "web", ())
+    assert told["workload"].id == CID
+    world.engine.inspectable.set()
+    await task
+    assert [t["aliases"] for _, t in world.agent.identified] == [(), ("db",)]
+
+
+async def test_the_same_is_not_told_twice(world) -> None:
+    network_id = await connected(world)
+    for _ in range(2):
+        await world.identifier.connected(network_id, CID)
+        await world.identifier.resync([world.engine.by_id[network_id]])
+        await world.identifier.settle()
+    assert len(world.agent.identified) == 1
+
+
+async def test_rename(world) -> None:
+    network_id = await connected(world, "db")
+    await world.identifier.connected(network_id, CID)
+    world.container(CID, "new_name", {"app": "web"})
+    await world.identifier.renamed(CID)
+    told = world.agent.identified[-1][1]
+    assert (told["name"], told["aliases"]) == ("new-name", ("db",))
+    await world.identifier.renamed("unknown")
+
+
+async def test_no_alias_is_lost_by_a_restart(world) -> None:
+    network_id = await connected(world, "db")
+    await world.identifier.connected(network_id, CID)
+    before = len(world.agent.identified)
+    world.restart()
+    await world.identifier.connected(network_id, CID)
+    assert all(t["aliases"] == ("db",) for _, t in world.agent.identified[before:])
+
+
+async def test_events_of_what_is_gone(world) -> None:
+    network_id = await connected(world)
+    await world.identifier.connected("unknown", CID)
+    await world.identifier.connected(network_id, "")
+    await world.identifier.connected(network_id, "gone")
+    assert world.agent.identified == []
+
+
+async def test_a_failure_is_made_good_by_the_next_resync(world) -> None:
+    network_id = await connected(world)
+    world.agent.fail["identify"] = PlaitError("PLAIT-AGENT-006", "not in time")
+    for expected in (0, 1):
+        await world.identifier.resync([world.engine.by_id[network_id]])
+        await world.identifier.settle()
+        assert len(world.agent.identified) == expected
+
+
+async def test_nothing_is_kept_of_what_docker_forgot(world) -> None:
+    network_id = await connected(world, "db")
+    await world.identifier.connected(network_id, CID)
+    await world.identifier.resync([])
+    memory = (world.identifier._told, world.identifier._aliases, world.identifier._locks)
+    assert memory == ({}, {}, {})
+    assert not world.identifier._inspected
