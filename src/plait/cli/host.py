@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from plait.cli.frame import Command
@@ -18,7 +20,7 @@ SHARED = (
 def shared_options(function: F) -> F:
     """Options of `up` and `join`."""
     for option in reversed(SHARED):
-        function = option(function)
+        option(function)
     return function
 
 
@@ -96,7 +98,7 @@ def join(
 
     lifecycle.require_root("plait join")
     if token == "-":  # noqa: S105 - the word for standard input
-        token = click.get_text_stream("stdin").readline()
+        token = sys.stdin.readline()
     options = lifecycle.UpOptions(name=name, address=address, interface=interface, site=site)
     connect.wait_for(
         lifecycle.join(server, token.strip(), options, connect.paths(), dry_run=dry_run)

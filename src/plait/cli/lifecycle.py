@@ -34,6 +34,7 @@ from plait.cli.preflight import (
 from plait.cli.progress import step
 from plait.cli.services import Services, services
 from plait.cli.targets import dns_label
+from plait.cli.trust import must_enrol
 from plait.model.config import DEFAULT_PORT, AgentConfig, ServerConfig
 from plait.model.errors import PlaitError
 from plait.model.objects import ClusterSpec, Encap
@@ -62,7 +63,7 @@ def require_root(command: str) -> None:
         raise root_required(command)
 
 
-def write_config(path: Path, config: msgspec.Struct) -> None:
+def write_config(path: Path, config: msgspec.Struct | list[str]) -> None:
     """Put a configuration file in place at once, mode 0600, durable when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.parent.chmod(0o700)
@@ -73,6 +74,14 @@ def write_config(path: Path, config: msgspec.Struct) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def remember_made(paths: Paths) -> None:
+    """Note which directories outside of ours are about to be made, once."""
+    if not paths.made.exists():
+        plugins = paths.docker_plugin.parent
+        missing = [str(d) for d in (plugins, plugins.parent) if not d.exists()]
+        write_config(paths.made, missing)
 
 
 def read_server_config(paths: Paths) -> ServerConfig | None:
@@ -200,6 +209,7 @@ async def enrol_here(paths: Paths, config: AgentConfig, token: str) -> None:
     """Get the node its certificate, then write the agent's settings."""
     from plait.cli.trust import enrol_node
 
+    remember_made(paths)
     await enrol_node(config.server, token, config.node, paths.node)
     write_config(paths.agent_config, config)
 
@@ -263,8 +273,8 @@ async def up(options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
         return
     with step(f"server on port {config.port}"):
         await start_server(paths)
-    if agent is None:
-        agent = AgentConfig(
+    if agent is None or must_enrol(paths.node, time.time()):
+        agent = agent or AgentConfig(
             node=node_name(options.name),
             server=f"https://{connect.host_port('127.0.0.1', config.port)}",
             address=options.address,
@@ -295,6 +305,13 @@ async def resume_joined(
     if dry_run:
         output.good(f"the agent of {agent.server} would be started if it is down")
         return
+    if must_enrol(paths.node, time.time()):
+        raise PlaitError(
+            "PLAIT-AUTH-001",
+            "this host was off for longer than its certificate lives",
+            why="the server asks for a token again",
+            fix=(f"plait join {urlsplit(agent.server).netloc} --token TOKEN",),
+        )
     with step("agent ready"):
         await start_agent(paths)
 
@@ -324,11 +341,12 @@ async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry
         if dry_run:
             output.good(f"this host would join {url} as node {agent.node}")
             return
-        with step(f"node {agent.node} enrolled with {url}"):
-            await enrol_here(paths, agent, token)
-    if dry_run:
+    elif dry_run:
         output.good(f"this host has joined {url}; its agent would be started if it is down")
         return
+    if must_enrol(paths.node, time.time()):
+        with step(f"node {agent.node} enrolled with {url}"):
+            await enrol_here(paths, agent, token)
     with step("agent ready"):
         await start_agent(paths)
     output.say("This host is part of the network: `plait peers` shows how it reaches the others.")

@@ -33,7 +33,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     agent: str
     """State of this host's agent, likewise."""
     details: AgentStatus | None = None
-    nodes: int = 0
+    nodes: int | None = None
+    """None: the server does not answer."""
     nodes_ready: int = 0
     endpoints: int = 0
     networks: tuple[NetworkUse, ...] = ()
@@ -71,7 +72,7 @@ async def look(paths: Paths) -> Picture:
         except PlaitError as error:
             if states["agent"] == "up":
                 problems.append(_refusal(error))
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Node, ...] | None = None
     endpoints: tuple[Endpoint, ...] = ()
     uses: list[NetworkUse] = []
     try:
@@ -84,7 +85,7 @@ async def look(paths: Paths) -> Picture:
     except PlaitError as error:
         if states["server"] in {"up", "-"}:
             problems.append(_refusal(error))
-    for node in nodes:
+    for node in nodes or ():
         name = node.metadata.name
         if not node.status.ready:
             problems.append(Trouble(f"node {name} is not ready", (f"plait describe node {name}",)))
@@ -93,8 +94,8 @@ async def look(paths: Paths) -> Picture:
         server=states["server"],
         agent=states["agent"],
         details=details,
-        nodes=len(nodes),
-        nodes_ready=sum(node.status.ready for node in nodes),
+        nodes=None if nodes is None else len(nodes),
+        nodes_ready=sum(node.status.ready for node in nodes or ()),
         endpoints=len(endpoints),
         networks=tuple(uses),
         problems=tuple(dict.fromkeys(problems)),
@@ -113,6 +114,8 @@ def as_facts(picture: Picture) -> list[tuple[str, str]]:
             ("docker", "served" if details.docker else "not there"),
             ("repairs", str(details.repairs)),
         ]
+    if picture.nodes is None:
+        return [*pairs, ("network", "unknown: the server does not answer")]
     return [
         *pairs,
         ("nodes", f"{picture.nodes_ready} of {picture.nodes} ready"),

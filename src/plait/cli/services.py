@@ -230,7 +230,11 @@ class Supervised:
 
 def remove_state(paths: Paths) -> None:
     """Delete every directory of ours; no error for what is not there."""
+    paths.docker_plugin.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        for made in json.loads(paths.made.read_text()):
+            # Not empty: somebody else uses it by now.
+            Path(made).rmdir()
     for directory in (paths.state, paths.run, paths.log):
         if directory.exists():
             shutil.rmtree(directory)
-    paths.docker_plugin.unlink(missing_ok=True)

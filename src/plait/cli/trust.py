@@ -13,6 +13,17 @@ async def enrol_node(server: str, token: str, name: str, directory: Path) -> Non
     await enrol.enrol(server, token, name, directory)
 
 
+def must_enrol(directory: Path, now: float) -> bool:
+    """Whether the node has no certificate that is still good; `now` is Unix time.
+
+    A host that was off for longer than its certificate lives has to show a token again.
+    """
+    try:
+        return now >= enrol.validity(directory / enrol.CERT_FILE)[1]
+    except (OSError, ValueError):
+        return True
+
+
 async def pinned_ca(server: str, token: str, config_file: Path) -> Path:
     """The certificate of the authority that a token pins, fetched once and kept beside the
     user's configuration. PLAIT-AUTH-005 when the server shows another one."""

@@ -44,6 +44,11 @@ class Paths:
         return self.state / "agent.json"
 
     @property
+    def made(self) -> Path:
+        """List of the directories outside of ours that were not there before `plait up`."""
+        return self.state / "made.json"
+
+    @property
     def ca(self) -> Path:
         """Directory of the certificate authority (server only)."""
         return self.state / "ca"

@@ -1,0 +1,106 @@
+"""Manifests: objects out of text, and mistakes by file and line."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plait.cli.manifests import MAX_NODES, objects
+from plait.model.errors import PlaitError
+from plait.model.objects import Endpoint, Network
+
+GOOD = """\
+apiVersion: plait/v1
+kind: Network
+metadata:
+  name: web
+  labels: {tier: "1"}
+spec:
+  pools: [10.1.0.0/20]
+  internal: true
+---
+# nothing
+---
+apiVersion: plait/v1
+kind: Endpoint
+metadata: {name: e1}
+spec: {node: a, network: web, ports: [{protocol: tcp, port: 80, hostPort: 8080}]}
+"""
+
+
+def refusal(text: str) -> PlaitError:
+    with pytest.raises(PlaitError) as caught:
+        objects(text, "f.yaml")
+    assert caught.value.code == "PLAIT-CLI-004"
+    return caught.value
+
+
+def test_several_documents_become_objects() -> None:
+    network, endpoint = objects(GOOD, "f.yaml")
+    assert isinstance(network, Network)
+    assert network.spec.pools == ("10.1.0.0/20",)
+    assert isinstance(endpoint, Endpoint)
+    assert endpoint.metadata.namespace == "default"
+    assert endpoint.spec.ports[0].host_port == 8080
+
+
+def test_json_is_yaml() -> None:
+    text = '{"apiVersion":"plait/v1","kind":"Network","metadata":{"name":"x"},"spec":{}}'
+    assert objects(text, "f.json")[0].metadata.name == "x"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "fix"),
+    [
+        ("kind: Network", "kind: Netwrk", "f.yaml:2", "write `kind: Network`"),
+        ("internal: true", "internl: true", "f.yaml:8", "write `internal`"),
+        ("  name: web", "  nme: web\n  name: web", "f.yaml:4", "write `name`"),
+        ("hostPort", "hostprt", "f.yaml:15", "write `hostPort`"),
+        ("plait/v1\nkind: N", "v1\nkind: N", "f.yaml:1", "write `apiVersion: plait/v1`"),
+    ],
+)
+def test_a_mistake_is_named_by_line_with_the_nearest_word(
+    old: str, new: str, where: str, fix: str
+) -> None:
+    error = refusal(GOOD.replace(old, new, 1))
+    assert (error.where, error.fix) == (where, (fix,))
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "why"),
+    [
+        ("a: b", "f.yaml:1", "`apiVersion` is missing"),
+        ("- 1", "f.yaml:1", "must be a mapping"),
+        ("a: [", "f.yaml:1", "expected"),
+        (GOOD.replace("internal: true", "internal: maybe"), "f.yaml:8", "Expected `bool`"),
+        (GOOD.replace("  name: web", "  name: 5"), "f.yaml:4", "Expected `str`"),
+        (GOOD.replace("  name: web", "  name: web\n  name: x"), "f.yaml:5", "stands twice"),
+        ("? [a]\n: b", "f.yaml:1", "a key must be a word"),
+        ("[" * 10_000, "f.yaml", "nested too deep"),
+        ("{a: " * 10_000, "f.yaml", "nested too deep"),
+        ("a: !!python/object:os.system x", "f.yaml", "tag"),
+        ("\x00", "f.yaml", "not allowed"),
+    ],
+)
+def test_what_else_is_wrong(text: str, where: str, why: str) -> None:
+    error = refusal(text)
+    assert error.where.startswith(where)
+    assert why in error.why
+
+
+def test_aliases_count_each_time_they_are_used() -> None:
+    bomb = "a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+        f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+    )
+    assert MAX_NODES < 10**8
+    assert "too many" in refusal(bomb).why
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=200) | st.text(alphabet="{}[]:,-&*!|>'\"\n ab?%@`", max_size=60))
+def test_any_text_is_objects_or_a_refusal(text: str) -> None:
+    with contextlib.suppress(PlaitError):
+        objects(text, "f.yaml")
