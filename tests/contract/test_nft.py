@@ -196,6 +196,18 @@ def test_an_orphan_is_adopted_as_it_is(connect: Callable[[], NftDoor]) -> None:
     assert read(second).elements["sources"] == {}
 
 
+def test_base_chains_wait_until_the_table_is_adopted(connect: Callable[[], NftDoor]) -> None:
+    first = connect()
+    assert not first.commit([nft.AddTable(OWNED), nft.AddChain(nft.Chain("leaf"))])
+    first.close()
+    second = connect()
+    chain = nft.AddChain(BASE)
+    assert second.commit([nft.AddTable(OWNED), chain])[1].errno == errno.EINVAL
+    assert read(second).info.owner == 0
+    assert not second.commit([nft.AddTable(OWNED)])
+    assert not second.commit([chain])
+
+
 def test_a_table_without_owner_flag_cannot_be_adopted(door: NftDoor) -> None:
     assert not door.commit([nft.AddTable()])
     assert door.commit([nft.AddTable(OWNED)])[0].errno == errno.EOPNOTSUPP

@@ -2,21 +2,22 @@
 
 An entry outlives the endpoint that made it; without this, the next holder of an address or a
 port would inherit flows, rewritten to where the last one was.
+
+The kernel walks its whole table, of all namespaces, for every dump (12 ms with the usual 262,144
+buckets, a filter in the kernel or not): `FlowReaper` does it beside the agent's loop, once for
+all that was asked meanwhile.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
-from typing import Final
+import threading
+from collections.abc import Iterable
+from typing import Protocol
 
 from plait.kernel.nfnetlink import NetfilterError, NfnetlinkSocket
 from plait.wire import ctnetlink as ct
 from plait.wire.nft_expr import PROTOCOLS
-
-_FILTERED_LIMIT: Final = 2
-"""Up to so many addresses the kernel looks for them; for more, one dump is cheaper."""
-_SIDES: Final[tuple[ct.Side, ...]] = ("original src", "original dst", "reply src", "reply dst")
 
 
 class Conntrack:
@@ -31,32 +32,18 @@ class Conntrack:
 
     def flows(self) -> tuple[ct.Flow, ...]:
         """Every flow of both families."""
-        return tuple(self._dump(b"", 0))
+        found = (ct.flow(msg) for msg in self._nl.dump(ct.CT_GET, b""))
+        return tuple(flow for flow in found if flow is not None)
 
     def forget_addresses(self, addresses: Iterable[str]) -> int:
         """Delete the flows of these addresses, on whatever side; how many there were."""
         wanted = frozenset(addresses)
-        if len(wanted) > _FILTERED_LIMIT:
-            return self._delete(flow for flow in self.flows() if touches(flow, wanted))
-        found: dict[bytes, ct.Flow] = {}
-        for address in wanted:
-            family = ct.AF[6 if ":" in address else 4]
-            for side in _SIDES:
-                for flow in self._dump(ct.address_query(address, side), family):
-                    if touches(flow, wanted):
-                        found[flow.key] = flow
-        return self._delete(found.values())
+        return self._delete(flow for flow in self.flows() if touches(flow, wanted))
 
     def forget_ports(self, ports: Iterable[tuple[str, int]]) -> int:
         """Delete the flows that these (protocol, host port)s decided; how many there were."""
         wanted = frozenset((PROTOCOLS[name], port) for name, port in ports)
         return self._delete(flow for flow in self.flows() if decided(flow, wanted))
-
-    def _dump(self, query: bytes, family: int) -> Iterator[ct.Flow]:
-        for msg in self._nl.dump(ct.CT_GET, query, family=family):
-            flow = ct.flow(msg)
-            if flow is not None:
-                yield flow
 
     def _delete(self, flows: Iterable[ct.Flow]) -> int:
         count = 0
@@ -88,6 +75,93 @@ def decided(flow: ct.Flow, ports: frozenset[tuple[int, int]]) -> bool:
         return False
     translated = flow.original.dst != flow.reply.src or flow.original.dport != flow.reply.sport
     return translated or flow.protocol == PROTOCOLS["udp"]
+
+
+class FlowDoor(Protocol):
+    """What the filter needs of conntrack."""
+
+    def forget_addresses(self, addresses: Iterable[str]) -> int:
+        """Delete the flows of these addresses; how many there were."""
+
+    def forget_ports(self, ports: Iterable[tuple[str, int]]) -> int:
+        """Delete the flows of these (protocol, host port)s; how many there were."""
+
+    def close(self) -> None:
+        """Release the socket."""
+
+
+class FlowReaper:
+    """Forgets flows in a thread of its own; the calls return at once, with 0.
+
+    A released address rests before it is used again, for much longer than this takes.
+    """
+
+    def __init__(self, door: FlowDoor) -> None:
+        self._door = door
+        self._changed = threading.Condition()
+        self._addresses: set[str] = set()
+        self._ports: set[tuple[str, int]] = set()
+        self._busy = False
+        self._closed = False
+        self.forgotten = 0
+        """Flows that were deleted."""
+        self.error = ""
+        """Of the last round, empty when it went well."""
+        self._thread = threading.Thread(target=self._work, name="plait-flows", daemon=True)
+        self._thread.start()
+
+    def forget_addresses(self, addresses: Iterable[str]) -> int:
+        """Delete, soon, the flows of these addresses."""
+        with self._changed:
+            self._addresses |= set(addresses)
+            self._changed.notify_all()
+        return 0
+
+    def forget_ports(self, ports: Iterable[tuple[str, int]]) -> int:
+        """Delete, soon, the flows of these (protocol, host port)s."""
+        with self._changed:
+            self._ports |= set(ports)
+            self._changed.notify_all()
+        return 0
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all that was asked is done; False when it takes longer."""
+        with self._changed:
+            return self._changed.wait_for(self._idle, seconds)
+
+    def close(self) -> None:
+        """Finish what was asked, then end the thread and close the door."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._door.close()
+
+    def _idle(self) -> bool:
+        return not (self._addresses or self._ports or self._busy)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._addresses or self._ports or self._closed)
+                if not (self._addresses or self._ports):
+                    return
+                addresses, self._addresses = self._addresses, set()
+                ports, self._ports = self._ports, set()
+                self._busy = True
+            count, error = self._round(addresses, ports)
+            with self._changed:
+                self.forgotten += count
+                self.error = error
+                self._busy = False
+                self._changed.notify_all()
+
+    def _round(self, addresses: set[str], ports: set[tuple[str, int]]) -> tuple[int, str]:
+        try:
+            count = self._door.forget_addresses(addresses) if addresses else 0
+            return count + (self._door.forget_ports(ports) if ports else 0), ""
+        except (NetfilterError, OSError) as error:
+            return 0, str(error)
 
 
 class FakeConntrack:

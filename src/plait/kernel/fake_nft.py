@@ -39,6 +39,8 @@ class _Table:
     """Chains with the rules that they hold."""
     sets: dict[str, nft.Set] = field(default_factory=dict)
     elements: dict[str, dict[bytes, nft.Data]] = field(default_factory=dict)
+    updating: bool = False
+    """The transaction changed the table's flags: base chains have to wait for the next one."""
 
 
 @dataclass
@@ -144,6 +146,8 @@ class FakeNft:
             if any(r.errno == errno.EPERM for r in refused.values()):
                 raise owned_by_another(self._name, before[self._name].owner)
             return refused
+        if self._name in self.kernel.tables:
+            self.kernel.tables[self._name].updating = False
         if changes:
             self.kernel.generation += 1
             self.commits.append(tuple(changes))
@@ -179,7 +183,7 @@ class FakeNft:
         orphan = held.flags == nft.TABLE_PERSIST
         if not (orphan and change.flags == nft.TABLE_PERSIST | nft.TABLE_OWNER):
             raise _Refused(errno.EOPNOTSUPP)
-        held.flags, held.owner = change.flags, owner
+        held.flags, held.owner, held.updating = change.flags, owner, True
 
 
 def _references(table: _Table) -> Iterator[tuple[str, str]]:
@@ -202,6 +206,9 @@ def _used(statements: Iterable[e.Statement]) -> Iterator[tuple[str, str]]:
                 yield "set", name
             case e.Vmap(map=name) | e.DnatByMap(map=name):
                 yield "set", name
+            case e.VmapByMap(map=name, vmap=verdicts):
+                yield "set", name
+                yield "set", verdicts
 
 
 def _get(where: dict[Any, Any], name: str | bytes) -> Any:
@@ -215,6 +222,8 @@ def _require(table: _Table, kind: str, name: str) -> None:
 
 
 def _add_chain(table: _Table, change: nft.AddChain) -> None:
+    if table.updating and change.chain.hook and change.chain.name not in table.chains:
+        raise _Refused(errno.EINVAL)
     table.chains.setdefault(change.chain.name, nft.Chain(change.chain.name, (), change.chain.hook))
 
 

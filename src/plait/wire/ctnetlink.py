@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import sys
 from typing import Final, Literal, NamedTuple
 
 from plait.wire.nfnetlink import (
@@ -22,10 +21,8 @@ CT_DELETE: Final = SUBSYS_CTNETLINK << 8 | 2
 
 AF: Final = {4: 2, 6: 10}
 
-_TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+_TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE = 1, 2, 12, 18
 _IP: Final = {4: (1, 2), 6: (3, 4)}
-_FILTER_IP_SRC: Final = 1
-_FILTER_IP_DST: Final = 2
 
 
 class Tuple(NamedTuple):
@@ -46,29 +43,6 @@ class Flow(NamedTuple):
     reply: Tuple
     key: bytes
     """Attributes that name this very entry in a deletion."""
-
-
-Side = Literal["original src", "original dst", "reply src", "reply dst"]
-
-_SIDES: Final[dict[Side, tuple[int, int]]] = {
-    "original src": (_TUPLE_ORIG, _FILTER_IP_SRC),
-    "original dst": (_TUPLE_ORIG, _FILTER_IP_DST),
-    "reply src": (_TUPLE_REPLY, _FILTER_IP_SRC),
-    "reply dst": (_TUPLE_REPLY, _FILTER_IP_DST),
-}
-
-
-def address_query(address: str, side: Side) -> bytes:
-    """Attributes of a dump of the flows with an address on a side.
-
-    CTA_FILTER is of kernel 5.8; an older one dumps everything, so the caller still compares.
-    """
-    ip = ipaddress.ip_address(address)
-    tuple_kind, bit = _SIDES[side]
-    where = _IP[ip.version][0 if bit == _FILTER_IP_SRC else 1]
-    # CTA_FILTER_ORIG_FLAGS 1 and CTA_FILTER_REPLY_FLAGS 2, in host order.
-    flags = attr(1 if tuple_kind == _TUPLE_ORIG else 2, bit.to_bytes(4, sys.byteorder))
-    return nested(tuple_kind, nested(1, attr(where, ip.packed))) + nested(_FILTER, flags)
 
 
 def flow(msg: Message) -> Flow | None:

@@ -8,6 +8,7 @@ The path of a packet that concerns an endpoint (link group 112); others meet no 
 - `nat`: published ports, for packets to a local address only.
 - `egress`, then the network's `e-…` chain: where the sender may reach.
 - `ingress`, then the network's `i-…` chain: who may reach the receiver. Both must agree.
+  Each is found by two lookups, link to network and network to chain, however many there are.
 - `host-in`, `host-out`: between the host itself and its endpoints.
 - `srcnat`: what leaves our networks is masqueraded.
 
@@ -24,7 +25,7 @@ from typing import Final, Literal, NamedTuple
 
 from plait.model import marks
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
-from plait.wire import nft
+from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
 from plait.wire.nft import Chain, Hook, Rule, Set
 from plait.wire.nft_expr import ACCEPT, DROP, RETURN, Counter, InSet, Match
@@ -35,8 +36,11 @@ SRC: Final = {
 }
 """Host-side link and address of every known endpoint."""
 KNOWN: Final = Set("known", (nft.IFNAME,))
+NETWORK: Final = Set("network", (nft.IFNAME,), (nft.IFNAME,))
+"""Network of a host-side link, by the network's opaque name."""
 FROM: Final = Set("from", (nft.IFNAME,), verdicts=True)
 TO: Final = Set("to", (nft.IFNAME,), verdicts=True)
+"""Chains of a network, by its opaque name."""
 POOLS: Final = {
     4: Set("pools4", (nft.IPV4,), interval=True),
     6: Set("pools6", (nft.IPV6,), interval=True),
@@ -52,10 +56,11 @@ HOSTPORTS: Final = {
     6: Set("hostports6", (nft.IPV6, nft.PROTO, nft.SERVICE), (nft.IPV6, nft.SERVICE)),
 }
 """Ports published on one local address."""
-ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN, FROM, TO)
+ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN, NETWORK)
+NETWORK_SETS: Final = (FROM, TO)
 PORT_SETS: Final = (PORTS[4], PORTS[6], HOSTPORTS[4], HOSTPORTS[6])
 BASE_SETS: Final = (POOLS[4], POOLS[6], VTEPS[4], VTEPS[6])
-SETS: Final = {s.name: s for s in (*ENDPOINT_SETS, *PORT_SETS, *BASE_SETS)}
+SETS: Final = {s.name: s for s in (*ENDPOINT_SETS, *NETWORK_SETS, *PORT_SETS, *BASE_SETS)}
 
 FAMILIES: Final[tuple[Literal[4, 6], ...]] = (4, 6)
 EGRESS_PREFIX: Final = "e-"
@@ -76,6 +81,21 @@ _OWN_ADDRESS: Final = {4: marks.GATEWAY4, 6: marks.RESOLVER6}
 """An address of the host, on every host, that each endpoint has a route to."""
 
 
+class ChainRules(NamedTuple):
+    """A chain, and how the kernel describes it."""
+
+    chain: Chain
+    state: nft_read.ChainState
+
+
+class NetworkRules(NamedTuple):
+    """All that the ruleset holds for a network."""
+
+    chains: tuple[ChainRules, ...]
+    elements: tuple[Element, ...]
+    """That lead to the chains."""
+
+
 class Element(NamedTuple):
     """An element and the name of its set."""
 
@@ -88,6 +108,15 @@ class Element(NamedTuple):
 
 
 @lru_cache(maxsize=8)
+def base_rules(vxlan_port: int, vni: int, dns: bool) -> tuple[ChainRules, ...]:
+    """See `base_chains`."""
+    return tuple(_described(chain) for chain in base_chains(vxlan_port, vni, dns))
+
+
+def _described(chain: Chain) -> ChainRules:
+    return ChainRules(chain, nft_read.describe_chain(chain))
+
+
 def base_chains(vxlan_port: int, vni: int, dns: bool) -> tuple[Chain, ...]:
     """The chains that every host has, each after those that it leads to.
 
@@ -265,7 +294,7 @@ def _egress() -> Chain:
         "egress",
         (
             Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
-            Rule("network", (e.Vmap((e.IIFNAME,), FROM.name),)),
+            Rule("network", (e.VmapByMap(e.IIFNAME, NETWORK.name, FROM.name),)),
             Rule("unknown sender", (_COUNT, DROP)),
         ),
     )
@@ -276,7 +305,7 @@ def _ingress() -> Chain:
         "ingress",
         (
             Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
-            Rule("network", (e.Vmap((e.OIFNAME,), TO.name),)),
+            Rule("network", (e.VmapByMap(e.OIFNAME, NETWORK.name, TO.name),)),
             Rule("unknown receiver", (_COUNT, DROP)),
         ),
     )
@@ -390,18 +419,28 @@ def _srcnat_endpoint() -> Chain:
 
 def base_elements(desired: Filter) -> dict[str, dict[bytes, nft.Data]]:
     """Elements of the base sets: every pool, and every other node's underlay address."""
+    pools = {p for n in desired.networks.values() for p in n.pools}
+    return _base_elements(frozenset(pools.union(desired.pools)), desired.vteps)
+
+
+@lru_cache(maxsize=8)
+def _base_elements(
+    pools: frozenset[str], vteps: tuple[str, ...]
+) -> dict[str, dict[bytes, nft.Data]]:
     found: dict[str, dict[bytes, nft.Data]] = {s.name: {} for s in BASE_SETS}
-    cidrs = {ipaddress.ip_network(p) for p in desired.pools}
-    cidrs |= {ipaddress.ip_network(p) for n in desired.networks.values() for p in n.pools}
+    ranges = {(4 if "." in p else 6, nft.cidr_range(p)) for p in pools}
     for family in FAMILIES:
-        pools = [n for n in cidrs if n.version == family]
-        # Ranges of an interval set must not overlap; a pool inside another adds nothing.
+        # Ranges of an interval set must not overlap; a pool inside another adds nothing. Of
+        # pools that begin alike, the largest comes first.
+        half = 4 if family == 4 else 16
+        own = [key for version, key in ranges if version == family]
+        own.sort(key=lambda key: (key[:half], -int.from_bytes(key[half:], "big")))
         last = b""
-        for net in sorted(pools, key=lambda n: (n.network_address.packed, n.prefixlen)):
-            if net.broadcast_address.packed > last:
-                found[POOLS[family].name][nft.cidr_range(str(net))] = None
-                last = net.broadcast_address.packed
-    for vtep in desired.vteps:
+        for key in own:
+            if key[half:] > last:
+                found[POOLS[family].name][key] = None
+                last = key[half:]
+    for vtep in vteps:
         ip = ipaddress.ip_address(vtep)
         found[VTEPS[ip.version].name][ip.packed] = None
     return found
@@ -417,6 +456,19 @@ def chain_suffix(network: str) -> str:
 
 
 @lru_cache(maxsize=65536)
+def network_rules(network: str, wanted: FilterNetwork) -> NetworkRules:
+    """The chains of a network and the elements that lead to them."""
+    egress, ingress = network_chains(network, wanted)
+    name = e.ifname(chain_suffix(network))
+    return NetworkRules(
+        (_described(egress), _described(ingress)),
+        (
+            Element(FROM.name, name, e.goto(egress.name)),
+            Element(TO.name, name, e.goto(ingress.name)),
+        ),
+    )
+
+
 def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
     """The chains of a network: where its endpoints may reach, and who may reach them."""
     pools = [ipaddress.ip_network(p) for p in wanted.pools]
@@ -463,11 +515,9 @@ def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
 def endpoint_elements(link: str, wanted: FilterEndpoint) -> frozenset[Element]:
     """All elements of an endpoint; every key begins with its link's name."""
     name = e.ifname(link)
-    suffix = chain_suffix(wanted.network)
     found = [
         Element(KNOWN.name, name, None),
-        Element(FROM.name, name, e.goto(EGRESS_PREFIX + suffix)),
-        Element(TO.name, name, e.goto(INGRESS_PREFIX + suffix)),
+        Element(NETWORK.name, name, e.ifname(chain_suffix(wanted.network))),
     ]
     for address in wanted.addresses:
         ip = ipaddress.ip_address(address)

@@ -13,8 +13,8 @@ is refused once more is left out and reported, and the rest is done.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -22,23 +22,14 @@ from plait.agent.desired import ruleset
 from plait.agent.desired.ruleset import Element
 from plait.agent.programmers.base import Failure, Op
 from plait.agent.programmers.filter_table import FilterTable, endpoints_of
+from plait.kernel.conntrack import FlowDoor
 from plait.kernel.nfnetlink import NetfilterError
 from plait.kernel.nft import Refusal
 from plait.model import marks
 from plait.model.errors import PlaitError
-from plait.model.hoststate import Filter, HostState
+from plait.model.hoststate import Filter, FilterEndpoint, HostState
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
-
-
-class FlowDoor(Protocol):
-    """What the filter needs of conntrack: `kernel.conntrack.Conntrack` and its fake."""
-
-    def forget_addresses(self, addresses: Iterable[str]) -> int:
-        """Delete the entries of these addresses; how many there were."""
-
-    def forget_ports(self, ports: Iterable[tuple[str, int]]) -> int:
-        """Delete the entries of these (protocol, host port)s; how many there were."""
 
 
 class Step(msgspec.Struct):
@@ -173,7 +164,7 @@ class FilterBase(_FilterProgrammer):
             have_info = self.table.actual.info if self.table.actual else None
             ops.append(self._op(("table",), (nft.AddTable(self.table.flags),), have_info))
         actual = self.table.actual or _EMPTY
-        chains = {c.name: c for c in self._chains(wanted)}
+        chains = {rules.chain.name: rules for rules in self._chains(wanted)}
         ops += [
             self._op(("chain", name), None, held)
             for name, held in actual.chains.items()
@@ -189,10 +180,10 @@ class FilterBase(_FilterProgrammer):
             for name, declared in ruleset.SETS.items()
             if name not in actual.sets
         ]
-        for name, chain in chains.items():
+        for name, rules in chains.items():
             held = actual.chains.get(name)
-            if held != nft_read.describe_chain(chain):
-                ops.append(self._op(("chain", name), chain, held))
+            if held != rules.state:
+                ops.append(self._op(("chain", name), rules, held))
         for name, elements in ruleset.base_elements(wanted).items():
             present = actual.elements.get(name, {})
             surplus, missing = present.keys() - elements.keys(), elements.keys() - present.keys()
@@ -200,22 +191,24 @@ class FilterBase(_FilterProgrammer):
             ops += [self._op(("element", name, key), True, None) for key in sorted(missing)]
         return tuple(ops)
 
-    def _chains(self, wanted: Filter) -> tuple[nft.Chain, ...]:
+    def _chains(self, wanted: Filter) -> tuple[ruleset.ChainRules, ...]:
         dns = wanted.dns and self.table.features.tproxy
-        return ruleset.base_chains(wanted.vxlan_port, wanted.vni, dns)
+        return ruleset.base_rules(wanted.vxlan_port, wanted.vni, dns)
 
     def _replacement(self, wanted: Filter, stale: nft_read.TableState) -> tuple[nft.Change, ...]:
         """The whole table anew; what was open and may stay open is never closed."""
-        chains = self._chains(wanted)
-        for name, network in wanted.networks.items():
-            chains += ruleset.network_chains(name, network)
+        networks = [ruleset.network_rules(name, n) for name, n in wanted.networks.items()]
+        chains = [rules.chain for rules in self._chains(wanted)]
+        chains += [rules.chain for network in networks for rules in network.chains]
         open_now = endpoints_of(stale)
         elements = [
             Element(name, key, data)
             for name, held in ruleset.base_elements(wanted).items()
             for key, data in held.items()
         ]
-        for link, found in wanted_endpoints(wanted).items():
+        elements += [element for network in networks for element in network.elements]
+        for link, endpoint in wanted.endpoints.items():
+            found = _wanted_endpoint(wanted, link, endpoint) or frozenset()
             elements += sorted(found & open_now.get(link, frozenset()), key=lambda x: x[:2])
         for element in wanted_ports(wanted).values():
             if stale.elements.get(element.set, {}).get(element.key) == element.data:
@@ -232,7 +225,7 @@ class FilterBase(_FilterProgrammer):
     def _table_step(self, _key: tuple[Any, ...], want: tuple[nft.Change, ...]) -> Step:
         return Step(before=list(want))
 
-    def _chain_step(self, key: tuple[Any, ...], want: nft.Chain | None) -> Step:
+    def _chain_step(self, key: tuple[Any, ...], want: ruleset.ChainRules | None) -> Step:
         held = (self.table.actual or _EMPTY).chains.get(key[1])
         if want is None:
             # Its rules may lead to other chains that go too.
@@ -278,23 +271,28 @@ class FilterEndpoints(_FilterProgrammer):
         wanted = desired.filter
         actual = self.table.actual or _EMPTY
         ops = []
-        suffixes = set()
+        networks = {}
         for name, network in wanted.networks.items():
+            rules = ruleset.network_rules(name, network)
             suffix = ruleset.chain_suffix(name)
-            suffixes.add(suffix)
-            chains = ruleset.network_chains(name, network)
-            held = tuple(actual.chains.get(chain.name) for chain in chains)
-            if held != tuple(_described(chain) for chain in chains):
-                ops.append(self._op(("network", suffix), chains, held if any(held) else None))
-        endpoints = wanted_endpoints(wanted)
-        for link, elements in endpoints.items():
+            networks[suffix] = rules
+            held = _held_network(actual, rules, suffix)
+            if held != rules:
+                ops.append(self._op(("network", suffix), rules, held))
+        settled = self.table.settled
+        for link, endpoint in wanted.endpoints.items():
+            if settled.get(link) is endpoint and endpoint.network in wanted.networks:
+                continue
+            elements = _wanted_endpoint(wanted, link, endpoint)
             present = self.table.endpoints.get(link)
             if present != elements:
                 ops.append(self._op(("endpoint", link), elements, present))
+            elif elements is not None:
+                settled[link] = endpoint
         ops += [
             self._op(("endpoint", link), None, held)
             for link, held in self.table.endpoints.items()
-            if link not in endpoints
+            if link not in wanted.endpoints
         ]
         ports = wanted_ports(wanted)
         for (name, key), element in ports.items():
@@ -305,18 +303,25 @@ class FilterEndpoints(_FilterProgrammer):
             for key, data in actual.elements.get(declared.name, {}).items():
                 if (declared.name, key) not in ports:
                     ops.append(self._op(("port", declared.name, key), None, data))
-        gone = {n.split("-", 1)[1] for n in actual.chains if _is_network(n)} - suffixes
+        gone = {n.split("-", 1)[1] for n in actual.chains if _is_network(n)}
+        for declared in ruleset.NETWORK_SETS:
+            gone |= {ruleset.link_of(key) for key in actual.elements.get(declared.name, ())}
+        gone -= networks.keys()
         ops += [self._op(("network", suffix), None, True) for suffix in sorted(gone)]
         return tuple(ops)
 
-    def _network_step(self, key: tuple[Any, ...], want: tuple[nft.Chain, ...] | None) -> Step:
-        chains = (self.table.actual or _EMPTY).chains
+    def _network_step(self, key: tuple[Any, ...], want: ruleset.NetworkRules | None) -> Step:
+        actual = self.table.actual or _EMPTY
+        held = _network_elements(actual, key[1])
         if want is None:
             names = [p + key[1] for p in (ruleset.EGRESS_PREFIX, ruleset.INGRESS_PREFIX)]
-            return Step(after=[nft.DeleteChain(n) for n in names if n in chains])
-        step = Step()
-        for chain in want:
-            made = _chain(chain, chains.get(chain.name))
+            return Step(close=held, after=[nft.DeleteChain(n) for n in names if n in actual.chains])
+        step = Step(
+            close=[element for element in held if element not in want.elements],
+            open=[element for element in want.elements if element not in held],
+        )
+        for rules in want.chains:
+            made = _chain(rules, actual.chains.get(rules.chain.name))
             step.declare += made.declare
             step.rules += made.rules
         return step
@@ -345,6 +350,7 @@ class FilterEndpoints(_FilterProgrammer):
         ports: set[tuple[str, int]] = set()
         for op, step in done:
             if op.key[0] == "endpoint":
+                self.table.settled.pop(op.key[1], None)
                 if op.want is None:
                     self.table.endpoints.pop(op.key[1], None)
                 else:
@@ -366,22 +372,43 @@ class FilterEndpoints(_FilterProgrammer):
 
 _EMPTY: Final = nft_read.TableState(nft_read.TableInfo(0, "", 0, 0, 0), {}, {}, {})
 _SOURCE_SETS: Final = frozenset(s.name for s in ruleset.SRC.values())
-_described = nft_read.describe_chain
 
 
-def _chain(want: nft.Chain, held: nft_read.ChainState | None) -> Step:
-    described = _described(want)
+def _chain(want: ruleset.ChainRules, held: nft_read.ChainState | None) -> Step:
+    chain, described = want
     if held == described:
         return Step()
-    step = Step(rules=[nft.AddRules(want)] if want.rules else [])
+    step = Step(rules=[nft.AddRules(chain)] if chain.rules else [])
     if held is None:
-        step.declare = [nft.AddChain(want)]
+        step.declare = [nft.AddChain(chain)]
     elif held.hook != described.hook:
-        step.before = [nft.DeleteChain(want.name)]
-        step.declare = [nft.AddChain(want)]
+        step.before = [nft.DeleteChain(chain.name)]
+        step.declare = [nft.AddChain(chain)]
     else:
-        step.rules.insert(0, nft.FlushChain(want.name))
+        step.rules.insert(0, nft.FlushChain(chain.name))
     return step
+
+
+def _network_elements(state: nft_read.TableState, suffix: str) -> list[Element]:
+    name = e.ifname(suffix)
+    return [
+        Element(s.name, name, held[name])
+        for s in ruleset.NETWORK_SETS
+        if name in (held := state.elements.get(s.name, {}))
+    ]
+
+
+def _held_network(
+    state: nft_read.TableState, wanted: ruleset.NetworkRules, suffix: str
+) -> ruleset.NetworkRules | None:
+    """What the table holds for a network, in the same form; None when it holds nothing."""
+    chains = tuple(
+        ruleset.ChainRules(rules.chain, state.chains[rules.chain.name])
+        for rules in wanted.chains
+        if rules.chain.name in state.chains
+    )
+    elements = tuple(_network_elements(state, suffix))
+    return ruleset.NetworkRules(chains, elements) if chains or elements else None
 
 
 def _is_network(chain: str) -> bool:
@@ -393,13 +420,13 @@ def _port_of(key: bytes) -> tuple[str, int]:
     return e.show_protocol(key[-8:-7]), int.from_bytes(key[-4:-2], "big")
 
 
-def wanted_endpoints(wanted: Filter) -> dict[str, frozenset[Element]]:
-    """Elements by link. An endpoint of a network that is not there stays unknown."""
-    return {
-        link: ruleset.endpoint_elements(link, endpoint)
-        for link, endpoint in wanted.endpoints.items()
-        if endpoint.network in wanted.networks
-    }
+def _wanted_endpoint(
+    wanted: Filter, link: str, endpoint: FilterEndpoint
+) -> frozenset[Element] | None:
+    """Its elements; None for one of a network that is not there, which stays unknown."""
+    if endpoint.network not in wanted.networks:
+        return None
+    return ruleset.endpoint_elements(link, endpoint)
 
 
 def wanted_ports(wanted: Filter) -> dict[tuple[str, bytes], Element]:

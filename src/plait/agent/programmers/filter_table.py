@@ -8,6 +8,7 @@ from typing import Any, Final
 from plait.agent.desired import ruleset
 from plait.agent.desired.ruleset import Element
 from plait.kernel.nft import Features, NftDoor, Refusal, owned_by_another
+from plait.model.hoststate import FilterEndpoint
 from plait.wire import nft, nft_read
 
 
@@ -24,6 +25,9 @@ class FilterTable:
         self.stale: nft_read.TableState | None = None
         self.endpoints: dict[str, frozenset[Element]] = {}
         """Elements of endpoints by link, of `actual`."""
+        self.settled: dict[str, FilterEndpoint] = {}
+        """Endpoints of which a plan found that `endpoints` is as they want it: the next plan
+        need not look again."""
         self._generation = -1
 
     @property
@@ -54,7 +58,7 @@ class FilterTable:
             raise owned_by_another(found.info.name, found.info.owner)
         usable = found is not None and self._usable(found)
         self.actual, self.stale = (found, None) if usable else (None, found)
-        self.endpoints = endpoints_of(self.actual)
+        self.endpoints, self.settled = endpoints_of(self.actual), {}
         self._generation = generation
 
     def _usable(self, found: nft_read.TableState) -> bool:
@@ -68,7 +72,17 @@ class FilterTable:
         )
 
     def commit(self, changes: Sequence[nft.Change]) -> dict[int, Refusal]:
-        """One transaction; on success `actual` follows."""
+        """Make the changes in one transaction; when all were made, `actual` follows."""
+        if changes and self.actual is not None and isinstance(changes[0], nft.AddTable):
+            # The kernel adds no base chain in the transaction that adopts the table (EINVAL).
+            # Adopting changes no rule, so it may come before.
+            refused = self._commit(changes[:1])
+            if refused:
+                return refused
+            return {i + 1 if i >= 0 else i: why for i, why in self._commit(changes[1:]).items()}
+        return self._commit(changes)
+
+    def _commit(self, changes: Sequence[nft.Change]) -> dict[int, Refusal]:
         refused = self.door.commit(changes) if changes else {}
         if not refused:
             for change in changes:
@@ -86,7 +100,8 @@ class FilterTable:
         if self.door.table() is not None:
             adopt = [nft.AddTable(self.flags)] if self.actual else []
             self.door.commit([*adopt, nft.DeleteTable()])
-        self.actual, self.stale, self.endpoints, self._generation = None, None, {}, -1
+        self.actual, self.stale, self._generation = None, None, -1
+        self.endpoints, self.settled = {}, {}
 
     def _follow(self, change: nft.Change) -> None:
         state = self.actual
@@ -101,7 +116,7 @@ class FilterTable:
                         else nft_read.TableState(info, {}, {}, {})
                     )
             case nft.DeleteTable():
-                self.actual, self.stale, self.endpoints = None, None, {}
+                self.actual, self.stale, self.endpoints, self.settled = None, None, {}, {}
             case _ if state is not None:
                 _FOLLOW[type(change)](state, change)
 

@@ -1,0 +1,150 @@
+"""The conntrack door: fake and real forget the same flows."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from plait.kernel import netns
+from plait.kernel.conntrack import Conntrack, FakeConntrack, FlowReaper
+from plait.wire.ctnetlink import Flow, Tuple
+
+CLIENT, SERVER, WEB = "10.7.0.1", "10.7.0.2", "10.7.0.3"
+CLIENT6, SERVER6 = "fd07::1", "fd07::2"
+RULES = (
+    b"table ip t {\n chain o { type nat hook output priority -100; policy accept;\n"
+    b" ip daddr 10.7.0.2 udp dport 80 dnat to 10.7.0.3:8080\n }\n}\n"
+    b"table inet u {\n chain o { type filter hook output priority 0; policy accept;\n"
+    b" ct state new counter\n }\n}\n"
+)
+"""Conntrack works only where a rule asks for it."""
+
+Door = Conntrack | FakeConntrack
+Summary = set[tuple[str, str, int]]
+
+
+def flow(src: str, dst: str, dport: int, *, via: str = "", port: int = 0, proto: int = 17) -> Flow:
+    sport = 4000 + dport
+    original = Tuple(src, dst, sport, dport)
+    reply = Tuple(via or dst, src, port or dport, sport)
+    return Flow(6 if ":" in src else 4, proto, original, reply, os.urandom(4))
+
+
+def send(src: str, dst: str, dport: int) -> None:
+    family = socket.AF_INET6 if ":" in src else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((src, 4000 + dport))
+        sock.sendto(b"x", (dst, dport))
+
+
+SENT = (
+    (CLIENT, SERVER, 53),
+    (CLIENT, SERVER, 80),
+    (CLIENT, "10.7.0.9", 7),
+    (CLIENT6, SERVER6, 53),
+)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+def door(request: pytest.FixtureRequest) -> Iterator[Door]:
+    """A namespace with four UDP flows, the second of them translated to `WEB`."""
+    if request.param == "fake":
+        yield FakeConntrack(
+            [
+                flow(*SENT[0]),
+                flow(*SENT[1], via=WEB, port=8080),
+                flow(*SENT[2]),
+                flow(*SENT[3]),
+            ]
+        )
+        return
+    fd = netns.create()
+    with netns.inside(fd):
+        batch = "link set lo up\n" + "".join(
+            f"address add {a} dev lo{' nodad' if ':' in a else ''}\n"
+            for a in (CLIENT, SERVER, WEB, "10.7.0.9", CLIENT6, SERVER6)
+        )
+        subprocess.run(["ip", "-batch", "-"], input=batch.encode(), check=True)
+        subprocess.run(["nft", "-f", "-"], input=RULES, check=True)
+        for packet in SENT:
+            send(*packet)
+        real = Conntrack()
+    yield real
+    real.close()
+    os.close(fd)
+
+
+def left(door: Door) -> Summary:
+    wanted = {packet[2] for packet in SENT}
+    return {
+        (f.original.src, f.original.dst, f.original.dport)
+        for f in door.flows()
+        if f.original.dport in wanted and f.original.sport == 4000 + f.original.dport
+    }
+
+
+def test_flows_are_listed_with_their_translation(door: Door) -> None:
+    assert left(door) == set(SENT)
+    (web,) = [f for f in door.flows() if f.original.dport == 80]
+    assert web.original == Tuple(CLIENT, SERVER, 4080, 80)
+    assert web.reply == Tuple(WEB, CLIENT, 8080, 4080)
+
+
+@pytest.mark.parametrize(
+    ("address", "gone"),
+    [
+        (SERVER, {SENT[0], SENT[1]}),
+        (WEB, {SENT[1]}),
+        (CLIENT, {SENT[0], SENT[1], SENT[2]}),
+        (SERVER6, {SENT[3]}),
+        ("10.7.0.99", set()),
+    ],
+)
+def test_an_address_is_forgotten_on_every_side(door: Door, address: str, gone: Summary) -> None:
+    assert door.forget_addresses([address]) >= len(gone)
+    assert left(door) == set(SENT) - gone
+
+
+def test_a_port_is_forgotten_whether_translated_or_missed(door: Door) -> None:
+    door.forget_ports([("udp", 80), ("udp", 7), ("tcp", 53)])
+    assert left(door) == {SENT[0], SENT[3]}
+
+
+def test_a_tcp_flow_that_was_not_translated_is_not_ours() -> None:
+    other = flow(CLIENT, "192.0.2.80", 80, proto=6)
+    door = FakeConntrack([other, flow(CLIENT, SERVER, 80, via=WEB, proto=6)])
+    assert door.forget_ports([("tcp", 80)]) == 1
+    assert door.flows() == (other,)
+
+
+def test_the_reaper_forgets_beside_the_caller(door: Door) -> None:
+    reaper = FlowReaper(door)
+    reaper.forget_addresses([WEB])
+    reaper.forget_ports([("udp", 7)])
+    assert reaper.wait(5)
+    assert left(door) == {SENT[0], SENT[3]}
+    assert reaper.forgotten >= 2
+    assert reaper.error == ""
+    reaper.forget_addresses([SERVER6])
+    reaper.close()
+    if isinstance(door, FakeConntrack):
+        assert left(door) == {SENT[0]}
+
+
+def test_the_reaper_survives_a_failure() -> None:
+    class Broken(FakeConntrack):
+        def forget_addresses(self, addresses: object) -> int:
+            raise OSError(105, "No buffer space available")
+
+    reaper = FlowReaper(Broken())
+    reaper.forget_addresses([WEB])
+    assert reaper.wait(5)
+    assert "No buffer space" in reaper.error
+    reaper.forget_ports([("udp", 80)])
+    assert reaper.wait(5)
+    assert reaper.error == ""
+    reaper.close()
