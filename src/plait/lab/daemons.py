@@ -10,14 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from plait.lab import hosts, topology
+from plait.lab import hosts, image, topology
 from plait.lab.lab import Lab
 from plait.lab.workloads import PLAIT
 from plait.model.errors import PlaitError
@@ -25,8 +22,7 @@ from plait.model.errors import PlaitError
 FIRST = "h1"
 """The host that runs the server."""
 DOCKERD_PID = "/run/dockerd.pid"
-IMAGE = "busybox"
-BUSYBOX = Path("/bin/busybox")
+IMAGE_FILE = "image.tar"
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
@@ -173,37 +169,13 @@ def start_docker(lab: Lab, host: str) -> None:
         )
     hosts.leave_running(child)
     wait_for(f"dockerd on {host}", lambda: _docker_answers(lab, host))
-    if IMAGE not in lab.run(host, ["docker", "images", "--format", "{{.Repository}}"]).stdout:
-        image = str(_image_file(lab))
-        lab.run(host, ["docker", "import", "--change", 'CMD ["sh"]', image, IMAGE])
+    if image.NAME not in lab.run(host, ["docker", "images", "--format", "{{.Repository}}"]).stdout:
+        file = str(lab.directory / IMAGE_FILE)
+        lab.run(host, ["docker", "import", "--change", 'CMD ["sh"]', file, image.NAME])
 
 
 def _docker_answers(lab: Lab, host: str) -> bool:
     return lab.run(host, ["docker", "version"], check=False).returncode == 0
-
-
-def _image_file(lab: Lab) -> Path:
-    """A root file system made of the static busybox, as `docker import` takes it.
-
-    No registry is within reach of a lab.
-    """
-    path = lab.directory / "busybox.tar"
-    if not path.exists():
-        listed = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True)
-        aside = path.with_suffix(f".{threading.get_ident()}")
-        with tarfile.open(aside, "w") as archive:
-            for name, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("www", 0o755)):
-                directory = tarfile.TarInfo(name)
-                directory.type, directory.mode = tarfile.DIRTYPE, mode
-                archive.addfile(directory)
-            archive.add(BUSYBOX, "bin/busybox")
-            for applet in listed.stdout.split():
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                if applet != "busybox":
-                    archive.addfile(link)
-        aside.replace(path)
-    return path
 
 
 def docker_pid(lab: Lab, host: str) -> int:
@@ -227,6 +199,7 @@ def stop_docker(lab: Lab, host: str, sig: int = signal.SIGTERM) -> None:
 
 def start_dockers(lab: Lab) -> None:
     """dockerd on every host, side by side."""
+    image.write(lab.directory / IMAGE_FILE)
     in_parallel(
         [
             lambda name=name: start_docker(lab, name)  # type: ignore[misc]

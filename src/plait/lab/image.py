@@ -1,0 +1,71 @@
+"""The image of the lab's containers, made of this machine's programs: no registry is in reach.
+
+The static busybox gives the shell, httpd and the tools. Its wget crashes in Debian's build as
+soon as it looks up an address (getaddrinfo in a static glibc), so wget is the real one, with the
+libraries that it loads.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Final
+
+from plait.model.errors import PlaitError
+
+NAME: Final = "busybox"
+BUSYBOX: Final = Path("/bin/busybox")
+DIRECTORIES: Final = (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("www", 0o755))
+NSSWITCH: Final = b"hosts: files dns\n"
+
+
+def _program(name: str) -> Path:
+    found = shutil.which(name)
+    if found is None:
+        raise PlaitError(
+            "PLAIT-HOST-001",
+            f"{name} is missing, and the lab's containers need it",
+            fix=(f"apt-get install {name}",),
+        )
+    return Path(found)
+
+
+def libraries(program: Path) -> list[str]:
+    """What a dynamic program loads, as absolute paths (ldd(1))."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^\s*(?:\S+ => )?(/\S+) \(0x", listed, re.MULTILINE)
+
+
+def _entry(name: str, kind: bytes, mode: int = 0o755, target: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.linkname = kind, mode, target
+    return entry
+
+
+def write(path: Path) -> None:
+    """Write the root file system as a tar file, for `docker import`; PLAIT-HOST-001."""
+    if not BUSYBOX.exists():
+        raise PlaitError(
+            "PLAIT-HOST-001",
+            "busybox is missing, and the lab's containers are made of it",
+            fix=("apt-get install busybox-static",),
+        )
+    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True)
+    wget = _program("wget")
+    with tarfile.open(path, "w") as archive:
+        for name, mode in DIRECTORIES:
+            archive.addfile(_entry(name, tarfile.DIRTYPE, mode))
+        archive.add(BUSYBOX, "bin/busybox")
+        for applet in applets.stdout.split():
+            if applet not in {"busybox", "wget"}:
+                archive.addfile(_entry(f"bin/{applet}", tarfile.SYMTYPE, target="busybox"))
+        for file in (str(wget), *libraries(wget)):
+            archive.add(os.path.realpath(file), "bin/wget" if file == str(wget) else file[1:])
+        nsswitch = _entry("etc/nsswitch.conf", tarfile.REGTYPE, 0o644)
+        nsswitch.size = len(NSSWITCH)
+        archive.addfile(nsswitch, io.BytesIO(NSSWITCH))
