@@ -14,6 +14,7 @@ from plait.agent.programmers.rtnetlink import Suite, build
 from plait.kernel.fake_netlink import FakeNetlink
 from plait.kernel.netlink import Namespace, NetlinkError, Rtnetlink
 from plait.kernel.stage import FakeStage, KernelStage, Stage
+from plait.kernel.sysctl import Sysctl
 from plait.model import marks
 from plait.model.hoststate import (
     Address,
@@ -221,6 +222,31 @@ def test_the_inside_is_checked_and_repaired_on_request(stage: Stage) -> None:
 # Refusals
 
 
+def test_ipv6_that_is_turned_off_is_turned_on_for_our_links_alone(stage: Stage) -> None:
+    """As hardened hosts have it, and Docker in the namespaces of containers without IPv6."""
+    path, inode = stage.add_netns()
+    key = "net/ipv6/conf/default/disable_ipv6"
+    with stage.netlink.open(path) as there:
+        there.sysctl.write(key, "1")
+        stage.sysctl.write(key, "1")
+        wanted = whole(path, inode)
+        suite = observed(stage)
+        assert settle(suite, wanted) == []
+        assert differences(observed(stage), wanted) == []
+        assert suite.links.check_inside(wanted.links[NAME]) == ()
+        for sysctl in (there.sysctl, stage.sysctl):
+            assert sysctl.read(key) == "1"
+
+
+def test_an_mtu_that_changed_while_the_agent_was_away(stage: Stage) -> None:
+    link = link_to(*stage.add_netns())
+    assert settle(observed(stage), HostState(links={NAME: link})) == []
+    smaller = msgspec.structs.replace(link, mtu=1280)
+    suite = observed(stage)
+    assert settle(suite, HostState(links={NAME: smaller})) == []
+    assert suite.links.check_inside(smaller) == ()
+
+
 def test_a_namespace_that_is_gone(stage: Stage) -> None:
     path, inode = stage.add_netns()
     suite = observed(stage)
@@ -392,6 +418,10 @@ class DyingNamespace:
         self._namespace = namespace
         self._budget = budget
         self.fd, self.is_own = namespace.fd, namespace.is_own
+
+    @property
+    def sysctl(self) -> Sysctl:
+        return self._namespace.sysctl
 
     @property
     def netlink(self) -> Dying:

@@ -111,6 +111,11 @@ class FakeNamespace:
         """The namespace's own door."""
         return self._netlink
 
+    @property
+    def sysctl(self) -> FakeSysctl:
+        """The namespace's own settings."""
+        return self._netlink.space.sysctl
+
     def __enter__(self) -> FakeNamespace:
         return self
 

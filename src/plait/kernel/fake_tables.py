@@ -23,6 +23,7 @@ _HOST_KEYS: Final = {
     "net/ipv4/ip_forward": "0",
     "net/ipv6/conf/all/forwarding": "0",
     "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv6/conf/default/disable_ipv6": "0",
 }
 
 
@@ -87,7 +88,8 @@ class FakeSpace:
         link = self.links[index] = FakeLink(self, msgspec.structs.replace(info, index=index))
         for family, defaults in (("ipv4", _CONF4), ("ipv6", _CONF6)):
             for key, value in defaults.items():
-                self.sysctl.values[f"net/{family}/conf/{info.name}/{key}"] = value
+                inherited = self.sysctl.values.get(f"net/{family}/conf/default/{key}", value)
+                self.sysctl.values[f"net/{family}/conf/{info.name}/{key}"] = inherited
         return link
 
     def by_name(self, name: str) -> FakeLink | None:
@@ -183,7 +185,10 @@ def _flush_routes(space: FakeSpace, index: int, *, only: int = 0) -> None:
 
 def add_address(space: FakeSpace, address: rt.AddressInfo) -> None:
     """A new address."""
-    space.link(address.index)
+    name = space.link(address.index).info.name
+    off = space.sysctl.values[f"net/ipv6/conf/{name}/disable_ipv6"] == "1"
+    if ":" in address.address and off:
+        refuse(errno.EACCES, "IPv6 is disabled on this device")
     if any((a.index, a.address) == (address.index, address.address) for a in space.addresses):
         refuse(errno.EEXIST)
     space.addresses.append(address)

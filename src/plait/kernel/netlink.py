@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from plait.kernel import netns
+from plait.kernel.sysctl import KernelSysctl, Sysctl
 from plait.wire import links as wl
 from plait.wire import netlink as nl
 from plait.wire import rtnetlink as rt
@@ -119,6 +120,10 @@ class Namespace(Protocol):
     def netlink(self) -> Rtnetlink:
         """The namespace's own door."""
 
+    @property
+    def sysctl(self) -> Sysctl:
+        """The namespace's own settings."""
+
     def __enter__(self) -> Namespace: ...
     def __exit__(self, *_: object) -> None: ...
 
@@ -198,6 +203,11 @@ class KernelNamespace:
         if self._netlink is None:
             self._netlink = Netlink(self.fd)
         return self._netlink
+
+    @property
+    def sysctl(self) -> Sysctl:
+        """The namespace's own settings."""
+        return KernelSysctl(self.fd)
 
     def __enter__(self) -> KernelNamespace:
         return self

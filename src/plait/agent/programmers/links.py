@@ -22,8 +22,8 @@ from plait.agent.programmers.support import (
     HOST_LINK,
     ForgetLink,
     Step,
-    first_error,
     refused,
+    run,
 )
 from plait.kernel.netlink import Event, Namespace, Rtnetlink
 from plait.kernel.netns import NamespaceGone
@@ -32,6 +32,7 @@ from plait.model import marks
 from plait.model.hoststate import HostState, Link, Peer
 from plait.wire import links as wl
 from plait.wire import rtnetlink as rt
+from plait.wire.netlink import NetlinkError
 
 SYSCTLS: Final = (("ipv6/conf/{name}/accept_ra", "0"),)
 """Of every host side, unless the link says otherwise: no container advertises routes to us."""
@@ -136,10 +137,19 @@ class Links:
             return "\n".join([f"ip link del {name}", *(s.text for s in _birth(name, want))])
         texts = [step.text for step in _host_steps(name, want, have)]
         texts += [f"sysctl -w net/{key}={value}" for key, value in _settings(name, want, have)]
-        made = self.made.get(name)
-        if made is not None and (made.peer, made.mtu) != (want.peer, want.mtu):
-            texts.append(f"nsenter --net={want.peer.netns} ip … # {_peer_change(made, want)}")
+        if self._inside_differs(name, want, have):
+            what = _peer_change(self.made.get(name), want)
+            texts.append(f"nsenter --net={want.peer.netns} ip … # {what}")
         return "\n".join(texts)
+
+    def _inside_differs(self, name: str, want: Link, have: Actual) -> bool:
+        """As far as it is ours and known: after a restart, the MTU tells of the inside's."""
+        made = self.made.get(name)
+        if not want.peer.netns:
+            return False
+        if made is None:
+            return have.mtu != want.mtu
+        return (made.peer, made.mtu) != (want.peer, want.mtu)
 
     def _is_another(self, name: str, want: Link, have: Actual) -> bool:
         """What is there cannot become what is wanted."""
@@ -197,7 +207,7 @@ class Links:
             if failed is None:
                 bare = Actual(index, "", False, marks.LINK_GROUP, want.mtu, "", False, frozenset())
                 steps = _host_steps(name, want, msgspec.structs.replace(bare, mac=marks.HOST_MAC))
-                failed = first_error(steps, self._netlink.execute([s.message for s in steps]))
+                failed = run(self._netlink, self._sysctl, name, steps)
         except BaseException:
             self._undo(name)
             raise
@@ -209,10 +219,10 @@ class Links:
         self.made[name] = want
         return None
 
-    def _inside(self, want: Link, namespace: Namespace) -> tuple[Step, OSError] | None:
-        netlink = namespace.netlink
-        steps = inside.steps(want.peer, netlink.index(want.peer.name), netlink.index("lo"))
-        return first_error(steps, netlink.execute([step.message for step in steps]))
+    def _inside(self, want: Link, namespace: Namespace) -> tuple[Step, NetlinkError] | None:
+        netlink, peer = namespace.netlink, want.peer
+        steps = inside.steps(peer, netlink.index(peer.name), netlink.index("lo"))
+        return run(netlink, namespace.sysctl, peer.name, steps)
 
     def _not_born(
         self, op: Op, name: str, want: Link, namespace: Namespace | None, problem: OSError
@@ -251,13 +261,12 @@ class Links:
             return self._make(op)
         try:
             steps = _host_steps(name, want, have)
-            failed = first_error(steps, self._netlink.execute([s.message for s in steps]))
+            failed = run(self._netlink, self._sysctl, name, steps)
             if failed is not None:
                 return refused(op, failed[1], failed[0].text)
             for key, value in _settings(name, want, have):
                 self._set(key, value)
-            made = self.made.get(name)
-            if made is not None and (made.peer, made.mtu) != (want.peer, want.mtu):
+            if self._inside_differs(name, want, have):
                 failure = self._mend(op, want)
                 if failure is not None:
                     return failure
@@ -271,16 +280,13 @@ class Links:
         return None
 
     def _mend(self, op: Op, want: Link) -> Failure | None:
-        if not want.peer.netns:
-            return None  # A runtime has configured the inside; it is not ours.
         try:
             with self._netlink.open(want.peer.netns, want.peer.netns_inode) as namespace:
                 steps = inside.missing(namespace.netlink, want.peer, want.mtu)
                 if steps is None:
                     text = f"there is no {want.peer.name} in {want.peer.netns} any more"
                     return Failure(op=op, error=text, errno=errno.ENODEV)
-                results = namespace.netlink.execute([step.message for step in steps])
-                failed = first_error(steps, results)
+                failed = run(namespace.netlink, namespace.sysctl, want.peer.name, steps)
         except NamespaceGone as problem:
             return Failure(op=op, error=str(problem), errno=errno.ENOENT, gone=True)
         return refused(op, failed[1], failed[0].text) if failed is not None else None
@@ -432,7 +438,9 @@ def _same_place(made: Peer, want: Peer) -> bool:
     return made.netns == want.netns
 
 
-def _peer_change(made: Link, want: Link) -> str:
+def _peer_change(made: Link | None, want: Link) -> str:
+    if made is None:
+        return "mtu"
     before, after = msgspec.structs.asdict(made.peer), msgspec.structs.asdict(want.peer)
     changed = [field for field in after if before[field] != after[field]]
     return ", ".join(changed if made.mtu == want.mtu else ["mtu", *changed])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from plait.agent.programmers.base import Failure, Op
 from plait.kernel.netlink import Rtnetlink
+from plait.kernel.sysctl import Sysctl
 from plait.wire.netlink import NetlinkError
 
 HOST_LINK: Final = re.compile(r"pl[0-9a-f]{11}")
@@ -47,10 +48,21 @@ def refused(op: Op, problem: OSError, at: str = "") -> Failure:
     return Failure(op=op, error=text, errno=problem.errno or 0)
 
 
-def first_error(
-    steps: Sequence[Step], results: Iterable[NetlinkError | None]
+def run(
+    netlink: Rtnetlink, sysctl: Sysctl, link: str, steps: Sequence[Step]
 ) -> tuple[Step, NetlinkError] | None:
-    """The first step that was refused."""
+    """Carry out steps on a link; the first that was refused, None when all is done.
+
+    EACCES is IPv6's way to say that it is turned off on a link: hosts are hardened so, and
+    Docker does it to every namespace. It is then turned on for our link alone.
+    """
+    results = netlink.execute([step.message for step in steps])
+    refused = [pair for pair in zip(steps, results, strict=True) if pair[1] is not None]
+    off = [step for step, problem in refused if problem and problem.code == errno.EACCES]
+    if off and sysctl.read(f"net/ipv6/conf/{link}/disable_ipv6") == "1":
+        sysctl.write(f"net/ipv6/conf/{link}/disable_ipv6", "0")
+        steps = [step for step, _ in refused]
+        results = netlink.execute([step.message for step in steps])
     for step, problem in zip(steps, results, strict=True):
         if problem is not None:
             return step, problem

@@ -17,10 +17,11 @@ from plait.agent.programmers.support import (
     TUNNEL_PREFIX,
     ForgetLink,
     Step,
-    first_error,
     refused,
+    run,
 )
 from plait.kernel.netlink import Event, Rtnetlink
+from plait.kernel.sysctl import Sysctl
 from plait.model import marks
 from plait.model.hoststate import HostState, Vxlan
 from plait.wire import links as wl
@@ -46,8 +47,11 @@ class Tunnels:
 
     name = "tunnels"
 
-    def __init__(self, netlink: Rtnetlink, forget: Iterable[ForgetLink] = ()) -> None:
+    def __init__(
+        self, netlink: Rtnetlink, sysctl: Sysctl, forget: Iterable[ForgetLink] = ()
+    ) -> None:
         self._netlink = netlink
+        self._sysctl = sysctl
         self._forget = tuple(forget)
         self.actual: dict[str, Actual] = {}
 
@@ -121,7 +125,7 @@ class Tunnels:
             return refused(op, problem, born.text)
         index = self._netlink.index(name)
         steps = _steps(name, want, _bare(index, want))
-        failed = first_error(steps, self._netlink.execute([step.message for step in steps]))
+        failed = run(self._netlink, self._sysctl, name, steps)
         if failed is not None:
             self._netlink.execute([wl.del_link(index)])
             return refused(op, failed[1], failed[0].text)
@@ -130,7 +134,7 @@ class Tunnels:
 
     def _change(self, op: Op, have: Actual) -> Failure | None:
         steps = _steps(op.key, op.want, have)
-        failed = first_error(steps, self._netlink.execute([step.message for step in steps]))
+        failed = run(self._netlink, self._sysctl, op.key, steps)
         if failed is not None:
             return refused(op, failed[1], failed[0].text)
         if not have.up:
