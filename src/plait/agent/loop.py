@@ -160,7 +160,8 @@ class Loop:
         while True:
             delay = max(self.next_due() - self._clock(), 0.0)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
             self._wake.clear()
             now = self._clock()
             try:

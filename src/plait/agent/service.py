@@ -144,10 +144,12 @@ class Service:
         failpoint("detach.journaled")
         self._state.remove(ident)
         self._state.book.release(endpoint.request.network, endpoint.addresses)
-        await self._loop.settle()
-        failpoint("detach.programmed")
-        self._ports.set(ident, ())
-        self._sync.kick()
+        try:
+            await self._loop.settle()
+        finally:
+            failpoint("detach.programmed")
+            self._ports.set(ident, ())
+            self._sync.kick()
         # The next holder of the addresses must not inherit flows. Off the loop: the dump of a
         # large table takes long, and the addresses rest meanwhile.
         self._spawn(asyncio.to_thread(self._forget_flows, endpoint.addresses))

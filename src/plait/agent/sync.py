@@ -178,7 +178,8 @@ class Sync:
                 continue
             delay = BACKOFF[0]
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), self._heartbeat / 2)
+                async with asyncio.timeout(self._heartbeat / 2):
+                    await self._kick.wait()
             await asyncio.sleep(GATHER)
 
     async def reconcile(self) -> None:
