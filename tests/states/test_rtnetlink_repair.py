@@ -4,6 +4,7 @@ left half-made. On the fake and on the real kernel."""
 import errno
 import os
 import select
+import struct
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -29,6 +30,7 @@ from plait.model.hoststate import (
     Vxlan,
 )
 from plait.wire import links as wl
+from plait.wire import netlink as nl
 from plait.wire import rtnetlink as rt
 
 NAME = marks.host_ifname("one")
@@ -160,6 +162,26 @@ def test_damage_is_repaired(stage: Stage, damage: str) -> None:
     assert settle(suite, wanted) == []
     assert differences(suite, wanted) == []
     assert differences(observed(stage), wanted) == []
+
+
+@pytest.mark.parametrize("alias", ["something", ""])
+def test_a_link_that_lost_its_alias_keeps_its_container(stage: Stage, alias: str) -> None:
+    """To make it anew would take the interface from a container that a runtime has set up."""
+    wanted = whole(*stage.add_netns())
+    assert settle(observed(stage), wanted) == []
+    index = stage.netlink.index(NAME)
+    bare = nl.message(wl.RTM_SETLINK, nl.NLM_F_ACK, only_alias(index, alias))
+    assert stage.netlink.execute([bare]) == [None]
+    suite = observed(stage)
+    assert differences(suite, wanted) == [f"ip link set {NAME} alias plait:one"]
+    assert settle(suite, wanted) == []
+    assert stage.netlink.index(NAME) == index
+
+
+def only_alias(index: int, alias: str) -> bytes:
+    return struct.pack("=BBHiII", 0, 0, 0, index, 0, 0) + nl.attribute(
+        wl.IFLA_IFALIAS, alias.encode()
+    )
 
 
 def test_what_we_do_ourselves_is_no_damage(stage: Stage) -> None:

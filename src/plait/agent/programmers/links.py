@@ -43,7 +43,7 @@ class Actual(msgspec.Struct, frozen=True):
 
     index: int
     endpoint: str
-    """Out of the alias; empty when there is none."""
+    """Out of the alias; empty when there is none of ours."""
     up: bool
     group: int
     mtu: int
@@ -358,7 +358,8 @@ class Links:
                     door.execute([wl.del_link(found.index) for found in ours])
             finally:
                 door.close()
-            self.doomed = 0
+            # More may have been doomed meanwhile, by the loop's thread.
+            self.doomed = max(0, self.doomed - len(ours))
             return len(ours)
 
     def notice(self, events: Sequence[Event]) -> bool:
@@ -399,7 +400,9 @@ def _observed(
     alias = info.alias
     return Actual(
         index=info.index,
-        endpoint=alias.removeprefix(marks.ALIAS_PREFIX),
+        endpoint=alias.removeprefix(marks.ALIAS_PREFIX)
+        if alias.startswith(marks.ALIAS_PREFIX)
+        else "",
         up=info.up,
         group=info.group,
         mtu=info.mtu,

@@ -49,7 +49,7 @@ def refused(op: Op, problem: OSError, at: str = "") -> Failure:
 
 
 def run(
-    netlink: Rtnetlink, sysctl: Sysctl, link: str, steps: Sequence[Step]
+    netlink: Rtnetlink, sysctl: Sysctl | None, link: str, steps: Sequence[Step]
 ) -> tuple[Step, NetlinkError] | None:
     """Carry out steps on a link; the first that was refused, None when all is done.
 
@@ -59,7 +59,7 @@ def run(
     results = netlink.execute([step.message for step in steps])
     refused = [pair for pair in zip(steps, results, strict=True) if pair[1] is not None]
     off = [step for step, problem in refused if problem and problem.code == errno.EACCES]
-    if off and sysctl.read(f"net/ipv6/conf/{link}/disable_ipv6") == "1":
+    if off and sysctl and sysctl.read(f"net/ipv6/conf/{link}/disable_ipv6") == "1":
         sysctl.write(f"net/ipv6/conf/{link}/disable_ipv6", "0")
         steps = [step for step, _ in refused]
         results = netlink.execute([step.message for step in steps])

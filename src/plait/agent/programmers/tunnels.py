@@ -48,8 +48,12 @@ class Tunnels:
     name = "tunnels"
 
     def __init__(
-        self, netlink: Rtnetlink, sysctl: Sysctl, forget: Iterable[ForgetLink] = ()
+        self,
+        netlink: Rtnetlink,
+        forget: Iterable[ForgetLink] = (),
+        sysctl: Sysctl | None = None,
     ) -> None:
+        """Without `sysctl`, IPv6 that the host has turned off stays off on tunnels too."""
         self._netlink = netlink
         self._sysctl = sysctl
         self._forget = tuple(forget)
