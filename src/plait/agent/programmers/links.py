@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
 
-import msgspec
-
-from plait.agent.programmers import inside
+from plait.agent.programmers import host_side, inside
 from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.host_side import Actual, birth, host_steps, settings
 from plait.agent.programmers.support import (
     HOST_LINK,
     ForgetLink,
@@ -29,40 +27,10 @@ from plait.kernel.netlink import Event, Namespace, Rtnetlink
 from plait.kernel.netns import NamespaceGone
 from plait.kernel.sysctl import Sysctl
 from plait.model import marks
-from plait.model.hoststate import HostState, Link, Peer
+from plait.model.hoststate import HostState, Link
 from plait.wire import links as wl
 from plait.wire import rtnetlink as rt
 from plait.wire.netlink import NetlinkError
-
-SYSCTLS: Final = (("ipv6/conf/{name}/accept_ra", "0"),)
-"""Of every host side, unless the link says otherwise: no container advertises routes to us."""
-
-
-class Actual(msgspec.Struct, frozen=True):
-    """A host side as it was last seen or made."""
-
-    index: int
-    endpoint: str
-    """Out of the alias; empty when there is none of ours."""
-    up: bool
-    group: int
-    mtu: int
-    mac: str
-    addrgen_none: bool
-    addresses: frozenset[str]
-    surplus: frozenset[str] = frozenset()
-    """Addresses that the kernel or we put there; others are a person's."""
-    info: wl.LinkInfo | None = None
-    """The kernel's answer; None when we have just made it."""
-
-    @property
-    def half_made(self) -> bool:
-        """A crash came between its first and its last send."""
-        return not self.endpoint and not self.up
-
-    def sysctl(self, key: str) -> str | None:
-        """Value of a setting below `net/`; None: unknown, taken to be as wanted."""
-        return self.info.sysctl(key) if self.info is not None else None
 
 
 class Links:
@@ -101,7 +69,7 @@ class Links:
                     addresses[address.index].append(address)
         before = self.actual
         self.actual = {
-            info.name: _observed(info, addresses[info.index], before.get(info.name))
+            info.name: host_side.observed(info, addresses[info.index], before.get(info.name))
             for info in ours
         }
         self.made = {name: link for name, link in self.made.items() if name in self.actual}
@@ -117,7 +85,7 @@ class Links:
         for name, want in desired.links.items():
             have = self.actual.get(name)
             if have is None:
-                text = "\n".join(step.text for step in _birth(name, want))
+                text = "\n".join(step.text for step in birth(name, want))
                 ops.append(Op(part=self.name, verb="add", key=name, want=want, text=text))
                 continue
             state = (want, have, self.made.get(name))
@@ -134,11 +102,11 @@ class Links:
     def _difference(self, name: str, want: Link, have: Actual) -> str:
         """The commands that make a link as it is wanted; empty when it is."""
         if self._is_another(name, want, have):
-            return "\n".join([f"ip link del {name}", *(s.text for s in _birth(name, want))])
-        texts = [step.text for step in _host_steps(name, want, have)]
-        texts += [f"sysctl -w net/{key}={value}" for key, value in _settings(name, want, have)]
+            return "\n".join([f"ip link del {name}", *(s.text for s in birth(name, want))])
+        texts = [step.text for step in host_steps(name, want, have)]
+        texts += [f"sysctl -w net/{key}={value}" for key, value in settings(name, want, have)]
         if self._inside_differs(name, want, have):
-            what = _peer_change(self.made.get(name), want)
+            what = host_side.peer_change(self.made.get(name), want)
             texts.append(f"nsenter --net={want.peer.netns} ip … # {what}")
         return "\n".join(texts)
 
@@ -156,7 +124,7 @@ class Links:
         if have.half_made or (have.endpoint and have.endpoint != want.endpoint):
             return True
         made = self.made.get(name)
-        return made is not None and not _same_place(made.peer, want.peer)
+        return made is not None and not host_side.same_place(made.peer, want.peer)
 
     def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
         """Deletions in one batch, each other endpoint by itself."""
@@ -192,7 +160,7 @@ class Links:
     def _make_in(
         self, op: Op, name: str, want: Link, namespace: Namespace | None
     ) -> Failure | None:
-        born = _pair(name, want, namespace.fd if namespace else -1)
+        born = host_side.pair(name, want, namespace.fd if namespace else -1)
         problem = self._netlink.execute([born.message])[0]
         if problem is not None and problem.code == errno.EEXIST and self.reap():
             # The name was held by one of ours that waited to be deleted.
@@ -201,12 +169,11 @@ class Links:
             return self._not_born(op, name, want, namespace, problem)
         try:
             index = self._netlink.index(name)
-            for key, value in _all_settings(name, want):
+            for key, value in host_side.all_settings(name, want):
                 self._set(key, value)
             failed = self._inside(want, namespace) if namespace else None
             if failed is None:
-                bare = Actual(index, "", False, marks.LINK_GROUP, want.mtu, "", False, frozenset())
-                steps = _host_steps(name, want, msgspec.structs.replace(bare, mac=marks.HOST_MAC))
+                steps = host_steps(name, want, host_side.new_born(index, want))
                 failed = run(self._netlink, self._sysctl, name, steps)
         except BaseException:
             self._undo(name)
@@ -215,7 +182,7 @@ class Links:
             self._undo(name)
             step, refusal = failed
             return refused(op, refusal, step.text)
-        self.actual[name] = _as_wanted(index, want)
+        self.actual[name] = host_side.as_wanted(index, want)
         self.made[name] = want
         return None
 
@@ -260,11 +227,11 @@ class Links:
             self._delete_now(name)
             return self._make(op)
         try:
-            steps = _host_steps(name, want, have)
+            steps = host_steps(name, want, have)
             failed = run(self._netlink, self._sysctl, name, steps)
             if failed is not None:
                 return refused(op, failed[1], failed[0].text)
-            for key, value in _settings(name, want, have):
+            for key, value in settings(name, want, have):
                 self._set(key, value)
             if self._inside_differs(name, want, have):
                 failure = self._mend(op, want)
@@ -276,7 +243,7 @@ class Links:
         if not have.up:
             # The routes over it went when it went down.
             self._forgotten(name)
-        self.actual[name] = _as_wanted(have.index, want)
+        self.actual[name] = host_side.as_wanted(have.index, want)
         return None
 
     def _mend(self, op: Op, want: Link) -> Failure | None:
@@ -389,139 +356,3 @@ class Links:
             return False
         now = (info.up, info.group, info.mtu, info.mac)
         return deleted or now != (have.up, have.group, have.mtu, have.mac)
-
-
-def _observed(
-    info: wl.LinkInfo, addresses: Sequence[rt.AddressInfo], before: Actual | None
-) -> Actual:
-    present = frozenset([found.address for found in addresses])
-    if before is not None and before.info is info and before.addresses == present:
-        return before
-    alias = info.alias
-    return Actual(
-        index=info.index,
-        endpoint=alias.removeprefix(marks.ALIAS_PREFIX)
-        if alias.startswith(marks.ALIAS_PREFIX)
-        else "",
-        up=info.up,
-        group=info.group,
-        mtu=info.mtu,
-        mac=info.mac,
-        addrgen_none=info.addrgen_none,
-        addresses=present,
-        surplus=frozenset(
-            found.address
-            for found in addresses
-            if found.protocol in {marks.PROTOCOL, rt.IFAPROT_KERNEL_LL}
-        ),
-        info=info,
-    )
-
-
-def _as_wanted(index: int, want: Link) -> Actual:
-    return Actual(
-        index=index,
-        endpoint=want.endpoint,
-        up=True,
-        group=marks.LINK_GROUP,
-        mtu=want.mtu,
-        mac=marks.HOST_MAC,
-        addrgen_none=True,
-        addresses=frozenset(want.addresses),
-        surplus=frozenset(want.addresses),
-    )
-
-
-def _same_place(made: Peer, want: Peer) -> bool:
-    """Both peers are the same interface: its name, MAC and namespace cannot be changed."""
-    if (made.name, made.mac, bool(made.netns)) != (want.name, want.mac, bool(want.netns)):
-        return False
-    if made.netns_inode and want.netns_inode:
-        return made.netns_inode == want.netns_inode
-    return made.netns == want.netns
-
-
-def _peer_change(made: Link | None, want: Link) -> str:
-    if made is None:
-        return "mtu"
-    before, after = msgspec.structs.asdict(made.peer), msgspec.structs.asdict(want.peer)
-    changed = [field for field in after if before[field] != after[field]]
-    return ", ".join(changed if made.mtu == want.mtu else ["mtu", *changed])
-
-
-def _pair(name: str, want: Link, netns_fd: int) -> Step:
-    peer = want.peer
-    at = f" netns {peer.netns}" if peer.netns else f" group {marks.LINK_GROUP}"
-    text = (
-        f"ip link add {name} mtu {want.mtu} group {marks.LINK_GROUP} address {marks.HOST_MAC} "
-        f"type veth peer name {peer.name} address {peer.mac} mtu {want.mtu}{at}"
-    )
-    message = wl.new_veth(
-        name,
-        mac=marks.HOST_MAC,
-        mtu=want.mtu,
-        group=marks.LINK_GROUP,
-        peer_name=peer.name,
-        peer_mac=peer.mac,
-        # In another namespace the group would mean whatever it means there.
-        peer_group=0 if peer.netns else marks.LINK_GROUP,
-        peer_netns=netns_fd,
-    )
-    return Step(text, message)
-
-
-def _birth(name: str, want: Link) -> list[Step]:
-    """All steps that make an endpoint, as they print."""
-    bare = Actual(
-        0, "", False, marks.LINK_GROUP, want.mtu, marks.HOST_MAC, False, frozenset(), frozenset()
-    )
-    settings = [
-        Step(f"sysctl -w net/{key}={value}", b"") for key, value in _all_settings(name, want)
-    ]
-    within = inside.steps(want.peer) if want.peer.netns else []
-    return [_pair(name, want, -1), *settings, *within, *_host_steps(name, want, bare)]
-
-
-def _host_steps(name: str, want: Link, have: Actual) -> list[Step]:
-    """What is to be done to a host side; the alias last, for it says that the link is whole."""
-    at, index = f"ip link set {name}", have.index
-    steps: list[Step] = []
-    if have.group != marks.LINK_GROUP:
-        text = f"{at} group {marks.LINK_GROUP}"
-        steps.append(Step(text, wl.set_link(index, group=marks.LINK_GROUP)))
-    if have.mtu != want.mtu:
-        steps.append(Step(f"{at} mtu {want.mtu}", wl.set_link(index, mtu=want.mtu)))
-    if have.mac != marks.HOST_MAC:
-        message = wl.set_link(index, mac=marks.HOST_MAC)
-        steps.append(Step(f"{at} address {marks.HOST_MAC}", message))
-    if not have.addrgen_none:
-        steps.append(Step(f"{at} addrgenmode none", wl.set_link(index, addrgen_none=True)))
-    if not have.up:
-        steps.append(Step(f"{at} up", wl.set_link(index, up=True)))
-    for address in want.addresses:
-        if address not in have.addresses:
-            nodad = " nodad" if ":" in address else ""
-            text = f"ip address add {address} dev {name}{nodad} proto {marks.PROTOCOL}"
-            steps.append(Step(text, rt.new_address(index, address, marks.PROTOCOL)))
-    for address in sorted(have.surplus - set(want.addresses)):
-        text = f"ip address del {address} dev {name}"
-        steps.append(Step(text, rt.del_address(index, address)))
-    if have.endpoint != want.endpoint:
-        alias = marks.ALIAS_PREFIX + want.endpoint
-        steps.append(Step(f"{at} alias {alias}", wl.set_link(index, alias=alias)))
-    return steps
-
-
-def _all_settings(name: str, want: Link) -> list[tuple[str, str]]:
-    """Settings of a link, by key below `net/`; the link's own win over the common ones."""
-    merged: Mapping[str, str] = {**dict(SYSCTLS), **dict(want.sysctls)}
-    return [(key.replace("{name}", name), value) for key, value in merged.items()]
-
-
-def _settings(name: str, want: Link, have: Actual) -> list[tuple[str, str]]:
-    """Settings that differ, as far as the kernel's dump shows them."""
-    return [
-        (key, value)
-        for key, value in _all_settings(name, want)
-        if have.sysctl(key) not in {None, value}
-    ]
