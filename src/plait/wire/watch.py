@@ -109,7 +109,9 @@ class Cursor:
             self._begin()
             self._loading = False
         elif self._current:
-            self._again = (self._current, self._seen)
+            revision, count = self._again
+            had = count if revision == self._current else 0
+            self._again = (self._current, max(self._seen, had))
         self._current = self._seen = 0
         return self.after
 
