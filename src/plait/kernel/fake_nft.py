@@ -206,9 +206,6 @@ def _used(statements: Iterable[e.Statement]) -> Iterator[tuple[str, str]]:
                 yield "set", name
             case e.Vmap(map=name) | e.DnatByMap(map=name):
                 yield "set", name
-            case e.VmapByMap(map=name, vmap=verdicts):
-                yield "set", name
-                yield "set", verdicts
 
 
 def _get(where: dict[Any, Any], name: str | bytes) -> Any:

@@ -362,24 +362,26 @@ class Elements(msgspec.Struct, frozen=True):
 
     def _pack(self) -> Iterator[bytes]:
         if self.set.interval:
-            for key, _ in self.elements:
-                yield from _pack_range(key)
+            for key, data in self.elements:
+                yield from _pack_range(key, data)
             return
         for key, data in self.elements:
-            body = nested(1, e.value_data(key))
-            if data is not None:
-                value = data.data() if isinstance(data, e.Verdict) else e.value_data(data)
-                body += nested(2, value)
-            yield nested(1, body)
+            yield nested(1, nested(1, e.value_data(key)), _pack_data(data))
 
     def _text(self, table: str, verb: str) -> str:
         shown = ", ".join(self.set.show(key, data) for key, data in self.elements)
         return f"{verb} element inet {table} {self.set.name} {{ {shown} }}"
 
 
-def _pack_range(key: bytes) -> Iterator[bytes]:
+def _pack_data(data: Data) -> bytes:
+    if data is None:
+        return b""
+    return nested(2, data.data() if isinstance(data, e.Verdict) else e.value_data(data))
+
+
+def _pack_range(key: bytes, data: Data) -> Iterator[bytes]:
     size = len(key) // 2
-    yield nested(1, nested(1, e.value_data(key[:size])))
+    yield nested(1, nested(1, e.value_data(key[:size])), _pack_data(data))
     beyond = int.from_bytes(key[size:], "big") + 1
     # A range that reaches the last address has no end.
     if beyond >> (8 * size) == 0:
@@ -425,17 +427,16 @@ Change = (
 )
 
 
-def ranges(ends: Iterable[tuple[bytes, bool]]) -> Iterator[bytes]:
-    """Keys of an interval set from its (address, is an end) elements, in any order."""
+def ranges(found: Iterable[tuple[bytes, Data, int]]) -> Iterator[tuple[bytes, Data]]:
+    """Elements of an interval set from its (address, value, flags) elements, in any order."""
     first: bytes | None = None
+    value: Data = None
+    ends = [(address, not flags & ELEM_INTERVAL_END, data) for address, data, flags in found]
     # At one address an end comes before the start of the next range.
-    for address, end in sorted(ends, key=lambda item: (item[0], not item[1])):
-        if end:
-            if first is not None:
-                last = int.from_bytes(address, "big") - 1
-                yield first + last.to_bytes(len(address), "big")
-            first = None
-        else:
-            first = address
+    for address, start, data in sorted(ends, key=lambda item: item[:2]):
+        if not start and first is not None:
+            last = int.from_bytes(address, "big") - 1
+            yield first + last.to_bytes(len(address), "big"), value
+        first, value = (address, data) if start else (None, None)
     if first is not None:
-        yield first + b"\xff" * len(first)
+        yield first + b"\xff" * len(first), value

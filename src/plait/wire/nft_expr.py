@@ -337,31 +337,6 @@ class Vmap(msgspec.Struct, frozen=True):
         return f"{_names(self.fields)} vmap @{self.map}"
 
 
-class VmapByMap(msgspec.Struct, frozen=True):
-    """Take the verdict that one map holds for what another map holds for a field.
-
-    Two steps, because adding an element with a chain to a verdict map makes the kernel validate
-    every chain that any element of it leads to; the first map, which is large and changes often,
-    holds no verdicts.
-    """
-
-    field: Field
-    map: str
-    vmap: str
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        return (
-            self.field.load(_REG32_00)
-            + expression("lookup", string(1, self.map), u32(2, _REG32_00), u32(3, _REG32_00))
-            + expression("lookup", string(1, self.vmap), u32(2, _REG32_00), u32(3, _REG_VERDICT))
-        )
-
-    def text(self) -> str:
-        """See Statement."""
-        return f"{self.field.name} map @{self.map} vmap @{self.vmap}"
-
-
 class Counter(msgspec.Struct, frozen=True):
     """Count packets and bytes."""
 

@@ -201,8 +201,7 @@ def element_map(found: Iterable[Message], *, interval: bool) -> dict[bytes, nft.
     """All elements of a set's dump, by key."""
     items = (item for msg in found for item in elements(msg))
     if interval:
-        ends = [(key, bool(flags & nft.ELEM_INTERVAL_END)) for key, _, flags in items]
-        return dict.fromkeys(nft.ranges(ends))
+        return dict(nft.ranges(items))
     return {key: data for key, data, _ in items}
 
 

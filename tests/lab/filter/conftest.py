@@ -64,7 +64,8 @@ class World:
             self.foreign = self._foreign_table()
             self.nft = Nft()
             self.flows = Conntrack()
-        stack.callback(self.nft.close)
+        # The one that a restarted agent opened, when there was one.
+        stack.callback(lambda: self.nft.close())
         stack.callback(self.flows.close)
         self.table = FilterTable(self.nft)
         self.programmers = (FilterBase(self.table), FilterEndpoints(self.table, self.flows))

@@ -8,7 +8,7 @@ The path of a packet that concerns an endpoint (link group 112); others meet no 
 - `nat`: published ports, for packets to a local address only.
 - `egress`, then the network's `e-…` chain: where the sender may reach.
 - `ingress`, then the network's `i-…` chain: who may reach the receiver. Both must agree.
-  Each is found by two lookups, link to network and network to chain, however many there are.
+  Each is found by one lookup of the address's pool, however many networks there are.
 - `host-in`, `host-out`: between the host itself and its endpoints.
 - `srcnat`: what leaves our networks is masqueraded.
 
@@ -36,11 +36,18 @@ SRC: Final = {
 }
 """Host-side link and address of every known endpoint."""
 KNOWN: Final = Set("known", (nft.IFNAME,))
-NETWORK: Final = Set("network", (nft.IFNAME,), (nft.IFNAME,))
-"""Network of a host-side link, by the network's opaque name."""
-FROM: Final = Set("from", (nft.IFNAME,), verdicts=True)
-TO: Final = Set("to", (nft.IFNAME,), verdicts=True)
-"""Chains of a network, by its opaque name."""
+FROM: Final = {
+    4: Set("from4", (nft.IPV4,), verdicts=True, interval=True),
+    6: Set("from6", (nft.IPV6,), verdicts=True, interval=True),
+}
+"""Pool of the sender to the network's egress chain."""
+TO: Final = {
+    4: Set("to4", (nft.IPV4,), verdicts=True, interval=True),
+    6: Set("to6", (nft.IPV6,), verdicts=True, interval=True),
+}
+"""Pool of the receiver to the network's ingress chain. Dispatch is by pool and not by link: for
+each element that is added to a verdict map the kernel validates all chains that the map leads to,
+so the sets that change with every endpoint hold no verdicts."""
 POOLS: Final = {
     4: Set("pools4", (nft.IPV4,), interval=True),
     6: Set("pools6", (nft.IPV6,), interval=True),
@@ -56,8 +63,8 @@ HOSTPORTS: Final = {
     6: Set("hostports6", (nft.IPV6, nft.PROTO, nft.SERVICE), (nft.IPV6, nft.SERVICE)),
 }
 """Ports published on one local address."""
-ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN, NETWORK)
-NETWORK_SETS: Final = (FROM, TO)
+ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN)
+NETWORK_SETS: Final = (FROM[4], FROM[6], TO[4], TO[6])
 PORT_SETS: Final = (PORTS[4], PORTS[6], HOSTPORTS[4], HOSTPORTS[6])
 BASE_SETS: Final = (POOLS[4], POOLS[6], VTEPS[4], VTEPS[6])
 SETS: Final = {s.name: s for s in (*ENDPOINT_SETS, *NETWORK_SETS, *PORT_SETS, *BASE_SETS)}
@@ -294,7 +301,11 @@ def _egress() -> Chain:
         "egress",
         (
             Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
-            Rule("network", (e.VmapByMap(e.IIFNAME, NETWORK.name, FROM.name),)),
+            # The source was checked against the link before.
+            *[
+                Rule("network", (e.family(f), e.Vmap((e.SADDR[f],), FROM[f].name)))
+                for f in FAMILIES
+            ],
             Rule("unknown sender", (_COUNT, DROP)),
         ),
     )
@@ -305,7 +316,8 @@ def _ingress() -> Chain:
         "ingress",
         (
             Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
-            Rule("network", (e.VmapByMap(e.OIFNAME, NETWORK.name, TO.name),)),
+            Rule("unknown receiver", (InSet((e.OIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
+            *[Rule("network", (e.family(f), e.Vmap((e.DADDR[f],), TO[f].name))) for f in FAMILIES],
             Rule("unknown receiver", (_COUNT, DROP)),
         ),
     )
@@ -459,14 +471,12 @@ def chain_suffix(network: str) -> str:
 def network_rules(network: str, wanted: FilterNetwork) -> NetworkRules:
     """The chains of a network and the elements that lead to them."""
     egress, ingress = network_chains(network, wanted)
-    name = e.ifname(chain_suffix(network))
-    return NetworkRules(
-        (_described(egress), _described(ingress)),
-        (
-            Element(FROM.name, name, e.goto(egress.name)),
-            Element(TO.name, name, e.goto(ingress.name)),
-        ),
-    )
+    elements = [
+        Element(dispatch[4 if "." in pool else 6].name, nft.cidr_range(pool), e.goto(chain.name))
+        for dispatch, chain in ((FROM, egress), (TO, ingress))
+        for pool in wanted.pools
+    ]
+    return NetworkRules((_described(egress), _described(ingress)), tuple(elements))
 
 
 def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
@@ -515,10 +525,7 @@ def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
 def endpoint_elements(link: str, wanted: FilterEndpoint) -> frozenset[Element]:
     """All elements of an endpoint; every key begins with its link's name."""
     name = e.ifname(link)
-    found = [
-        Element(KNOWN.name, name, None),
-        Element(NETWORK.name, name, e.ifname(chain_suffix(wanted.network))),
-    ]
+    found = [Element(KNOWN.name, name, None)]
     for address in wanted.addresses:
         ip = ipaddress.ip_address(address)
         found.append(Element(SRC[ip.version].name, nft.concat(name, ip.packed), None))

@@ -51,7 +51,7 @@ _PHASES: Final = ("before", "close", "declare", "rules", "open", "after")
 def _elements(of: type[nft.AddElements | nft.DeleteElements], items: list[Element]) -> list[Any]:
     """One change a set."""
     by_set: dict[str, list[tuple[bytes, nft.Data]]] = {}
-    for name, key, data in items:
+    for name, key, data in dict.fromkeys(items):
         by_set.setdefault(name, []).append((key, data if of is nft.AddElements else None))
     return [of(ruleset.SETS[name], tuple(found)) for name, found in by_set.items()]
 
@@ -59,10 +59,14 @@ def _elements(of: type[nft.AddElements | nft.DeleteElements], items: list[Elemen
 def _changes(steps: Sequence[Step]) -> list[tuple[int, nft.Change]]:
     """Changes in order, each with the index of its step; elements stay with their steps."""
     found: list[tuple[int, nft.Change]] = []
+    closed: set[Element] = set()
     for phase in _PHASES:
         for i, step in enumerate(steps):
             part = getattr(step, phase)
             if phase == "close":
+                # An element may be in the way of one step and be given up by another.
+                part = [element for element in part if element not in closed]
+                closed.update(part)
                 part = _elements(nft.DeleteElements, part)
             elif phase == "open":
                 part = _elements(nft.AddElements, part)
@@ -262,6 +266,7 @@ class FilterEndpoints(_FilterProgrammer):
         self._flows = flows
         self._steps = {
             "network": self._network_step,
+            "dispatch": self._dispatch_step,
             "endpoint": self._endpoint_step,
             "port": self._port_step,
         }
@@ -276,7 +281,7 @@ class FilterEndpoints(_FilterProgrammer):
             rules = ruleset.network_rules(name, network)
             suffix = ruleset.chain_suffix(name)
             networks[suffix] = rules
-            held = _held_network(actual, rules, suffix)
+            held = _held_network(actual, rules)
             if held != rules:
                 ops.append(self._op(("network", suffix), rules, held))
         settled = self.table.settled
@@ -303,28 +308,42 @@ class FilterEndpoints(_FilterProgrammer):
             for key, data in actual.elements.get(declared.name, {}).items():
                 if (declared.name, key) not in ports:
                     ops.append(self._op(("port", declared.name, key), None, data))
-        gone = {n.split("-", 1)[1] for n in actual.chains if _is_network(n)}
-        for declared in ruleset.NETWORK_SETS:
-            gone |= {ruleset.link_of(key) for key in actual.elements.get(declared.name, ())}
-        gone -= networks.keys()
+        gone = {n.split("-", 1)[1] for n in actual.chains if _is_network(n)} - networks.keys()
         ops += [self._op(("network", suffix), None, True) for suffix in sorted(gone)]
+        dispatch = {(x.set, x.key) for rules in networks.values() for x in rules.elements}
+        ops += [
+            self._op(("dispatch", s.name, key), None, verdict)
+            for s in ruleset.NETWORK_SETS
+            for key, verdict in actual.elements.get(s.name, {}).items()
+            if (s.name, key) not in dispatch and _suffix(verdict) not in gone
+        ]
         return tuple(ops)
 
     def _network_step(self, key: tuple[Any, ...], want: ruleset.NetworkRules | None) -> Step:
         actual = self.table.actual or _EMPTY
-        held = _network_elements(actual, key[1])
         if want is None:
             names = [p + key[1] for p in (ruleset.EGRESS_PREFIX, ruleset.INGRESS_PREFIX)]
+            held = [
+                Element(s.name, range_, verdict)
+                for s in ruleset.NETWORK_SETS
+                for range_, verdict in actual.elements.get(s.name, {}).items()
+                if _suffix(verdict) == key[1]
+            ]
             return Step(close=held, after=[nft.DeleteChain(n) for n in names if n in actual.chains])
+        present = _held_elements(actual, want)
         step = Step(
-            close=[element for element in held if element not in want.elements],
-            open=[element for element in want.elements if element not in held],
+            close=[element for element in present if element not in want.elements],
+            open=[element for element in want.elements if element not in present],
         )
         for rules in want.chains:
             made = _chain(rules, actual.chains.get(rules.chain.name))
             step.declare += made.declare
             step.rules += made.rules
         return step
+
+    def _dispatch_step(self, key: tuple[Any, ...], _want: None) -> Step:
+        held = (self.table.actual or _EMPTY).elements.get(key[1], {})
+        return Step(close=[Element(key[1], key[2], held[key[2]])] if key[2] in held else [])
 
     def _endpoint_step(self, key: tuple[Any, ...], want: frozenset[Element] | None) -> Step:
         held = self.table.endpoints.get(key[1], frozenset())
@@ -389,17 +408,16 @@ def _chain(want: ruleset.ChainRules, held: nft_read.ChainState | None) -> Step:
     return step
 
 
-def _network_elements(state: nft_read.TableState, suffix: str) -> list[Element]:
-    name = e.ifname(suffix)
-    return [
-        Element(s.name, name, held[name])
-        for s in ruleset.NETWORK_SETS
-        if name in (held := state.elements.get(s.name, {}))
-    ]
+def _held_elements(state: nft_read.TableState, wanted: ruleset.NetworkRules) -> tuple[Element, ...]:
+    return tuple(
+        Element(name, key, held[key])
+        for name, key, _ in wanted.elements
+        if key in (held := state.elements.get(name, {}))
+    )
 
 
 def _held_network(
-    state: nft_read.TableState, wanted: ruleset.NetworkRules, suffix: str
+    state: nft_read.TableState, wanted: ruleset.NetworkRules
 ) -> ruleset.NetworkRules | None:
     """What the table holds for a network, in the same form; None when it holds nothing."""
     chains = tuple(
@@ -407,8 +425,14 @@ def _held_network(
         for rules in wanted.chains
         if rules.chain.name in state.chains
     )
-    elements = tuple(_network_elements(state, suffix))
+    elements = _held_elements(state, wanted)
     return ruleset.NetworkRules(chains, elements) if chains or elements else None
+
+
+def _suffix(verdict: nft.Data) -> str:
+    """Opaque name of the network to whose chain a verdict leads."""
+    chain = verdict.chain if isinstance(verdict, e.Verdict) else ""
+    return chain.partition("-")[2]
 
 
 def _is_network(chain: str) -> bool:
