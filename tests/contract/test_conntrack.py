@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -73,6 +74,11 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
         for packet in SENT:
             send(*packet)
         real = Conntrack()
+    # A flow enters the table when its packet arrives, which may be a little later.
+    deadline = time.monotonic() + 5
+    while left(real) != set(SENT):
+        assert time.monotonic() < deadline
+        os.sched_yield()
     yield real
     real.close()
     os.close(fd)
