@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,8 +83,6 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     """Identity of this boot (kernel.hostfacts.boot_identity)."""
     watchers: tuple[Watcher, ...] = ()
-    forget_flows: Callable[[Sequence[str]], object] = lambda _addresses: None
-    """Deletes the connection-tracking entries of addresses; called in a thread."""
     purge: tuple[Callable[[], object], ...] = ()
     """What removes the rest of ours when nothing is wanted any more (the nft table)."""
     clock: Callable[[], float] = time.monotonic
@@ -161,7 +159,6 @@ class Agent:
             self.sync,
             self.ports,
             fetch_network=self._fetch_network,
-            forget_flows=doors.forget_flows,
             version=config.version,
             server=config.server,
         )

@@ -109,7 +109,6 @@ class FakeHost:
                 sysctl=self.sysctl,
                 boot=self.boot,
                 watchers=watchers,
-                forget_flows=self.conntrack.forget_addresses,
                 purge=(table.purge,),
                 clock=self.clock,
                 wall=self.clock,

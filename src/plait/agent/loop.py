@@ -47,6 +47,11 @@ FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
     "filter.endpoints": attrgetter("filter"),
 }
 """Programmer to what it programs of HostState: while that is equal, it has nothing to do."""
+DEPENDENTS: Final = {
+    "links": ("routes",),
+    "tunnels": ("routes", "neighbours", "fdb", "sysctls"),
+}
+"""Programmers whose objects go with a link that is made anew."""
 GATE: Final = "filter.endpoints"
 """The programmer that opens traffic and closes it."""
 LINKS: Final = "links"
@@ -214,6 +219,7 @@ class Loop:
         arriving = self._standing is not None and bool(want.links.keys() - self._standing)
         done: list[Op] = []
         gate = self._gate
+        standing: set[str] | None = None
         later: list[tuple[Programmer, tuple[Op, ...]]] = []
         for programmer in self._programmers:
             if programmer is gate:
@@ -233,12 +239,17 @@ class Loop:
                 later.append((programmer, removals))
             done += self._apply(programmer, tuple(op for op in ops if op.verb != "delete"))
             self._mark(programmer, fields)
+            if ops:
+                for dependent in DEPENDENTS.get(programmer.name, ()):
+                    self._applied.pop(dependent, None)
+            if programmer.name == LINKS:
+                standing = self._links_that_stand(want)
+                want = _without_routes_of_missing(want, standing)
             if arriving and ops:
                 failpoint(f"attach.programmed.{programmer.name}")
         for programmer, removals in reversed(later):
             done += self._apply(programmer, removals)
-        broken = {key[1] for key in self._quarantine if key[0] == LINKS}
-        self._standing = {name for name in want.links if repr(name) not in broken}
+        self._standing = self._links_that_stand(want) if standing is None else standing
         if gate is not None:
             done += self._bring(gate, _closed(want, self._standing))
             if arriving:
@@ -246,6 +257,10 @@ class Loop:
         if self._quarantine:
             self._forget_settled(want)
         return tuple(done)
+
+    def _links_that_stand(self, want: HostState) -> set[str]:
+        broken = {key[1] for key in self._quarantine if key[0] == LINKS}
+        return {name for name in want.links if repr(name) not in broken}
 
     def preview(self, want: HostState) -> tuple[Op, ...]:
         """Read the kernel and say what a turn would do."""
@@ -336,6 +351,16 @@ def _key(op: Op) -> tuple[str, str]:
 def _fields(programmer: Programmer, want: HostState) -> Any:
     getter = FIELDS.get(programmer.name)
     return want if getter is None else getter(want)
+
+
+def _without_routes_of_missing(want: HostState, standing: set[str]) -> HostState:
+    """A route needs its link: where that is refused, one failure says it all."""
+    missing = want.links.keys() - standing
+    if not missing:
+        return want
+    return msgspec.structs.replace(
+        want, routes=frozenset(route for route in want.routes if route.link not in missing)
+    )
 
 
 def _closed(want: HostState, standing: set[str]) -> HostState:

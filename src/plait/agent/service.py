@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -58,19 +58,16 @@ class Service:
         ports: Ports,
         *,
         fetch_network: Callable[[str], Awaitable[bool]],
-        forget_flows: Callable[[Sequence[str]], object],
         version: str,
         server: str,
     ) -> None:
-        """`fetch_network` asks the server for a network that the snapshot lacks;
-        `forget_flows` removes the connection-tracking entries of addresses."""
+        """`fetch_network` asks the server for a network that the snapshot lacks."""
         self._state = state
         self._loop = loop
         self._blocks = blocks
         self._sync = sync
         self._ports = ports
         self._fetch_network = fetch_network
-        self._forget_flows = forget_flows
         self._version = version
         self._server = server
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -150,9 +147,6 @@ class Service:
             failpoint("detach.programmed")
             self._ports.set(ident, ())
             self._sync.kick()
-        # The next holder of the addresses must not inherit flows. Off the loop: the dump of a
-        # large table takes long, and the addresses rest meanwhile.
-        self._spawn(asyncio.to_thread(self._forget_flows, endpoint.addresses))
 
     def vanished(self, ident: str) -> None:
         """The endpoint's namespace is no more: nobody will detach it, so we do."""
