@@ -136,7 +136,7 @@ def usage_error(problem: click.ClickException) -> None:
     click.echo(f"  fix: {path} --help", err=True)
 
 
-def run(group: click.Group, args: Sequence[str] | None = None) -> int:
+def run(group: click.Command, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 refused or failed, 2 usage.
 
     A failure is explained, never dumped: `PLAIT_DEBUG=1` shows the traceback.

@@ -73,10 +73,19 @@ def _plait(lab: Lab, host: str, *argv: str, timeout: float = 60) -> str:
         raise PlaitError(
             "PLAIT-LAB-005",
             f"`plait {argv[0]}` failed on {host}",
-            why=(done.stderr.strip() or done.stdout.strip())[-2000:],
-            fix=("plait lab status", "plait lab down"),
+            why=(done.stderr.strip() or done.stdout.strip())[-2000:] + _logs(lab, host),
+            fix=(f"plait lab up --name {lab.name} --bare", "plait lab down"),
         )
     return done.stdout
+
+
+def _logs(lab: Lab, host: str) -> str:
+    """The last lines of a host's logs: they go away with a lab that did not come up."""
+    tails = []
+    for log in sorted((lab.directory / host / "var-log-plait").glob("*.log")):
+        last = log.read_text(errors="replace").splitlines()[-8:]
+        tails += [f"    {log.stem}: {line}" for line in last]
+    return "".join(f"\n{line}" for line in tails)
 
 
 def start_plait(lab: Lab) -> None:

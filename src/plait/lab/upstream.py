@@ -27,13 +27,14 @@ def reply(data: bytes) -> bytes | None:
     except dns.WireError as error:
         return None if error.rcode is None else dns.error_reply(data, error.rcode)
     if query.labels != NAME:
-        return dns.error_reply(data, dns.NXDOMAIN)
-    records = [
-        dns.address_record(address.packed, 60)
-        for address in map(ipaddress.ip_address, ADDRESSES)
-        if query.qtype == (dns.A if address.version == 4 else dns.AAAA)
-    ]
-    answer = dns.Answer(dns.NOERROR, [records] if records else ())
+        answer = dns.Answer(dns.NXDOMAIN)
+    else:
+        records = [
+            dns.address_record(address.packed, 60)
+            for address in map(ipaddress.ip_address, ADDRESSES)
+            if query.qtype == (dns.A if address.version == 4 else dns.AAAA)
+        ]
+        answer = dns.Answer(dns.NOERROR, [records] if records else ())
     return answer.reply_to(query, query.udp_limit)
 
 

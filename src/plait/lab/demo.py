@@ -1,0 +1,333 @@
+"""The main job, shown on real dockerds: three hosts on two sites, one network.
+
+`python -m plait.lab.demo [--keep] [--name NAME]`. Each check prints what was observed; the exit
+code is 0 only if all of them hold. The lab is taken down at the end, also on Ctrl-C and SIGTERM,
+unless `--keep`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import permutations
+from typing import NamedTuple
+
+import click
+
+from plait.cli import output
+from plait.cli.frame import Command, run
+from plait.lab import bringup, daemons, hosts, state, topology
+from plait.lab.lab import Lab
+from plait.lab.workloads import PLAIT
+
+HOSTS = 3
+SITES = 2
+PUBLISHED = 8080
+SETTLE = 5.0
+"""Seconds within which a change must be seen on every host, at the latest."""
+
+
+class Observation(NamedTuple):
+    """What a check saw."""
+
+    ok: bool
+    text: str
+
+
+Check = Callable[["Demo"], Observation]
+
+
+class Demo:
+    """A lab with dockerds, and the words of a Docker user in it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.hosts = lab.plan.machines
+
+    def docker(self, host: str, *argv: str, check: bool = True) -> str:
+        """`docker …` on a host, as anybody would type it."""
+        return self.lab.run(host, ["docker", *argv], check=check).stdout.strip()
+
+    def serve(self, host: str, name: str, network: str, *options: str) -> None:
+        """A container with a web page that says its name."""
+        page = f"echo page of {name} > /www/index.html; exec httpd -f -p 80 -h /www"
+        self.docker(
+            host,
+            *("run", "-d", "--network", network, "--name", name, *options),
+            *("busybox", "sh", "-c", page),
+        )
+
+    def fetch(self, host: str, container: str, url: str, family: int = 4) -> str:
+        """A page as a container gets it, or what wget says instead."""
+        argv = ["docker", "exec", container, "wget", f"-{family}", *WGET, url]
+        return _words(self.lab.run(host, argv, check=False))
+
+    def fetch_until(self, host: str, container: str, url: str, wanted: str) -> str:
+        """The page once it is the wanted one, or what there was after SETTLE seconds."""
+        deadline = time.monotonic() + SETTLE
+        while True:
+            page = self.fetch(host, container, url)
+            if page == wanted or time.monotonic() > deadline:
+                return page
+            time.sleep(0.1)
+
+    def addresses(self, host: str, container: str, network: str) -> tuple[str, str]:
+        """IPv4 and IPv6 address of a container on a network."""
+        at = f'index .NetworkSettings.Networks "{network}"'
+        form = f"{{{{({at}).IPAddress}}}} {{{{({at}).GlobalIPv6Address}}}}"
+        four, six = self.docker(host, "inspect", "-f", form, container).split()
+        return four, six
+
+    def answers_ping(self, host: str, container: str, address: str) -> bool:
+        """Whether an address answers a container within a second."""
+        argv = ["docker", "exec", container, "ping", "-c1", "-W1", address]
+        return self.lab.run(host, argv, check=False).returncode == 0
+
+    def plait(self, host: str, *argv: str) -> str:
+        """`plait …` on a host."""
+        return self.lab.run(host, [*PLAIT, *argv]).stdout
+
+
+WGET = ("-T2", "-t1", "-qO-")
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout.strip() or done.stderr.strip() or f"nothing (exit code {done.returncode})"
+
+
+def _web(host: str) -> str:
+    return f"web-{host}"
+
+
+# The checks, in the order of the show.
+
+
+def pages_by_name(demo: Demo) -> Observation:
+    """Containers on different hosts fetch each other's pages by name, over IPv4 and IPv6"""
+    wrong, right = [], 0
+    for source, target in permutations(demo.hosts, 2):
+        for family in (4, 6):
+            url = f"http://{_web(target)}/"
+            page = demo.fetch(source, _web(source), url, family)
+            if page == f"page of {_web(target)}":
+                right += 1
+            else:
+                wrong.append(f"{source} -> {target} over IPv{family}: {page}")
+    return Observation(not wrong, "; ".join(wrong) or f"{right} of {right} pages came")
+
+
+def paths(demo: Demo) -> Observation:
+    """Hosts of one site talk directly, across sites by vxlan"""
+    listed = json.loads(demo.plait("h1", "peers", "--json"))["items"]
+    seen = {peer["node"]: peer["encap"] for peer in listed}
+    said = ", ".join(f"{node}: {encap}" for node, encap in sorted(seen.items()))
+    return Observation(seen == {"h2": "vxlan", "h3": "direct"}, f"seen from h1, {said}")
+
+
+def network_everywhere(demo: Demo) -> Observation:
+    """`docker network create -d plait blue` on h1 makes the network on every host"""
+    demo.docker("h1", "network", "create", "-d", "plait", "blue")
+    deadline = time.monotonic() + SETTLE
+    while True:
+        there = [h for h in demo.hosts if demo.docker(h, "network", "ls", "-qf", "name=^blue$")]
+        if there == demo.hosts or time.monotonic() > deadline:
+            return Observation(
+                there == demo.hosts, f"`docker network ls` shows it on {' '.join(there)}"
+            )
+        time.sleep(0.1)
+
+
+def network_works(demo: Demo) -> Observation:
+    """Containers of the new network reach each other across hosts"""
+    demo.serve("h1", "blue-h1", "blue")
+    demo.serve("h2", "blue-h2", "blue")
+    page = demo.fetch_until("h1", "blue-h1", "http://blue-h2/", "page of blue-h2")
+    return Observation(page == "page of blue-h2", f"blue-h1 got: {page}")
+
+
+def isolation(demo: Demo) -> Observation:
+    """Two Docker networks do not reach each other, by address or by name"""
+    leaks = []
+    pairs = (
+        ("h1", _web("h1"), "h2", "blue-h2", "blue"),
+        ("h1", "blue-h1", "h3", "web-h3", "plait"),
+    )
+    for host, source, other, target, network in pairs:
+        leaks += [
+            f"{source} pinged {address} of {target}"
+            for address in demo.addresses(other, target, network)
+            if demo.answers_ping(host, source, address)
+        ]
+        page = demo.fetch(host, source, f"http://{target}/")
+        if page.startswith("page of"):
+            leaks.append(f"{source} fetched {target}")
+    return Observation(not leaks, "; ".join(leaks) or "4 addresses and 2 names out of reach")
+
+
+def published(demo: Demo) -> Observation:
+    """A published port answers from outside, over IPv4 and IPv6"""
+    demo.serve("h2", "shop", "plait", "-p", f"{PUBLISHED}:80")
+    at = demo.lab.plan.hosts["h2"].interface
+    pages = {}
+    for address in (at.address4.partition("/")[0], f"[{at.address6.partition('/')[0]}]"):
+        url = f"http://{address}:{PUBLISHED}/"
+        pages[url] = _words(demo.lab.run(topology.OUTSIDE, ["wget", *WGET, url], check=False))
+    said = "; ".join(f"{url}: {page}" for url, page in pages.items())
+    return Observation(set(pages.values()) == {"page of shop"}, said)
+
+
+def upstream(demo: Demo) -> Observation:
+    """Names of the world outside are forwarded, and what leaves the network is translated"""
+    name = "outside.lab.test"
+    known = demo.docker("h3", "exec", _web("h3"), "nslookup", name, check=False)
+    reached = demo.answers_ping("h3", _web("h3"), name)
+    outside = demo.lab.plan.hosts[topology.OUTSIDE].interface.address4.partition("/")[0]
+    return Observation(
+        outside in known and reached,
+        f"{name} is {outside if outside in known else f'unknown ({known})'}, "
+        f"{'answers' if reached else 'does not answer'}",
+    )
+
+
+def server_dies(demo: Demo) -> Observation:
+    """The server is killed (SIGKILL, and kept down): not one packet is lost"""
+    target = demo.addresses("h2", _web("h2"), "plait")[0]
+    # 50 packets a second for 3 seconds, the kill among them.
+    argv = ["docker", "exec", _web("h1"), "ping", "-i", "0.02", "-c", "150", target]
+    inside = hosts.command(demo.lab.host("h1"), argv)
+    with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True) as ping:
+        assert ping.stdout is not None
+        seen = [ping.stdout.readline(), ping.stdout.readline()]  # the heading, the first answer
+        bringup.kill_server(demo.lab)
+        bringup.stop_server(demo.lab)
+        seen += ping.stdout.read().splitlines()
+    line = next((line for line in seen if "packets transmitted" in line), "".join(seen))
+    return Observation(" 0% packet loss" in line, line)
+
+
+def lookups_go_on(demo: Demo) -> Observation:
+    """Without a server: names that nobody asked for before are found, pages come"""
+    names = [f"alias-of-{host}" for host in demo.hosts]
+    pages = {name: demo.fetch("h1", _web("h1"), f"http://{name}/") for name in names}
+    dead = daemons.program_pid(demo.lab, daemons.FIRST, "server") == 0
+    said = "; ".join(f"{name}: {page}" for name, page in pages.items())
+    came = all(page.startswith("page of web-") for page in pages.values())
+    return Observation(came and dead, f"the server is {'down' if dead else 'up'}; {said}")
+
+
+def attaching_goes_on(demo: Demo) -> Observation:
+    """Without a server: a new container gets an address and reaches the others by name"""
+    demo.serve("h3", "late", "plait")
+    page = demo.fetch("h3", "late", f"http://{_web('h1')}/")
+    address = demo.addresses("h3", "late", "plait")[0]
+    return Observation(page == f"page of {_web('h1')}", f"late has {address} and got: {page}")
+
+
+def server_returns(demo: Demo) -> Observation:
+    """The server comes back: all hosts know the container that was started meanwhile"""
+    bringup.start_server(demo.lab)
+    page = demo.fetch_until("h1", _web("h1"), "http://late/", "page of late")
+    return Observation(page == "page of late", f"web-h1 got: {page}")
+
+
+CHECKS: tuple[Check, ...] = (
+    pages_by_name,
+    paths,
+    network_everywhere,
+    network_works,
+    isolation,
+    published,
+    upstream,
+    server_dies,
+    lookups_go_on,
+    attaching_goes_on,
+    server_returns,
+)
+
+
+def show(demo: Demo) -> list[str]:
+    """Run all checks and print what each saw; returns the titles of those that failed."""
+    failed = []
+    for check in CHECKS:
+        title = (check.__doc__ or "").strip()
+        try:
+            seen = check(demo)
+        except subprocess.CalledProcessError as error:
+            seen = Observation(False, f"{' '.join(error.cmd[-6:])}: {(error.stderr or '').strip()}")
+        mark = "✓" if seen.ok else "✗"
+        output.say(f"{mark} {title}")
+        output.say(f"    {seen.text}")
+        if not seen.ok:
+            failed.append(title)
+    return failed
+
+
+def picture(demo: Demo) -> None:
+    """Print what Plait says of itself."""
+    for command in ("status", "peers", "ps"):
+        output.say(f"\n$ plait {command}        (on h1)")
+        output.say(demo.plait("h1", command).rstrip())
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does, so that it cleans up."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _take_down(lab: Lab) -> None:
+    with state.locked(lab.directory):
+        left = lab.destroy()
+    output.say("the lab is down" if not left else f"busy, and still there: {', '.join(left)}")
+
+
+@click.command(cls=Command, examples=["scripts/demo", "scripts/demo --keep"])
+@click.option("--keep", is_flag=True, help="Leave the lab up.")
+@click.option("--name", default="demo", show_default=True, help="Name of the lab.")
+def demo(keep: bool, name: str) -> None:
+    """Three hosts on two sites with a dockerd each, and what Plait does for them."""
+    if name in state.names():
+        output.say(f'taking down the lab "{name}" of an earlier demo')
+        _take_down(Lab(name))
+    began = time.monotonic()
+    with _interruptible():
+        lab = bringup.up(name, HOSTS, sites=SITES, docker=True, say=output.good)
+        output.say(f"  the lab stands after {time.monotonic() - began:.0f} s\n")
+        try:
+            shown = Demo(lab)
+            for host in shown.hosts:
+                shown.serve(host, _web(host), "plait", "--network-alias", f"alias-of-{host}")
+            output.good(
+                f"a container with a page on each host: {', '.join(map(_web, shown.hosts))}"
+            )
+            failed = show(shown)
+            picture(shown)
+        except BaseException:
+            keep = False
+            raise
+        finally:
+            if not keep:
+                output.say()
+                _take_down(lab)
+    if keep:
+        output.say(f"\nthe lab is left up: plait lab exec --name {name} h1 -- docker ps")
+        output.say(f"take it down with:  plait lab down --name {name}")
+    took = time.monotonic() - began
+    output.say(f"\n{len(CHECKS) - len(failed)} of {len(CHECKS)} checks hold, after {took:.0f} s")
+    for title in failed:
+        output.say(f"✗ {title}")
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(run(demo))
