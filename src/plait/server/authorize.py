@@ -22,6 +22,7 @@ from plait.model.objects import (
     Node,
     Object,
 )
+from plait.server.syntax import printable
 
 Verb = Literal["create", "update", "delete"]
 
@@ -55,7 +56,7 @@ def authorize(actor: Actor, verb: Verb, old: Object | None, new: AnyObject | Non
     assert subject is not None
     rule = _NODE_MAY.get(type(subject))
     if actor.role != "node" or rule is None or not rule(actor.name, old, new):
-        raise refuse(actor, f"{verb} {subject.kind} {subject.metadata.name[:64]}")
+        raise refuse(actor, printable(f"{verb} {subject.kind} {subject.metadata.name[:64]}"))
 
 
 def _own_node(me: str, old: Object | None, new: Object | None) -> bool:

@@ -13,6 +13,7 @@ from aiohttp import web
 from plait.model.errors import PlaitError
 from plait.model.objects import KINDS, PLURALS, Object
 from plait.server.config import Config
+from plait.server.syntax import printable
 
 T = TypeVar("T")
 
@@ -87,8 +88,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         detail, _, where = message.partition(" - at `")
         raise PlaitError(
             "PLAIT-API-002",
-            (detail[:1].lower() + detail[1:])[:512],
-            where=where.rstrip("`").removeprefix("$.")[:256],
+            printable(detail[:1].lower() + detail[1:512]),
+            where=printable(where.rstrip("`").removeprefix("$.")[:256]),
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlaitError("PLAIT-API-001", "the body is not valid JSON", why=str(error)) from None

@@ -37,6 +37,11 @@ def shown(value: str) -> str:
     return f'"{text}"' if len(text) <= 80 else f'"{text[:77]}..." ({len(value)} characters)'
 
 
+def printable(text: str) -> str:
+    """A message that quotes what was sent, safe for any terminal and log."""
+    return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)
+
+
 def invalid(where: str, detail: str, *, code: str = "PLAIT-API-002", why: str = "") -> PlaitError:
     """Refusal of a field."""
     return PlaitError(code, detail, where=where, why=why)

@@ -21,6 +21,7 @@ from plait.server.authorize import Actor, Verb, authorize
 from plait.server.clock import Clock, rfc3339
 from plait.server.mirror import Mirror
 from plait.server.state import State, with_revision
+from plait.server.syntax import printable
 from plait.store.base import Compare, Delete, Put, Store
 
 CLOSING_TTL = 30.0
@@ -42,9 +43,14 @@ class Step(msgspec.Struct, frozen=True):
 
     @property
     def where(self) -> str:
-        """The object, as a person names it."""
-        scope = f"namespaces/{self.namespace}/" if self.kind.namespaced else ""
-        return f"{scope}{self.kind.plural}/{self.name[:80]}"
+        """The object, as its path names it; safe to print."""
+        scope = f"namespaces/{self.namespace[:80]}/" if self.kind.namespaced else ""
+        return printable(f"{scope}{self.kind.plural}/{self.name[:80]}")
+
+    @property
+    def shown(self) -> str:
+        """The object, as a person names it; safe to print."""
+        return printable(f"{self.kind.__name__} {self.name[:80]}")
 
 
 def step_of(op: BatchOp) -> Step:
@@ -102,13 +108,13 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
             None if step.verb == "delete" else step.object,
         )
     if step.verb == "create" and old is not None:
-        raise PlaitError("PLAIT-API-005", f"the {step.kind.__name__} {step.name} exists already")
+        raise PlaitError("PLAIT-API-005", f"the {step.shown} exists already")
     if entry is None and (step.verb == "delete" or step.revision):
-        raise PlaitError("PLAIT-API-004", f"there is no {step.kind.__name__} {step.name[:80]}")
+        raise PlaitError("PLAIT-API-004", f"there is no {step.shown}")
     if entry is not None and step.revision and step.revision != entry.revision:
         raise PlaitError(
             "PLAIT-API-006",
-            f"the {step.kind.__name__} {step.name} was changed by somebody else",
+            f"the {step.shown} was changed by somebody else",
             why=f"it is at revision {entry.revision}, the request is for {step.revision}",
         )
     if step.verb == "delete":
