@@ -19,6 +19,7 @@ CLAIM: Final = 60.0
 asks for the pool first and names the network last."""
 OVERLAPS: Final = ("PLAIT-NET-001", "PLAIT-NET-002")
 OWN_IPAM: Final = "docker network create -d plait --ipam-driver plait NAME"
+AGAIN: Final = "repeat the command without --subnet: dockerd then proposes its next pool"
 
 
 class Pools:
@@ -98,9 +99,10 @@ def subpool(room: IpNetwork, prefixlen: int, rng: random.Random) -> IpNetwork:
 
 
 def advise(error: PlaitError) -> PlaitError:
-    """The server's refusal of a pool that Docker's default IPAM chose, with what mends it."""
+    """The server's refusal of a pool that was said or that Docker's default IPAM chose, with
+    what mends it. The server's own advice is about the probe, which has no name."""
     if error.code not in OVERLAPS:
         return error
     return PlaitError(
-        error.code, error.detail, where=error.where, why=error.why, fix=(OWN_IPAM, *error.fix)
+        error.code, error.detail, where=error.where, why=error.why, fix=(OWN_IPAM, AGAIN)
     )

@@ -52,7 +52,13 @@ NTF_SELF: Final = 0x02
 Kind = Literal["unicast", "local", "blackhole", "unreachable", "other"]
 KINDS: Final[dict[Kind, int]] = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7}
 _KIND_NAMES: Final[dict[int, Kind]] = {number: name for name, number in KINDS.items()}
-_SCOPES: Final[dict[Kind, int]] = {"local": RT_SCOPE_HOST, "unicast": RT_SCOPE_LINK}
+# An unreachable pool is "on-link": dockerd's own IPAM proposes only pools that overlap no route of
+# that scope (moby libnetwork/netutils CheckRouteOverlaps), and so keeps off ours.
+_SCOPES: Final[dict[Kind, int]] = {
+    "local": RT_SCOPE_HOST,
+    "unicast": RT_SCOPE_LINK,
+    "unreachable": RT_SCOPE_LINK,
+}
 
 _IFADDR: Final = struct.Struct("=BBBBI")
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
