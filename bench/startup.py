@@ -37,9 +37,8 @@ def main() -> int:
         median = statistics.median(found)
         p95 = sorted(found)[int(len(found) * 0.95)]
         budget = f"{BUDGET * 1000:.0f} ms" if name == "plait --help" else ""
-        print(
-            f"{name:24} {median * 1000:6.1f} ms {p95 * 1000:6.1f} ms {median / floor:6.1f}x   {budget}"
-        )
+        columns = f"{median * 1000:6.1f} ms {p95 * 1000:6.1f} ms {median / floor:6.1f}x"
+        print(f"{name:24} {columns}   {budget}")
     return 0 if statistics.median(times["plait --help"]) <= BUDGET else 1
 
 

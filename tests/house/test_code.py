@@ -49,16 +49,13 @@ def test_every_error_code_that_is_used_is_known(path: Path) -> None:
     assert used <= CODES.keys()
 
 
-def test_every_error_code_has_a_title_and_is_used() -> None:
-    text = "".join(p.read_text() for p in SOURCES if p.name != "errors.py")
-    text += "".join(p.read_text() for p in (ROOT / "src/plait/cli").glob("*.py"))
+def test_every_error_code_has_a_title_and_a_status() -> None:
     for code, (status, title) in CODES.items():
         assert CODE.fullmatch(code)
         assert 400 <= status < 600
         assert title
         assert title == title.strip()
         assert title[0].islower() or title.split()[0] == "Plait", code
-        assert code in text, f"{code} is used nowhere"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

@@ -39,9 +39,6 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     stack.callback(nft.close)
     flows = Conntrack()
     stack.callback(flows.close)
-    # Flows are also forgotten in a thread, and a netlink socket serves one thread at a time.
-    other_flows = Conntrack()
-    stack.callback(other_flows.close)
     iptables = Iptables()
     stack.callback(iptables.close)
     sysctl = KernelSysctl()
@@ -76,6 +73,5 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
         sysctl=sysctl,
         boot=hostfacts.boot_identity(),
         watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
-        forget_flows=other_flows.forget_addresses,
         purge=(table.purge,),
     )
