@@ -67,11 +67,12 @@ def start_upstream(lab: Lab) -> None:
             raise PlaitError("PLAIT-LAB-005", "the lab's upstream resolver did not start")
 
 
-def _plait(lab: Lab, host: str, *argv: str, timeout: float = 60) -> str:
+def plait(lab: Lab, host: str, *argv: str, timeout: float = 60) -> str:
+    """`plait …` on a host; PLAIT-LAB-006 with what it and the daemons said when it fails."""
     done = lab.run(host, [*PLAIT, *argv], check=False, timeout=timeout)
     if done.returncode:
         raise PlaitError(
-            "PLAIT-LAB-005",
+            "PLAIT-LAB-006",
             f"`plait {argv[0]}` failed on {host}",
             why=(done.stderr.strip() or done.stdout.strip())[-2000:] + _logs(lab, host),
             fix=(f"plait lab up --name {lab.name} --bare", "plait lab down"),
@@ -91,15 +92,15 @@ def _logs(lab: Lab, host: str) -> str:
 def start_plait(lab: Lab) -> None:
     """`plait up` on the first host, `plait join` on the others; all ready when it returns."""
     first = lab.plan.hosts[FIRST]
-    _plait(lab, FIRST, "up", "--encap", lab.state.encap)
+    plait(lab, FIRST, "up", "--encap", lab.state.encap)
     others = [name for name in lab.plan.machines if name != FIRST]
     if not others:
         return
-    token = json.loads(_plait(lab, FIRST, "token", "create", "--json"))["token"]
+    token = json.loads(plait(lab, FIRST, "token", "create", "--json"))["token"]
     server = first.interface.address4.partition("/")[0]
     in_parallel(
         [
-            lambda name=name: _plait(lab, name, "join", server, "--token", token)  # type: ignore[misc]
+            lambda name=name: plait(lab, name, "join", server, "--token", token)  # type: ignore[misc]
             for name in others
         ]
     )
@@ -107,7 +108,7 @@ def start_plait(lab: Lab) -> None:
 
 def resume_plait(lab: Lab, host: str) -> None:
     """Start Plait again on a host that was powered on with its old disk."""
-    _plait(lab, host, "up")
+    plait(lab, host, "up")
 
 
 def has_plait(lab: Lab, host: str) -> bool:
@@ -150,7 +151,7 @@ def program_pid(lab: Lab, host: str, program: str) -> int:
 
 
 def start_docker(lab: Lab, host: str) -> None:
-    """A dockerd of the host's own, with an image made of busybox."""
+    """A dockerd of the host's own, with an image made of busybox and the network `plait`."""
     running = lab.host(host)
     argv = [
         "dockerd",
@@ -181,10 +182,17 @@ def start_docker(lab: Lab, host: str) -> None:
     if image.NAME not in lab.run(host, ["docker", "images", "--format", "{{.Repository}}"]).stdout:
         file = str(lab.directory / IMAGE_FILE)
         lab.run(host, ["docker", "import", "--change", 'CMD ["sh"]', file, image.NAME])
+    if has_plait(lab, host):
+        wait_for(f"the network plait of dockerd on {host}", lambda: _network_offered(lab, host))
 
 
 def _docker_answers(lab: Lab, host: str) -> bool:
     return lab.run(host, ["docker", "version"], check=False).returncode == 0
+
+
+def _network_offered(lab: Lab, host: str) -> bool:
+    argv = ["docker", "network", "ls", "--quiet", "--filter", "name=^plait$"]
+    return bool(lab.run(host, argv, check=False).stdout.strip())
 
 
 def docker_pid(lab: Lab, host: str) -> int:

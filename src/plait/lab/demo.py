@@ -23,7 +23,7 @@ from plait.cli import output
 from plait.cli.frame import Command, run
 from plait.lab import bringup, daemons, hosts, state, topology
 from plait.lab.lab import Lab
-from plait.lab.workloads import PLAIT
+from plait.model.errors import PlaitError
 
 HOSTS = 3
 SITES = 2
@@ -50,8 +50,13 @@ class Demo:
         self.hosts = lab.plan.machines
 
     def docker(self, host: str, *argv: str, check: bool = True) -> str:
-        """`docker …` on a host, as anybody would type it."""
-        return self.lab.run(host, ["docker", *argv], check=check).stdout.strip()
+        """`docker …` on a host, as anybody would type it; PLAIT-LAB-006 when it fails."""
+        done = self.lab.run(host, ["docker", *argv], check=False)
+        if check and done.returncode:
+            raise PlaitError(
+                "PLAIT-LAB-006", f"`docker {argv[0]}` failed on {host}", why=done.stderr.strip()
+            )
+        return done.stdout.strip()
 
     def serve(self, host: str, name: str, network: str, *options: str) -> None:
         """A container with a web page that says its name."""
@@ -90,7 +95,7 @@ class Demo:
 
     def plait(self, host: str, *argv: str) -> str:
         """`plait …` on a host."""
-        return self.lab.run(host, [*PLAIT, *argv]).stdout
+        return daemons.plait(self.lab, host, *argv)
 
 
 WGET = ("-T2", "-t1", "-qO-")
@@ -257,8 +262,8 @@ def show(demo: Demo) -> list[str]:
         title = (check.__doc__ or "").strip()
         try:
             seen = check(demo)
-        except subprocess.CalledProcessError as error:
-            seen = Observation(False, f"{' '.join(error.cmd[-6:])}: {(error.stderr or '').strip()}")
+        except PlaitError as error:
+            seen = Observation(False, error.render())
         mark = "✓" if seen.ok else "✗"
         output.say(f"{mark} {title}")
         output.say(f"    {seen.text}")

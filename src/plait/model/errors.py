@@ -104,6 +104,7 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-LAB-003": Code(409, "the lab exists already"),
     "PLAIT-LAB-004": Code(404, "no such workload"),
     "PLAIT-LAB-005": Code(504, "a lab host did not come up in time"),
+    "PLAIT-LAB-006": Code(500, "a command on a lab host failed"),
     # Command line
     "PLAIT-CLI-001": Code(400, "the command line is not valid"),
     "PLAIT-CLI-002": Code(500, "the operating system refused"),
