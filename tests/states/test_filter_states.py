@@ -313,6 +313,16 @@ def test_one_bad_object_does_not_block_the_rest() -> None:
     host.check(STATES["two networks"])
 
 
+def test_what_the_kernel_lacks_is_said_and_done_without() -> None:
+    host = Host(FakeNft(features=Features(owner=False, tproxy=False)), FakeConntrack())
+    host.go(STATES["published"])
+    assert host.table.actual is not None
+    assert host.table.actual.info.flags == 0
+    assert host.table.actual.chains["mangle-prerouting"].rules == ()
+    assert [p.split(" ")[0] for p in host.table.problems] == ["nftables", "nftables"]
+    assert Host(FakeNft(), FakeConntrack()).table.problems == ()
+
+
 def test_an_endpoint_of_an_absent_network_stays_unknown(host: Host) -> None:
     host.go(Filter(endpoints={"pl1": A1}))
     assert host.table.endpoints == {}

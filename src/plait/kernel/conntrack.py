@@ -160,7 +160,7 @@ class FlowReaper:
         try:
             count = self._door.forget_addresses(addresses) if addresses else 0
             return count + (self._door.forget_ports(ports) if ports else 0), ""
-        except (NetfilterError, OSError) as error:
+        except OSError as error:
             return 0, str(error)
 
 

@@ -26,13 +26,11 @@ _RCVBUF = 8 << 20
 _DUMP_TRIES = 8
 
 
-class NetfilterError(Exception):
-    """The kernel refused a request."""
+class NetfilterError(OSError):
+    """The kernel refused a request: its errno and, where given, its own words."""
 
     def __init__(self, number: int, text: str = "") -> None:
-        super().__init__(f"{os.strerror(number)}{f': {text}' if text else ''}")
-        self.errno = number
-        self.text = text
+        super().__init__(number, os.strerror(number) + (f": {text}" if text else ""))
 
 
 class NfnetlinkSocket:

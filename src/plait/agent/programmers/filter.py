@@ -23,11 +23,10 @@ from plait.agent.desired.ruleset import Element
 from plait.agent.programmers.base import Failure, Op
 from plait.agent.programmers.filter_table import FilterTable, endpoints_of
 from plait.kernel.conntrack import FlowDoor
-from plait.kernel.nfnetlink import NetfilterError
 from plait.kernel.nft import Refusal
 from plait.model import marks
 from plait.model.errors import PlaitError
-from plait.model.hoststate import Filter, FilterEndpoint, HostState
+from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
 
@@ -99,7 +98,7 @@ class _FilterProgrammer:
         """Make the ops true in one transaction; see the module's docstring."""
         try:
             return self._apply(ops)
-        except (PlaitError, NetfilterError, OSError) as error:
+        except (PlaitError, OSError) as error:
             number = getattr(error, "errno", 0) or 0
             return tuple([Failure(op=op, error=str(error), errno=number) for op in ops])
 
@@ -201,7 +200,7 @@ class FilterBase(_FilterProgrammer):
 
     def _replacement(self, wanted: Filter, stale: nft_read.TableState) -> tuple[nft.Change, ...]:
         """The whole table anew; what was open and may stay open is never closed."""
-        networks = [ruleset.network_rules(name, n) for name, n in wanted.networks.items()]
+        networks = [ruleset.network_rules(name, n) for name, n in _used_networks(wanted).items()]
         chains = [rules.chain for rules in self._chains(wanted)]
         chains += [rules.chain for network in networks for rules in network.chains]
         open_now = endpoints_of(stale)
@@ -277,7 +276,7 @@ class FilterEndpoints(_FilterProgrammer):
         actual = self.table.actual or _EMPTY
         ops = []
         networks = {}
-        for name, network in wanted.networks.items():
+        for name, network in _used_networks(wanted).items():
             rules = ruleset.network_rules(name, network)
             suffix = ruleset.chain_suffix(name)
             networks[suffix] = rules
@@ -442,6 +441,12 @@ def _is_network(chain: str) -> bool:
 def _port_of(key: bytes) -> tuple[str, int]:
     # The key ends in protocol and port, each padded to four bytes.
     return e.show_protocol(key[-8:-7]), int.from_bytes(key[-4:-2], "big")
+
+
+def _used_networks(wanted: Filter) -> dict[str, FilterNetwork]:
+    """Networks with an endpoint here: the others need no chains on this host."""
+    names = dict.fromkeys([endpoint.network for endpoint in wanted.endpoints.values()])
+    return {name: wanted.networks[name] for name in names if name in wanted.networks}
 
 
 def _wanted_endpoint(

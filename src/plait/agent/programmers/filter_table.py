@@ -8,6 +8,7 @@ from typing import Any, Final
 from plait.agent.desired import ruleset
 from plait.agent.desired.ruleset import Element
 from plait.kernel.nft import Features, NftDoor, Refusal, owned_by_another
+from plait.model import marks
 from plait.model.hoststate import FilterEndpoint
 from plait.wire import nft, nft_read
 
@@ -39,6 +40,22 @@ class FilterTable:
     def flags(self) -> int:
         """Flags that the table must have."""
         return nft.TABLE_OWNER | nft.TABLE_PERSIST if self.features.owner else 0
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What this kernel lacks and what that means, for the agent's status."""
+        found = []
+        if not self.features.owner:
+            found.append(
+                "nftables tables cannot be owned (kernel before 6.9): "
+                "other programs can change or flush ours until it is repaired"
+            )
+        if not self.features.tproxy:
+            found.append(
+                "nftables cannot proxy transparently (nft_tproxy): names resolve only for "
+                f"containers whose resolver is {marks.GATEWAY4} or {marks.RESOLVER6}"
+            )
+        return tuple(found)
 
     def observe(self, *, force: bool = False) -> None:
         """Read the table, unless nothing can have changed since it was last read.
