@@ -15,7 +15,7 @@ from statistics import median
 
 import msgspec
 
-from plait.agent.desired import ruleset
+from plait.agent.desired import filter_sets, ruleset
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.kernel import netns
@@ -69,16 +69,16 @@ def main(count: int) -> None:
         add.append(timed(partial(go, HostState(filter=more))))
         remove.append(timed(partial(go, HostState(filter=wanted))))
         changes = [
-            nft.AddElements(ruleset.SETS[s], ((key, data),))
+            nft.AddElements(filter_sets.SETS[s], ((key, data),))
             for s, key, data in ruleset.endpoint_elements(link, endpoint(i))
         ]
         floor.append(timed(partial(door.commit, changes)))
         door.commit([nft.DeleteElements(c.set, c.elements) for c in changes])
-    one = [nft.AddElements(ruleset.KNOWN, ((b"x" * 16, None),))]
+    one = [nft.AddElements(filter_sets.KNOWN, ((b"x" * 16, None),))]
     single = []
     for _ in range(ROUNDS):
         single.append(timed(lambda: door.commit(one)))
-        door.commit([nft.DeleteElements(ruleset.KNOWN, one[0].elements)])
+        door.commit([nft.DeleteElements(filter_sets.KNOWN, one[0].elements)])
     for name, values in (
         ("add an endpoint, plan and all", add),
         ("remove an endpoint, plan and all", remove),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from plait.agent.desired import ruleset
+from plait.agent.desired import filter_chains, filter_sets, ruleset
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.kernel import netns
@@ -208,9 +208,9 @@ def test_a_table_of_other_types_is_replaced_without_closing_what_may_stay_open(m
         [
             nft.AddTable(host.table.flags),
             nft.AddSet(wrong),
-            *[nft.AddSet(s) for s in ruleset.ENDPOINT_SETS],
+            *[nft.AddSet(s) for s in filter_sets.ENDPOINT_SETS],
             *[nft.AddChain(c) for c in chains],
-            *[nft.AddElements(ruleset.SETS[s], ((key, data),)) for s, key, data in held],
+            *[nft.AddElements(filter_sets.SETS[s], ((key, data),)) for s, key, data in held],
         ]
     )
     host.base.observe()
@@ -236,7 +236,7 @@ DAMAGE = {
                 "host-in",
                 tuple(
                     rule
-                    for chain in ruleset.base_chains(4789, 0x706C, dns=True)
+                    for chain in filter_chains.base_chains(4789, 0x706C, dns=True)
                     if chain.name == "host-in"
                     for rule in chain.rules[::-1]
                 ),
@@ -248,12 +248,14 @@ DAMAGE = {
         nft.AddSet(nft.Set("their-set", (nft.IPV4,))),
     ],
     "elements": lambda state: [
-        nft.DeleteElements(ruleset.SETS[name], tuple((key, None) for key in state.elements[name]))
+        nft.DeleteElements(
+            filter_sets.SETS[name], tuple((key, None) for key in state.elements[name])
+        )
         for name in ("src4", "known", "pools4", "ports4", "to4", "from6")
     ],
     "surplus elements": lambda state: [
-        nft.AddElements(ruleset.KNOWN, ((e.ifname("plx"), None),)),
-        nft.AddElements(ruleset.POOLS[4], ((nft.cidr_range("10.77.0.0/16"), None),)),
+        nft.AddElements(filter_sets.KNOWN, ((e.ifname("plx"), None),)),
+        nft.AddElements(filter_sets.POOLS[4], ((nft.cidr_range("10.77.0.0/16"), None),)),
     ],
 }
 
@@ -287,7 +289,7 @@ def test_a_stale_belief_is_read_anew_and_the_ops_still_done(host: Host) -> None:
     host.go(STATES["two endpoints"])
     ops = host.endpoints.plan(HostState(filter=STATES["an endpoint"]))
     gone = tuple((key, None) for s, key, _ in ruleset.endpoint_elements("pl2", A2) if s == "known")
-    assert not host.door.commit([nft.DeleteElements(ruleset.KNOWN, gone)])
+    assert not host.door.commit([nft.DeleteElements(filter_sets.KNOWN, gone)])
     assert host.endpoints.apply(ops) == ()
     host.check(STATES["an endpoint"])
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.agent.desired import ruleset
+from plait.agent.desired import filter_chains, filter_sets, ruleset
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
 from plait.wire import nft
 from plait.wire import nft_expr as e
@@ -15,7 +15,7 @@ NETWORK = FilterNetwork(pools=("10.0.0.0/24",))
 
 
 def all_chains() -> list[nft.Chain]:
-    base = ruleset.base_chains(4789, 0x706C, dns=True)
+    base = filter_chains.base_chains(4789, 0x706C, dns=True)
     return [*base, *ruleset.network_chains("n", NETWORK)]
 
 
@@ -47,7 +47,7 @@ def test_every_path_of_an_endpoint_ends_in_a_verdict() -> None:
 
 
 def test_without_dns_no_packet_is_proxied() -> None:
-    chains = {c.name: c for c in ruleset.base_chains(4789, 0x706C, dns=False)}
+    chains = {c.name: c for c in filter_chains.base_chains(4789, 0x706C, dns=False)}
     assert chains["mangle-prerouting"].rules == ()
 
 
@@ -90,4 +90,4 @@ def test_a_published_port_is_one_element(host_ip: str, text: str) -> None:
             family=4, protocol="udp", host_ip=host_ip, host_port=53, address="10.0.0.1", port=5353
         )
     )
-    assert ruleset.SETS[element.set].show(element.key, element.data) == text
+    assert filter_sets.SETS[element.set].show(element.key, element.data) == text

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from plait.agent.desired import ruleset
+from plait.agent.desired import filter_sets, ruleset
 from plait.agent.desired.ruleset import Element
 from plait.agent.programmers.base import Failure, Op
 from plait.agent.programmers.filter_table import FilterTable, endpoints_of
@@ -52,7 +52,7 @@ def _elements(of: type[nft.AddElements | nft.DeleteElements], items: list[Elemen
     by_set: dict[str, list[tuple[bytes, nft.Data]]] = {}
     for name, key, data in dict.fromkeys(items):
         by_set.setdefault(name, []).append((key, data if of is nft.AddElements else None))
-    return [of(ruleset.SETS[name], tuple(found)) for name, found in by_set.items()]
+    return [of(filter_sets.SETS[name], tuple(found)) for name, found in by_set.items()]
 
 
 def _changes(steps: Sequence[Step]) -> list[tuple[int, nft.Change]]:
@@ -176,11 +176,11 @@ class FilterBase(_FilterProgrammer):
         ops += [
             self._op(("set", name), None, held)
             for name, held in actual.sets.items()
-            if name not in ruleset.SETS
+            if name not in filter_sets.SETS
         ]
         ops += [
             self._op(("set", name), declared, None)
-            for name, declared in ruleset.SETS.items()
+            for name, declared in filter_sets.SETS.items()
             if name not in actual.sets
         ]
         for name, rules in chains.items():
@@ -219,7 +219,7 @@ class FilterBase(_FilterProgrammer):
         return (
             nft.DeleteTable(),
             nft.AddTable(self.table.flags),
-            *[nft.AddSet(declared) for declared in ruleset.SETS.values()],
+            *[nft.AddSet(declared) for declared in filter_sets.SETS.values()],
             *[nft.AddChain(chain) for chain in chains],
             *[nft.AddRules(chain) for chain in chains if chain.rules],
             *_elements(nft.AddElements, elements),
@@ -303,7 +303,7 @@ class FilterEndpoints(_FilterProgrammer):
             data = actual.elements.get(name, {}).get(key)
             if data != element.data:
                 ops.append(self._op(("port", name, key), element, data))
-        for declared in ruleset.PORT_SETS:
+        for declared in filter_sets.PORT_SETS:
             for key, data in actual.elements.get(declared.name, {}).items():
                 if (declared.name, key) not in ports:
                     ops.append(self._op(("port", declared.name, key), None, data))
@@ -312,7 +312,7 @@ class FilterEndpoints(_FilterProgrammer):
         dispatch = {(x.set, x.key) for rules in networks.values() for x in rules.elements}
         ops += [
             self._op(("dispatch", s.name, key), None, verdict)
-            for s in ruleset.NETWORK_SETS
+            for s in filter_sets.NETWORK_SETS
             for key, verdict in actual.elements.get(s.name, {}).items()
             if (s.name, key) not in dispatch and _suffix(verdict) not in gone
         ]
@@ -321,10 +321,10 @@ class FilterEndpoints(_FilterProgrammer):
     def _network_step(self, key: tuple[Any, ...], want: ruleset.NetworkRules | None) -> Step:
         actual = self.table.actual or _EMPTY
         if want is None:
-            names = [p + key[1] for p in (ruleset.EGRESS_PREFIX, ruleset.INGRESS_PREFIX)]
+            names = [p + key[1] for p in (filter_sets.EGRESS_PREFIX, filter_sets.INGRESS_PREFIX)]
             held = [
                 Element(s.name, range_, verdict)
-                for s in ruleset.NETWORK_SETS
+                for s in filter_sets.NETWORK_SETS
                 for range_, verdict in actual.elements.get(s.name, {}).items()
                 if _suffix(verdict) == key[1]
             ]
@@ -389,7 +389,7 @@ class FilterEndpoints(_FilterProgrammer):
 
 
 _EMPTY: Final = nft_read.TableState(nft_read.TableInfo(0, "", 0, 0, 0), {}, {}, {})
-_SOURCE_SETS: Final = frozenset(s.name for s in ruleset.SRC.values())
+_SOURCE_SETS: Final = frozenset(s.name for s in filter_sets.SRC.values())
 
 
 def _chain(want: ruleset.ChainRules, held: nft_read.ChainState | None) -> Step:
@@ -435,7 +435,7 @@ def _suffix(verdict: nft.Data) -> str:
 
 
 def _is_network(chain: str) -> bool:
-    return chain.startswith((ruleset.EGRESS_PREFIX, ruleset.INGRESS_PREFIX))
+    return chain.startswith((filter_sets.EGRESS_PREFIX, filter_sets.INGRESS_PREFIX))
 
 
 def _port_of(key: bytes) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from plait.agent.desired import ruleset
+from plait.agent.desired import filter_sets, ruleset
 from plait.agent.desired.ruleset import Element
 from plait.kernel.nft import Features, NftDoor, Refusal, owned_by_another
 from plait.model import marks
@@ -84,7 +84,7 @@ class FilterTable:
             # An orphan has lost its owner flag, and only that.
             flags |= nft.TABLE_OWNER
         return flags == self.flags and not any(
-            name in ruleset.SETS and nft_read.describe(ruleset.SETS[name]) != held
+            name in filter_sets.SETS and nft_read.describe(filter_sets.SETS[name]) != held
             for name, held in found.sets.items()
         )
 
@@ -142,7 +142,7 @@ def endpoints_of(state: nft_read.TableState | None) -> dict[str, frozenset[Eleme
     """Elements of endpoints by link."""
     found: dict[str, set[Element]] = {}
     if state:
-        for declared in ruleset.ENDPOINT_SETS:
+        for declared in filter_sets.ENDPOINT_SETS:
             for key, data in state.elements.get(declared.name, {}).items():
                 element = Element(declared.name, key, data)
                 found.setdefault(ruleset.link_of(key), set()).add(element)

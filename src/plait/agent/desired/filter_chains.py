@@ -1,0 +1,341 @@
+"""The chains that every host has, before there is any endpoint; `ruleset` tells the whole."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final, Literal
+
+from plait.agent.desired.filter_sets import (
+    FAMILIES,
+    FROM,
+    HOSTPORTS,
+    KNOWN,
+    POOLS,
+    PORTS,
+    SRC,
+    TO,
+    VTEPS,
+)
+from plait.model import marks
+from plait.wire import nft_expr as e
+from plait.wire.nft import Chain, Hook, Rule
+from plait.wire.nft_expr import ACCEPT, DROP, RETURN, Counter, InSet, Match
+
+_GROUP: Final = e.host32(marks.LINK_GROUP)
+_FROM_ENDPOINT: Final = Match(e.IIFGROUP, _GROUP)
+_TO_ENDPOINT: Final = Match(e.OIFGROUP, _GROUP)
+_ESTABLISHED: Final = e.Masked(e.CT_STATE, e.CT_ESTABLISHED | e.CT_RELATED)
+_PUBLISHED: Final = e.Masked(e.CT_STATUS, e.CT_STATUS_DNAT)
+_IS_KNOWN: Final = InSet((e.IIFNAME,), KNOWN.name)
+_COUNT: Final = Counter()
+_LOOPBACK4: Final = "127.0.0.0/8"
+_ND_SOLICIT, _ND_ADVERT = 135, 136
+_ECHO: Final = {4: 8, 6: 128}
+_ICMP: Final = {4: "icmp", 6: "icmpv6"}
+_OWN_ADDRESS: Final = {4: marks.GATEWAY4, 6: marks.RESOLVER6}
+"""An address of the host, on every host, that each endpoint has a route to."""
+
+
+def base_chains(vxlan_port: int, vni: int, dns: bool) -> tuple[Chain, ...]:
+    """The chains that every host has, each after those that it leads to.
+
+    `dns` is false where the resolver is off or the kernel cannot proxy transparently.
+    """
+    return (
+        _source(),
+        _dns(),
+        _ports(),
+        _foreign(),
+        _ingress(),
+        _deliver(),
+        _leave(vxlan_port),
+        _egress(),
+        _host_in(),
+        _host_out(),
+        _srcnat_endpoint(),
+        Chain(
+            "raw-prerouting",
+            (Rule("from endpoint", (_FROM_ENDPOINT, e.goto("source"))),),
+            Hook("filter", "prerouting", 0, -300),
+        ),
+        Chain(
+            "mangle-prerouting",
+            (Rule("dns", (_FROM_ENDPOINT, Match(e.DPORT, e.port(53)), e.goto("dns"))),)
+            if dns
+            else (),
+            Hook("filter", "prerouting", 0, -150),
+        ),
+        Chain(
+            "nat-prerouting",
+            (
+                Rule("for resolver", (_dns_marked(), RETURN)),
+                # With route_localnet a packet from a wire could reach what is published on
+                # 127.0.0.1 only.
+                Rule(
+                    "loopback from a wire",
+                    (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), RETURN),
+                ),
+                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.goto("ports"))),
+            ),
+            Hook("nat", "prerouting", 0, -100),
+        ),
+        Chain(
+            "nat-output",
+            (
+                # ::1 cannot leave the host: refused at once is better than lost.
+                Rule("no way from ::1", (e.family(6), Match(e.DADDR[6], _LOOPBACK6), RETURN)),
+                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.goto("ports"))),
+            ),
+            Hook("nat", "output", 3, -100),
+        ),
+        Chain(
+            "filter-forward",
+            (
+                Rule("from endpoint", (_FROM_ENDPOINT, e.goto("egress"))),
+                Rule("to endpoint", (_TO_ENDPOINT, e.goto("ingress"))),
+            ),
+            Hook("filter", "forward", 2, -1),
+        ),
+        Chain(
+            "filter-input",
+            (
+                Rule("from endpoint", (_FROM_ENDPOINT, e.goto("host-in"))),
+                *[_stranger(family, vxlan_port, vni) for family in FAMILIES],
+            ),
+            Hook("filter", "input", 1, -1),
+        ),
+        Chain(
+            "filter-output",
+            (Rule("to endpoint", (_TO_ENDPOINT, e.goto("host-out"))),),
+            Hook("filter", "output", 3, -1),
+        ),
+        Chain(
+            "nat-postrouting",
+            (
+                Rule("to endpoint", (_TO_ENDPOINT, e.goto("srcnat-endpoint"))),
+                *[
+                    Rule(
+                        "leaves our networks",
+                        (
+                            e.family(family),
+                            InSet((e.SADDR[family],), POOLS[family].name),
+                            InSet((e.DADDR[family],), POOLS[family].name, negate=True),
+                            _COUNT,
+                            e.Masquerade(),
+                        ),
+                    )
+                    for family in FAMILIES
+                ],
+            ),
+            Hook("nat", "postrouting", 4, 100),
+        ),
+    )
+
+
+_LOCAL: Final = e.host32(e.RTN_LOCAL)
+_LOOPBACK6: Final = ipaddress.IPv6Address("::1").packed
+
+
+def _dns_marked() -> e.Masked:
+    return e.Masked(e.MARK, marks.DNS_MARK_MASK, marks.DNS_MARK)
+
+
+def _source() -> Chain:
+    own = [
+        Rule(
+            "own source",
+            (e.family(f), InSet((e.IIFNAME, e.SADDR[f]), SRC[f].name), _COUNT, ACCEPT),
+        )
+        for f in FAMILIES
+    ]
+    # Neighbour discovery comes from link-local addresses and, for duplicate address detection,
+    # from none (RFC 4861 section 4.3). Router advertisements and redirects are not an endpoint's
+    # business, and are dropped.
+    icmp = (_IS_KNOWN, e.family(6), e.protocol("icmpv6"))
+    discovery = Rule(
+        "neighbour discovery",
+        (
+            *icmp,
+            e.InPrefix(e.SADDR[6], "fe80::/10"),
+            e.Between(e.ICMP_TYPE[6], e.byte(_ND_SOLICIT), e.byte(_ND_ADVERT)),
+            _COUNT,
+            ACCEPT,
+        ),
+    )
+    detection = Rule(
+        "duplicate address detection",
+        (
+            *icmp,
+            Match(e.SADDR[6], bytes(16)),
+            Match(e.ICMP_TYPE[6], e.byte(_ND_SOLICIT)),
+            _COUNT,
+            ACCEPT,
+        ),
+    )
+    return Chain("source", (*own, discovery, detection, Rule("unknown source", (_COUNT, DROP))))
+
+
+def _dns() -> Chain:
+    return Chain(
+        "dns",
+        tuple(
+            Rule(
+                "to resolver",
+                (
+                    e.family(family),
+                    e.protocol(proto),
+                    e.Tproxy(_OWN_ADDRESS[family], marks.DNS_PORT),
+                    e.SetMark(marks.DNS_MARK_MASK, marks.DNS_MARK),
+                    _COUNT,
+                    ACCEPT,
+                ),
+            )
+            for family in FAMILIES
+            for proto in ("udp", "tcp")
+        ),
+    )
+
+
+def _ports() -> Chain:
+    rules = []
+    for f in FAMILIES:
+        on_one = (e.DADDR[f], e.L4PROTO, e.DPORT)
+        on_all = (e.L4PROTO, e.DPORT)
+        rules += [
+            Rule("published", (e.family(f), e.DnatByMap(f, on_one, HOSTPORTS[f].name))),
+            Rule("published", (e.family(f), e.DnatByMap(f, on_all, PORTS[f].name))),
+        ]
+    return Chain("ports", tuple(rules))
+
+
+def _egress() -> Chain:
+    return Chain(
+        "egress",
+        (
+            Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
+            # The source was checked against the link before.
+            *[
+                Rule("network", (e.family(f), e.Vmap((e.SADDR[f],), FROM[f].name)))
+                for f in FAMILIES
+            ],
+            Rule("unknown sender", (_COUNT, DROP)),
+        ),
+    )
+
+
+def _ingress() -> Chain:
+    return Chain(
+        "ingress",
+        (
+            Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
+            Rule("unknown receiver", (InSet((e.OIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
+            *[Rule("network", (e.family(f), e.Vmap((e.DADDR[f],), TO[f].name))) for f in FAMILIES],
+            Rule("unknown receiver", (_COUNT, DROP)),
+        ),
+    )
+
+
+def _deliver() -> Chain:
+    """After egress agreed: to a local endpoint, or on to another host."""
+    return Chain(
+        "deliver",
+        (
+            Rule("to endpoint", (_TO_ENDPOINT, e.goto("ingress"))),
+            Rule("to another host", (_COUNT, ACCEPT)),
+        ),
+    )
+
+
+def _foreign() -> Chain:
+    """To an address of another network: only what was sent to a published port."""
+    return Chain(
+        "foreign",
+        (
+            Rule("published port", (_PUBLISHED, _COUNT, e.goto("deliver"))),
+            Rule("another network", (_COUNT, DROP)),
+        ),
+    )
+
+
+def _leave(vxlan_port: int) -> Chain:
+    """To an address of no network of ours."""
+    encapsulated = (e.protocol("udp"), Match(e.DPORT, e.port(vxlan_port)), _COUNT, DROP)
+    # What conntrack cannot place would leave with the endpoint's address as its source.
+    invalid = (e.Masked(e.CT_STATE, e.CT_INVALID), _COUNT, DROP)
+    return Chain(
+        "leave",
+        (
+            Rule("vxlan from endpoint", encapsulated),
+            Rule("invalid", invalid),
+            Rule("leaves our networks", (_COUNT, e.goto("deliver"))),
+        ),
+    )
+
+
+def _host_in() -> Chain:
+    rules = [
+        Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
+        Rule("unknown sender", (InSet((e.IIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
+        Rule("loopback", (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), _COUNT, DROP)),
+    ]
+    dns = Match(e.DPORT, e.port(53))
+    rules += [Rule("dns", (e.protocol(p), dns, _COUNT, ACCEPT)) for p in ("udp", "tcp")]
+    rules += [
+        Rule(
+            "echo",
+            (e.protocol(_ICMP[f]), Match(e.ICMP_TYPE[f], e.byte(_ECHO[f])), _COUNT, ACCEPT),
+        )
+        for f in FAMILIES
+    ]
+    discovery = e.Between(e.ICMP_TYPE[6], e.byte(_ND_SOLICIT), e.byte(_ND_ADVERT))
+    rules += [
+        Rule("neighbour discovery", (e.protocol("icmpv6"), discovery, _COUNT, ACCEPT)),
+        Rule("to host", (_COUNT, DROP)),
+    ]
+    return Chain("host-in", tuple(rules))
+
+
+def _host_out() -> Chain:
+    return Chain(
+        "host-out",
+        (
+            Rule("from host", (InSet((e.OIFNAME,), KNOWN.name), _COUNT, ACCEPT)),
+            Rule("unknown receiver", (_COUNT, DROP)),
+        ),
+    )
+
+
+def _stranger(family: Literal[4, 6], vxlan_port: int, vni: int) -> Rule:
+    """Only other nodes may send us VXLAN of our identifier; other identifiers are not ours."""
+    return Rule(
+        "vxlan from a stranger",
+        (
+            e.family(family),
+            e.protocol("udp"),
+            Match(e.DPORT, e.port(vxlan_port)),
+            Match(e.VXLAN_VNI, vni.to_bytes(3, "big")),
+            InSet((e.SADDR[family],), VTEPS[family].name, negate=True),
+            _COUNT,
+            DROP,
+        ),
+    )
+
+
+def _srcnat_endpoint() -> Chain:
+    """Towards an endpoint addresses stay, unless the answer could not find its way back."""
+    loopback = (e.family(4), e.InPrefix(e.SADDR[4], _LOOPBACK4))
+    rules = [Rule("from 127.0.0.0/8", (*loopback, _COUNT, e.Snat(_OWN_ADDRESS[4])))]
+    rules += [
+        # An endpoint that reaches itself through its published port.
+        Rule(
+            "hairpin",
+            (
+                e.family(f),
+                InSet((e.OIFNAME, e.SADDR[f]), SRC[f].name),
+                _COUNT,
+                e.Snat(_OWN_ADDRESS[f]),
+            ),
+        )
+        for f in FAMILIES
+    ]
+    return Chain("srcnat-endpoint", tuple(rules))

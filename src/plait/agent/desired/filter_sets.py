@@ -1,0 +1,51 @@
+"""The sets and maps of our nftables table: all that changes without a rule being changed."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from plait.wire import nft
+from plait.wire.nft import Set
+
+SRC: Final = {
+    4: Set("src4", (nft.IFNAME, nft.IPV4)),
+    6: Set("src6", (nft.IFNAME, nft.IPV6)),
+}
+"""Host-side link and address of every known endpoint."""
+KNOWN: Final = Set("known", (nft.IFNAME,))
+FROM: Final = {
+    4: Set("from4", (nft.IPV4,), verdicts=True, interval=True),
+    6: Set("from6", (nft.IPV6,), verdicts=True, interval=True),
+}
+"""Pool of the sender to the network's egress chain."""
+TO: Final = {
+    4: Set("to4", (nft.IPV4,), verdicts=True, interval=True),
+    6: Set("to6", (nft.IPV6,), verdicts=True, interval=True),
+}
+"""Pool of the receiver to the network's ingress chain. Dispatch is by pool and not by link: for
+each element that is added to a verdict map the kernel validates all chains that the map leads to,
+so the sets that change with every endpoint hold no verdicts."""
+POOLS: Final = {
+    4: Set("pools4", (nft.IPV4,), interval=True),
+    6: Set("pools6", (nft.IPV6,), interval=True),
+}
+VTEPS: Final = {4: Set("vteps4", (nft.IPV4,)), 6: Set("vteps6", (nft.IPV6,))}
+PORTS: Final = {
+    4: Set("ports4", (nft.PROTO, nft.SERVICE), (nft.IPV4, nft.SERVICE)),
+    6: Set("ports6", (nft.PROTO, nft.SERVICE), (nft.IPV6, nft.SERVICE)),
+}
+"""Ports published on every local address."""
+HOSTPORTS: Final = {
+    4: Set("hostports4", (nft.IPV4, nft.PROTO, nft.SERVICE), (nft.IPV4, nft.SERVICE)),
+    6: Set("hostports6", (nft.IPV6, nft.PROTO, nft.SERVICE), (nft.IPV6, nft.SERVICE)),
+}
+"""Ports published on one local address."""
+ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN)
+NETWORK_SETS: Final = (FROM[4], FROM[6], TO[4], TO[6])
+PORT_SETS: Final = (PORTS[4], PORTS[6], HOSTPORTS[4], HOSTPORTS[6])
+BASE_SETS: Final = (POOLS[4], POOLS[6], VTEPS[4], VTEPS[6])
+SETS: Final = {s.name: s for s in (*ENDPOINT_SETS, *NETWORK_SETS, *PORT_SETS, *BASE_SETS)}
+
+FAMILIES: Final[tuple[Literal[4, 6], ...]] = (4, 6)
+EGRESS_PREFIX: Final = "e-"
+INGRESS_PREFIX: Final = "i-"
