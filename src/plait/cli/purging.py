@@ -25,7 +25,7 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
     if purge and not force and (names := _containers(paths)):
         raise PlaitError(
             "PLAIT-API-011",
-            f"{len(names)} containers of this host are on Plait networks",
+            "containers of this host are on Plait networks",
             why=", ".join(names[:8]) + (", …" if len(names) > 8 else ""),
             fix=(f"docker rm -f {' '.join(names[:8])}", "plait down --purge --force"),
         )

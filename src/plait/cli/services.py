@@ -236,5 +236,13 @@ def remove_state(paths: Paths) -> None:
             # Not empty: somebody else uses it by now.
             Path(made).rmdir()
     for directory in (paths.state, paths.run, paths.log):
-        if directory.exists():
-            shutil.rmtree(directory)
+        if not directory.exists():
+            continue
+        for entry in directory.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        # A mount point (a volume of its own) stays, and is empty.
+        with contextlib.suppress(OSError):
+            directory.rmdir()
