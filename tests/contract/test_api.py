@@ -374,6 +374,20 @@ async def test_a_node_may_leave_by_itself_but_not_push_others_out(rig: Rig, serv
 # Watch
 
 
+@pytest.mark.parametrize(
+    "kinds", ["Network,Namespace", "networks,namespaces", "networks,Namespace"]
+)
+async def test_kinds_are_named_as_in_objects_or_as_in_paths(
+    server: Server, api: ApiClient, kinds: str
+) -> None:
+    async with api._open({"kinds": kinds}) as response:
+        async with asyncio.timeout(5):
+            assert b'"begin"' in await response.content.readline()
+        (group,) = server.service.hub._groups
+        assert group == {Network, Namespace}
+        response.close()
+
+
 async def test_a_watch_shows_everything_then_every_change_in_order(
     rig: Rig, api: ApiClient, follow: Callable[..., Follower]
 ) -> None:

@@ -345,13 +345,47 @@ async def test_a_certificate_is_renewed_and_taken_up_without_a_new_client(
     before = (directory / "node.crt").read_text()
     assert not enrol.renewal_due(directory)
     assert enrol.renewal_due(directory, rig.time.now() + 17 * 3600)
-    await enrol.renew(h1, directory)
+    assert not await enrol.renew_if_due(h1, directory)
+    assert await enrol.renew_if_due(h1, directory, rig.time.now() + 17 * 3600)
     assert (directory / "node.crt").read_text() != before
     await h1.list(Network)
     contexts = h1._tls._context
     await enrol.renew(h1, directory)
     await h1.list(Network)
     assert h1._tls._context is not contexts
+
+
+async def test_a_node_that_was_off_for_long_comes_back_by_its_secret(
+    rig: Rig, server: Server, h1: ApiClient
+) -> None:
+    directory = rig.path / "h1"
+    before = (directory / "node.crt").read_text()
+    await enrol.renew(h1, directory, rig.time.now() + 30 * 86400)
+    assert (directory / "node.crt").read_text() != before
+    await h1.list(Network)
+    identity = enrol.read_identity(directory)
+    assert identity is not None
+    own = f"h1.{identity.uid}.{identity.secret}"
+
+    def by_secret(text: str) -> ApiClient:
+        return rig.keep(
+            ApiClient(
+                rig.url(server), ca_file=rig.authority.ca_file, token=text, scheme="Plait-Node"
+            )
+        )
+
+    await refused("PLAIT-AUTH-002", by_secret(own).list(Network))
+    other = EnrolRequest(
+        name="h2",
+        uid=identity.uid,
+        secret=identity.secret,
+        csr=enrol.signing_request(directory, "h2"),
+    )
+    await refused("PLAIT-AUTH-002", by_secret(own).enrol(other))
+    for wrong in (own + "x", own.replace("h1.", "h2.", 1), "h1", "", "..", "h1.." + "x" * 43):
+        await refused("PLAIT-AUTH-001", by_secret(wrong or " ").enrol(other))
+    await rig.admin(server).forget_node("h1", force=True)
+    await refused("PLAIT-AUTH-001", by_secret(own).enrol(other))
 
 
 async def test_an_expired_certificate_is_refused_and_its_watch_cut(

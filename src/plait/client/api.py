@@ -62,6 +62,7 @@ class ApiClient:
         cert_file: str | Path | None = None,
         key_file: str | Path | None = None,
         token: str = "",
+        scheme: str = "Bearer",
         unix_socket: str | Path | None = None,
         timeout: float = 15.0,
         connect_timeout: float = 5.0,
@@ -80,7 +81,7 @@ class ApiClient:
         if ca_file and not unix_socket:
             self._headers["Host"] = wire.SERVER_NAME
         if token:
-            self._headers["Authorization"] = f"Bearer {token.strip()}"
+            self._headers["Authorization"] = f"{scheme} {token.strip()}"
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._stream_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=silence

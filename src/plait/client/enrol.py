@@ -22,7 +22,7 @@ import msgspec
 
 from plait.client.api import ApiClient
 from plait.model.errors import PlaitError
-from plait.wire.api import Enrolled, EnrolRequest, split_token
+from plait.wire.api import NODE_SCHEME, Enrolled, EnrolRequest, split_token
 
 CA_FILE: Final = "ca.crt"
 CERT_FILE: Final = "node.crt"
@@ -138,14 +138,43 @@ async def enrol(url: str, token: str, name: str, directory: Path) -> NodeIdentit
     return identity
 
 
-async def renew(api: ApiClient, directory: Path) -> None:
-    """Get the next certificate with the present one; the client picks it up by itself."""
+async def renew(api: ApiClient, directory: Path, now: float | None = None) -> None:
+    """Get the next certificate; `api` picks it up by itself. `now` is Unix time.
+
+    The present certificate vouches for the node, or, when it has lapsed because host or server
+    were down for long, the node's secret does.
+    """
     identity = read_identity(directory)
     if identity is None:
         raise PlaitError(
             "PLAIT-HOST-005", "this host is no node", fix=("plait join SERVER --token TOKEN",)
         )
-    _install(directory, await api.renew(signing_request(directory, identity.name)))
+    csr = signing_request(directory, identity.name)
+    if not _lapsed(directory, time.time() if now is None else now):
+        _install(directory, await api.renew(csr))
+        return
+    secret = f"{identity.name}.{identity.uid}.{identity.secret}"
+    ca_file = directory / CA_FILE
+    async with ApiClient(api.url, ca_file=ca_file, token=secret, scheme=NODE_SCHEME) as alone:
+        request = EnrolRequest(
+            name=identity.name, uid=identity.uid, secret=identity.secret, csr=csr
+        )
+        _install(directory, await alone.enrol(request))
+
+
+async def renew_if_due(api: ApiClient, directory: Path, now: float | None = None) -> bool:
+    """Renew at two thirds of the certificate's life; call it now and then, True if it did."""
+    if not renewal_due(directory, now):
+        return False
+    await renew(api, directory, now)
+    return True
+
+
+def _lapsed(directory: Path, now: float) -> bool:
+    try:
+        return now >= validity(directory / CERT_FILE)[1]
+    except (OSError, ValueError):
+        return True
 
 
 def renewal_due(directory: Path, now: float | None = None) -> bool:

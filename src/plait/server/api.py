@@ -14,7 +14,7 @@ from aiohttp import web
 
 from plait.client.base import BatchOp
 from plait.model.errors import PlaitError
-from plait.model.objects import KINDS, Object, object_key
+from plait.model.objects import KINDS, PLURALS, Object, object_key
 from plait.server import http, syntax
 from plait.server.authorize import Actor, Verb, refuse
 from plait.server.clock import rfc3339
@@ -289,12 +289,14 @@ async def watch(call: Call) -> web.StreamResponse:
 
 
 def _kinds(text: str) -> frozenset[type[Object]]:
-    """`Network,Node`; empty means all."""
-    names = text.split(",") if text else list(KINDS)
-    for name in names:
-        if name not in KINDS:
+    """`Network,Node` or `networks,nodes`; empty means all."""
+    chosen = set()
+    for name in text.split(",") if text else KINDS:
+        kind = KINDS.get(name) or PLURALS.get(name)
+        if kind is None:
             raise http.no_such_kind(name, KINDS)
-    return frozenset(KINDS[name] for name in names)
+        chosen.add(kind)
+    return frozenset(chosen)
 
 
 def _pieces(lines: list[bytes]) -> Iterator[bytes]:

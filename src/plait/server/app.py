@@ -96,7 +96,6 @@ class Api:
                 PlaitError(
                     "PLAIT-API-013",
                     f"the server failed; its log has the reason under {incident}",
-                    fix=("plait server logs",),
                 )
             )
         took = self.service.clock.monotonic() - started

@@ -15,8 +15,9 @@ from plait.model.errors import PlaitError
 from plait.server.authorize import Actor
 from plait.server.ca import parse_node_uri
 from plait.server.clock import Clock
-from plait.server.tokens import Trust, node_key
-from plait.wire.api import split_token
+from plait.server.syntax import shown
+from plait.server.tokens import Trust, node_key, own_enrolment
+from plait.wire.api import NODE_SCHEME, split_token
 
 _CREDENTIALS: Final = struct.Struct("3i")
 """struct ucred of unix(7): pid, uid, gid."""
@@ -80,6 +81,8 @@ class Authenticator:
 
     def _bearer(self, header: str) -> Actor:
         scheme, _, value = header.partition(" ")
+        if scheme.lower() == NODE_SCHEME.lower():
+            return self._node(value)
         if scheme.lower() != "bearer":
             raise unauthenticated("the only scheme is Bearer (RFC 6750)")
         try:
@@ -93,6 +96,17 @@ class Authenticator:
             ) from None
         record = self._trust.check_token(ident, secret)
         return Actor(record.role, record.id, expires=record.expires)
+
+    def _node(self, value: str) -> Actor:
+        """A node that was off for longer than its certificate lives."""
+        name, _, rest = value.partition(".")
+        uid, _, secret = rest.partition(".")
+        if not self._trust.is_node(name, uid, secret):
+            raise unauthenticated(
+                f"no node {shown(name)} of that uid and secret is enrolled",
+                "plait join SERVER --token TOKEN",
+            )
+        return Actor("join", own_enrolment(name))
 
     def _certificate(self, certificate: Mapping[str, Any]) -> Actor:
         # ssl has verified the chain and the dates at the handshake; a connection may outlive

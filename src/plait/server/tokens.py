@@ -15,7 +15,7 @@ import msgspec
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Node, object_key
-from plait.server.authorize import Actor
+from plait.server.authorize import Actor, refuse
 from plait.server.clock import Clock, rfc3339
 from plait.server.mirror import Mirror
 from plait.server.syntax import text
@@ -70,6 +70,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     digest: str
 
 
+_OWN: Final = "node:"
 _token = msgspec.json.Decoder(TokenRecord).decode
 _node = msgspec.json.Decoder(NodeRecord).decode
 _encode = msgspec.json.Encoder().encode
@@ -78,6 +79,11 @@ _encode = msgspec.json.Encoder().encode
 def node_key(name: str) -> str:
     """Store key of a node's identity."""
     return NODES + name
+
+
+def own_enrolment(name: str) -> str:
+    """Name of the actor that may enrol one node, by that node's own secret."""
+    return _OWN + name
 
 
 def digest(secret: str) -> str:
@@ -176,6 +182,13 @@ class Trust:
         found = self._mirror.state.records.get(node_key(name))
         return None if found is None else _node(found[0])
 
+    def is_node(self, name: str, uid: str, secret: str) -> bool:
+        """Whether these are the uid and the secret of the first enrolment under the name."""
+        known = self.node(name)
+        expected = known.digest if known else digest("")
+        same = hmac.compare_digest(digest(secret), expected)
+        return same and known is not None and known.uid == uid
+
     async def admit_node(self, actor: Actor, request: EnrolRequest) -> None:
         """Bind a name to a node, or check that it is this node's; uses the actor's token up.
 
@@ -183,12 +196,12 @@ class Trust:
         does not take over a running host's name (k3s calls it the node password).
         """
         state = self._mirror.state
+        if actor.name.startswith(_OWN) and actor.name != own_enrolment(request.name):
+            raise refuse(actor, "enrol another node")
         key, token_key = node_key(request.name), TOKENS + actor.name
-        token = state.records.get(token_key)  # None for an administrator on the socket.
+        token = state.records.get(token_key)  # None where no token was needed.
         known = self.node(request.name)
-        if known is not None and not (
-            known.uid == request.uid and hmac.compare_digest(known.digest, digest(request.secret))
-        ):
+        if known is not None and not self.is_node(request.name, request.uid, request.secret):
             raise PlaitError(
                 "PLAIT-AUTH-002",
                 f"the name {request.name} belongs to another node",

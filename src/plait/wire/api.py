@@ -24,6 +24,10 @@ HISTORY_HEADER: Final = "Plait-History"
 """Response header of a watch: id of the store's history. It changes when a backup is restored,
 and a revision of one history means nothing in another."""
 
+NODE_SCHEME: Final = "Plait-Node"
+"""Authorization scheme by which a node whose certificate has lapsed shows name, uid and secret:
+`Plait-Node <name>.<uid>.<secret>`. It is good for enrolment under that name and nothing else."""
+
 Role = Literal["join", "admin"]
 
 
