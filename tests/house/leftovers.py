@@ -16,6 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
+MARK = "PLAIT_TEST_RUN"
+"""Environment variable that `scripts/test` gives to everything that it starts."""
+
+
 def _output(*argv: str) -> str:
     try:
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
@@ -64,24 +68,36 @@ def mounts() -> Iterator[str]:
 
 
 def processes() -> Iterator[str]:
-    """Command lines of processes, those of this one's ancestors left out."""
-    ancestors = set()
-    pid = os.getpid()
-    while pid > 1:
-        ancestors.add(pid)
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        pid = int(stat.rpartition(")")[2].split()[1])
+    """Processes that this run started, or that live in a network namespace other than ours.
+
+    `scripts/test` marks its descendants by a variable; what a lab host runs has no such variable,
+    but a namespace of its own. Other programs of the machine may come and go.
+    """
+    own = Path("/proc/self/ns/net").readlink()
+    mark = f"{MARK}={os.environ[MARK]}".encode() if MARK in os.environ else None
+    mine = _ancestors()
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in ancestors:
+        if not entry.name.isdigit() or int(entry.name) in mine:
             continue
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
+            marked = mark is not None and mark in (entry / "environ").read_bytes().split(b"\0")
+            elsewhere = (entry / "ns/net").readlink() != own
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        # Kernel threads have no command line; the kernel starts and ends them as it likes.
-        if words != [b""] and state != "Z":
+        if state != "Z" and (marked or elsewhere):
             yield " ".join(word.decode(errors="replace") for word in words if word)[:200]
+
+
+def _ancestors() -> set[int]:
+    found = set()
+    pid = os.getpid()
+    while pid > 1:
+        found.add(pid)
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return found
 
 
 def files() -> Iterator[str]:
