@@ -105,6 +105,12 @@ class Identifier:
         self._inspected: set[str] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
+        self._problems: dict[str, str] = {}
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Containers that stay without traffic, and why, for people."""
+        return tuple(self._problems.values())
 
     async def connected(self, network_id: str, container_id: str) -> None:
         """A container was connected to a network: identify its endpoint there."""
@@ -113,7 +119,7 @@ class Identifier:
         network = await self._engine.network(network_id)
         if network is not None:
             ours = {e for e, c in endpoints_of(network).items() if c == container_id}
-            await self.container(container_id, dict.fromkeys(ours, network_id))
+            await self.attempt(container_id, dict.fromkeys(ours, network_id))
 
     async def renamed(self, container_id: str) -> None:
         """A container has another name: its endpoints have, too."""
@@ -208,13 +214,19 @@ class Identifier:
         self._told = {e: told for e, told in self._told.items() if e in endpoints}
         self._aliases = {e: a for e, a in self._aliases.items() if e in endpoints}
         self._inspected &= endpoints
+        self._problems = {c: p for c, p in self._problems.items() if c in containers}
         self._locks = {
             c: lock for c, lock in self._locks.items() if c in containers or lock.locked()
         }
 
     async def attempt(self, container_id: str, endpoints: Mapping[str, str]) -> None:
-        """As `container`; a failure is logged, and the next resync tries again."""
+        """As `container`; a failure is told, and the next resync tries again."""
         try:
             await self.container(container_id, endpoints)
         except (PlaitError, EngineRefused, EngineUnavailable) as error:
-            log.warning("container not identified", container=container_id[:12], error=str(error))
+            problem = f"the container {container_id[:12]} is not identified: {error}"
+            if self._problems.get(container_id) != problem:
+                log.warning("container not identified", problem=problem)
+            self._problems[container_id] = problem
+        else:
+            self._problems.pop(container_id, None)

@@ -58,11 +58,12 @@ class DockerPlugin:
         ipam = IpamDriver(agent, directory, pools, clock=clock, deadline=patience)
         self._socket = PluginSocket(socket, calls(self._network, ipam), deadline=deadline)
         self._keeper = NetworkKeeper(api, engine, directory, pools)
+        self._identifier = Identifier(agent, engine, directory)
         self._follower = Follower(
             engine,
             directory,
             self._keeper,
-            Identifier(agent, engine, directory),
+            self._identifier,
             Reaper(agent, directory, clock=clock),
             clock=clock,
             rng=rng,
@@ -82,8 +83,9 @@ class DockerPlugin:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What stands between Docker's networks and Plait's, for `plait status`."""
-        return self._keeper.problems
+        """What stands between Docker's networks and Plait's, and containers that stay without
+        traffic, for `plait status`."""
+        return self._keeper.problems + self._identifier.problems
 
     async def start(self) -> None:
         """Serve the socket, then follow dockerd in a task of our own."""

@@ -133,6 +133,16 @@ async def test_a_failure_is_made_good_by_the_next_resync(world) -> None:
         await world.identifier.resync([world.engine.by_id[network_id]])
         await world.identifier.settle()
         assert len(world.agent.identified) == expected
+        assert len(world.identifier.problems) == 1 - expected
+
+
+async def test_a_container_whose_namespace_is_no_label_stays_closed(world) -> None:
+    network_id = await connected(world)
+    world.container(CID, "web", {"plait.namespace": "No Good"})
+    await world.identifier.connected(network_id, CID)
+    assert world.agent.identified == []
+    assert world.agent.local["e1"].phase == "pending"
+    assert "PLAIT-NAME-001" in world.identifier.problems[0]
 
 
 async def test_nothing_is_kept_of_what_docker_forgot(world) -> None:
