@@ -21,7 +21,7 @@ from plait.agent.programmers.tunnels import Tunnels
 from plait.agent.watchers import RtnetlinkWatcher
 from plait.client.base import Api
 from plait.kernel import hostfacts
-from plait.kernel.conntrack import Conntrack
+from plait.kernel.conntrack import Conntrack, FlowReaper
 from plait.kernel.iptables import Iptables
 from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
@@ -37,7 +37,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     stack.callback(netlink.close)
     nft = Nft()
     stack.callback(nft.close)
-    flows = Conntrack()
+    flows = FlowReaper(Conntrack())
     stack.callback(flows.close)
     iptables = Iptables()
     stack.callback(iptables.close)
@@ -50,6 +50,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     tunnels = Tunnels(
         netlink,
         tuple(part.forget_link for part in (addresses, routes, neighbours, fdb)),
+        sysctl,
     )
     programmers = in_order(
         (
