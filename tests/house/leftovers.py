@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-
 MARK = "PLAIT_TEST_RUN"
 """Environment variable that `scripts/test` gives to everything that it starts."""
 
