@@ -22,7 +22,7 @@ from plait.agent import ledger as record
 from plait.agent.api import AgentApi
 from plait.agent.blocks import Blocks
 from plait.agent.desired import Input, Underlay
-from plait.agent.loop import RESYNC, Loop
+from plait.agent.loop import RESYNC, Loop, Offload
 from plait.agent.ports import Ports
 from plait.agent.programmers.base import Programmer
 from plait.agent.restore import Previous
@@ -85,6 +85,8 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
     watchers: tuple[Watcher, ...] = ()
     purge: tuple[Callable[[], object], ...] = ()
     """What removes the rest of ours when nothing is wanted any more (the nft table)."""
+    offload: Offload = asyncio.to_thread
+    """Runs what takes long outside of the event loop."""
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
 
@@ -128,6 +130,7 @@ class Agent:
             resync=config.resync,
             on_gone=lambda ident: self.service.vanished(ident),
             before_resync=self._housekeeping,
+            offload=doors.offload,
         )
         self.ports = Ports()
         self.blocks = Blocks(
@@ -184,6 +187,13 @@ class Agent:
     async def start(self) -> None:
         """Begin. With a copy of the snapshot on disk the data path is put right at once, else
         when the server has answered. Raises PLAIT-HOST-006 when the underlay is unknown."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         self._config.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         dead = self.state.open(self._doors.boot)
         if dead:
@@ -238,7 +248,7 @@ class Agent:
         for programmer in self._doors.programmers:
             reap = getattr(programmer, "reap", None)
             if reap is not None:
-                await asyncio.to_thread(reap)
+                await self._doors.offload(reap)
         failed = [f"{failure.op}: {failure.error}" for failure in self.loop.failures]
         for step in self._doors.purge:
             try:

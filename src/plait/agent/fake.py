@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from plait.agent.agent import Agent, Config, Doors
@@ -17,7 +18,7 @@ from plait.kernel.fake_netlink import FakeKernel
 from plait.kernel.fake_nft import FakeNft
 from plait.kernel.hostfacts import AddressFact, HostFacts, LinkFact, RouteFact
 from plait.model.objects import Cluster, ClusterSpec, Encap, Metadata, Network, NetworkSpec
-from plait.wire.links import set_link
+from plait.wire.links import LinkInfo, set_link
 
 
 class Clock:
@@ -65,6 +66,11 @@ def facts(number: int = 1, *, mtu: int = 1500) -> HostFacts:
     )
 
 
+async def _inline(work: Callable[[], object]) -> object:
+    """Work that would go to a thread: the fake kernel is not made for several."""
+    return work()
+
+
 class FakeHost:
     """A host whose agent can be started, stopped and started again over the same kernel."""
 
@@ -83,6 +89,7 @@ class FakeHost:
         self.kernel = FakeKernel()
         self.netlink = self.kernel.netlink()
         self.netlink.execute([set_link(self.netlink.index("lo"), up=True)])
+        self.kernel.host.add(LinkInfo(0, "eth0", True, 0, 1500, "02:00:00:00:00:01"))
         self.nft = FakeNft()
         self.conntrack = FakeConntrack()
         self.sysctl = self.kernel.sysctl()
@@ -90,6 +97,7 @@ class FakeHost:
 
     def agent(self, *, socket: Path | None = None) -> Agent:
         """A new agent process, so to speak."""
+        self.nft.close()  # A process that ends gives its table up.
         self.nft = FakeNft(self.nft.kernel)
         suite = build(self.netlink, self.sysctl)
         table = FilterTable(self.nft)
@@ -110,6 +118,7 @@ class FakeHost:
                 boot=self.boot,
                 watchers=watchers,
                 purge=(table.purge,),
+                offload=_inline,
                 clock=self.clock,
                 wall=self.clock,
             ),

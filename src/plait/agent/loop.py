@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -63,6 +64,10 @@ EVENT_DELAY: Final = 0.2
 BACKOFF: Final = (0.25, 30.0)
 """Seconds before the first and the longest before a later retry of what the kernel refused."""
 
+_WORD: Final = re.compile(r"[0-9A-Za-z.:/-]+")
+
+Offload = Callable[[Callable[[], object]], Awaitable[object]]
+
 log: Final = structlog.get_logger("plait.agent.loop")
 
 
@@ -87,9 +92,10 @@ class Loop:
         resync: float = RESYNC,
         on_gone: Callable[[str], None] = lambda _endpoint: None,
         before_resync: Callable[[], None] = lambda: None,
+        offload: Offload = asyncio.to_thread,
     ) -> None:
         """`compute` gives the desired state, None while it is not known; `on_gone` is told the
-        id of an endpoint whose namespace has vanished."""
+        id of an endpoint whose namespace has vanished; `offload` runs what takes long."""
         self._programmers = tuple(programmers)
         self._gate = next((p for p in self._programmers if p.name == GATE), None)
         self._compute = compute
@@ -97,6 +103,7 @@ class Loop:
         self._resync = resync
         self._on_gone = on_gone
         self._before_resync = before_resync
+        self._offload = offload
         self._applied: dict[str, Any] = {}
         """Programmer to the fields that it was last brought to, without a failure."""
         self._standing: set[str] | None = None
@@ -117,14 +124,14 @@ class Loop:
         return tuple(item.failure for item in self._quarantine.values())
 
     def failures_of(self, words: Iterable[str]) -> tuple[Failure, ...]:
-        """Failures of objects that name one of these: a link, an address."""
+        """Failures of objects that name one of these: a link, an address, a CIDR."""
         if not self._quarantine:
             return ()
-        wanted = tuple(words)
+        wanted = frozenset(words)
         return tuple(
             failure
             for failure in self.failures
-            if any(word in repr(failure.op.key) or word in failure.op.text for word in wanted)
+            if wanted & set(_WORD.findall(f"{failure.op.key!r} {failure.op.text}"))
         )
 
     async def settle(self) -> None:
@@ -341,7 +348,7 @@ class Loop:
         for programmer in self._programmers:
             reap = getattr(programmer, "reap", None)
             if reap is not None:
-                await asyncio.to_thread(reap)
+                await self._offload(reap)
 
 
 def _key(op: Op) -> tuple[str, str]:

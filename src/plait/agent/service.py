@@ -18,7 +18,7 @@ import structlog
 from plait.agent import ledger as record
 from plait.agent.blocks import Blocks
 from plait.agent.checks import check_identity, check_request
-from plait.agent.desired.inputs import gateways
+from plait.agent.desired.inputs import gateways, host_cidr
 from plait.agent.desired.paths import endpoint_mtu
 from plait.agent.failpoints import failpoint
 from plait.agent.loop import Loop
@@ -448,7 +448,8 @@ class Service:
 
 def _words(endpoint: LocalEndpoint) -> tuple[str, ...]:
     """What the kernel's objects of an endpoint are called."""
-    return (endpoint.interface, *(f"{address}/" for address in endpoint.addresses))
+    own = endpoint.addresses
+    return (endpoint.interface, *own, *(host_cidr(address) for address in own))
 
 
 def _inode(request: AttachRequest) -> int:
