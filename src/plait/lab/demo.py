@@ -67,6 +67,11 @@ class Demo:
             *("busybox", "sh", "-c", page),
         )
 
+    def start_webs(self) -> None:
+        """A page on every host, under a name and an alias."""
+        for host in self.hosts:
+            self.serve(host, _web(host), "plait", "--network-alias", f"alias-of-{host}")
+
     def fetch(self, host: str, container: str, url: str, family: int = 4) -> str:
         """A page as a container gets it, or what wget says instead."""
         argv = ["docker", "exec", container, "wget", f"-{family}", *WGET, url]
@@ -309,8 +314,7 @@ def demo(keep: bool, name: str) -> None:
         output.say(f"  the lab stands after {time.monotonic() - began:.0f} s\n")
         try:
             shown = Demo(lab)
-            for host in shown.hosts:
-                shown.serve(host, _web(host), "plait", "--network-alias", f"alias-of-{host}")
+            shown.start_webs()
             output.good(
                 f"a container with a page on each host: {', '.join(map(_web, shown.hosts))}"
             )
