@@ -272,7 +272,7 @@ class Agent:
         if "blocks" in inputs:
             self._fence()
         if self._tasks:
-            self.loop.wake()
+            self.loop.soon()
 
     def _blocks_changed(self, network: str) -> None:
         self._inputs_changed(frozenset(("blocks",)), frozenset((network,)))
@@ -328,7 +328,7 @@ class Agent:
                 due.append(record.resting(network, address, now))
                 book.release(network, (address,))
         if due:
-            self.state.records.write(*due)
+            self.state.records.forget(*due)
             self.sync.kick()
         if self._doors.clock() - self._saved >= SAVE_EVERY:
             self._save()
@@ -343,7 +343,7 @@ class Agent:
                 log.warning("the host's network cannot be read", error=str(error))
                 continue
             if self._look(facts):
-                self.loop.wake()
+                self.loop.soon()
 
     def _decide(self, facts: HostFacts) -> Underlay:
         return decide(facts, address=self._config.address, interface=self._config.interface)

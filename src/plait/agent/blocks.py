@@ -208,8 +208,16 @@ class Blocks:
             await self._return_loans(block)
         self._end_loans()
         await self._reclaim()
+        first: PlaitError | None = None
         for space in tuple(self._book.all()):
-            await self._keep_reserve(space)
+            try:
+                await self._keep_reserve(space)
+            except PlaitError as error:
+                if error.code in (AWAY, "PLAIT-IPAM-013"):
+                    raise
+                first = first or error  # One network must not block the others.
+        if first is not None:
+            raise first
 
     async def _answer(self, block: AddressBlock) -> None:
         """Grant or refuse the loans that others ask for in a block of ours."""

@@ -61,6 +61,8 @@ RESYNC: Final = 5.0
 """Seconds between full reads of the kernel: damage is mended within twice that (P6)."""
 EVENT_DELAY: Final = 0.2
 """Seconds from a kernel event to the read that it causes, so that a burst costs one."""
+GATHER: Final = 0.01
+"""Seconds for which changes of the desired state that nobody waits for are gathered."""
 BACKOFF: Final = (0.25, 30.0)
 """Seconds before the first and the longest before a later retry of what the kernel refused."""
 
@@ -109,6 +111,7 @@ class Loop:
         self._standing: set[str] | None = None
         """Links that stand; None before the first turn: what stands then is not known."""
         self._quarantine: dict[tuple[str, str], Quarantined] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._pass: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self._next_resync = clock()
@@ -138,11 +141,15 @@ class Loop:
         """Have a turn that sees everything that was true before this call, and wait for it."""
         await asyncio.shield(self._schedule())
 
-    def wake(self) -> None:
-        """The desired state changed: have a turn soon."""
-        self._schedule()
+    def soon(self) -> None:
+        """The desired state changed: have a turn soon, together with what changes meanwhile."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER, self._schedule)
 
     def _schedule(self) -> asyncio.Future[None]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._pass is None:
             loop = asyncio.get_running_loop()
             self._pass = loop.create_future()

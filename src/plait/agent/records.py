@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import structlog
 
 from plait.agent.journal import Journal
 from plait.agent.ledger import Ledger
+from plait.model.errors import PlaitError
+
+log: Final = structlog.get_logger("plait.agent.records")
 
 
 class Records:
@@ -23,6 +28,16 @@ class Records:
     def write(self, *records: dict[str, Any]) -> None:
         """Journal records, all or none, and apply them. Raises PLAIT-STORE-001."""
         self._journal.append(*records, after=lambda: self.ledger.fold(records))
+
+    def forget(self, *records: dict[str, Any]) -> None:
+        """As `write`, for records that take something away: a full disk must not keep an
+        endpoint alive. What could not be written is found out anew after a restart, for the
+        namespace of the endpoint has gone."""
+        try:
+            self.write(*records)
+        except PlaitError as error:
+            log.error("the journal lacks a record", error=str(error))
+            self.ledger.fold(records)
 
     @property
     def lines(self) -> int:

@@ -137,7 +137,7 @@ class Service:
     async def _undo(self, endpoint: LocalEndpoint) -> None:
         """Take an endpoint out of everything. Closing traffic comes first (the loop's order)."""
         ident = endpoint.request.id
-        self._state.records.write(record.gone(ident, self._state.wall()))
+        self._state.records.forget(record.gone(ident, self._state.wall()))
         failpoint("detach.journaled")
         self._state.remove(ident)
         self._state.book.release(endpoint.request.network, endpoint.addresses)
@@ -183,9 +183,8 @@ class Service:
             )
             if request == known.request:
                 return
-            await self._change(
-                known, msgspec.structs.replace(known, request=request, phase="ready")
-            )
+            changed = msgspec.structs.replace(known, request=request, phase="ready")
+            await self._change("identify", known, changed)
 
     async def joined(self, endpoint: str, sandbox: str) -> None:
         """See client.agent.Agent."""
@@ -205,16 +204,17 @@ class Service:
             chosen = self._ports.set(endpoint, ports)
             try:
                 request = msgspec.structs.replace(known.request, ports=chosen)
-                await self._change(known, msgspec.structs.replace(known, request=request))
+                changed = msgspec.structs.replace(known, request=request)
+                await self._change("publish", known, changed)
             except BaseException:
                 self._ports.set(endpoint, before)
                 raise
             return chosen
 
-    async def _change(self, known: LocalEndpoint, changed: LocalEndpoint) -> None:
+    async def _change(self, verb: str, known: LocalEndpoint, changed: LocalEndpoint) -> None:
         """Put the changed endpoint in the place of the known one, or leave all as it was."""
         self._state.records.write(record.attached(changed, done=True))
-        failpoint("identify.journaled")
+        failpoint(f"{verb}.journaled")
         try:
             self._state.put(changed)
             await self._loop.settle()
@@ -222,7 +222,7 @@ class Service:
         except BaseException:
             self._state.records.write(record.attached(known, done=True))
             self._state.put(known)
-            self._loop.wake()
+            self._loop.soon()
             raise
         self._sync.kick()
 
@@ -255,7 +255,7 @@ class Service:
         """See client.agent.Agent."""
         address = _canonical(address)
         if (network, address) in self._ledger.held:
-            self._state.records.write(record.resting(network, address, self._state.wall()))
+            self._state.records.forget(record.resting(network, address, self._state.wall()))
             self._state.book.release(network, (address,))
 
     # Answers.

@@ -50,6 +50,9 @@ REFUSED_AGAIN: Final = 60.0
 BATCH: Final = 100
 """Objects written at once."""
 
+AWAY: Final = ("PLAIT-API-012", "PLAIT-IPAM-013")
+"""The server is out of reach: nothing else will get through either."""
+
 log: Final = structlog.get_logger("plait.agent.sync")
 
 
@@ -88,6 +91,7 @@ class Sync:
         self._kick = asyncio.Event()
         self._refused: dict[str, tuple[AnyObject | None, float]] = {}
         self._node_written = float("-inf")
+        self._listing = False
         self.first_listing = asyncio.Event()
         """Set once a full listing came from the server."""
         self.connected = False
@@ -120,6 +124,7 @@ class Sync:
         match event.type:
             case "begin":
                 self.connected = True
+                self._listing = True
                 self._snapshot.begin(event.revision)
             case "put" if event.object is not None:
                 former = self._snapshot.put(event.object)
@@ -136,6 +141,7 @@ class Sync:
                 inputs |= {"cluster", "nodes", "networks", "blocks"}
                 networks |= self._snapshot.networks.keys()
                 self.connected = True
+                self._listing = False
                 self.first_listing.set()
                 self._kick.set()
             case "bookmark":
@@ -145,7 +151,8 @@ class Sync:
             case _:
                 pass
         self._observe(event)
-        if inputs:
+        # A listing is taken in as a whole, at its end.
+        if inputs and not self._listing:
             self._changed(frozenset(inputs), frozenset(networks))
             if "blocks" in inputs or "networks" in inputs:
                 self._kick.set()
@@ -166,7 +173,7 @@ class Sync:
             try:
                 await self.reconcile()
             except PlaitError as error:
-                if error.code != "PLAIT-API-012":
+                if error.code not in AWAY:
                     log.error("the server refused", error=str(error))
                 pause = delay * (0.5 + random.random())  # noqa: S311 (jitter)
                 delay = min(delay * 2, BACKOFF[1])
@@ -184,9 +191,17 @@ class Sync:
 
     async def reconcile(self) -> None:
         """Write what differs: our Node, our Endpoints, our blocks."""
-        await self.write_node()
-        await self._write_endpoints()
-        await self._blocks.reconcile()
+        first: PlaitError | None = None
+        for step in (self.write_node, self._write_endpoints, self._blocks.reconcile):
+            try:
+                await step()
+            except PlaitError as error:
+                if error.code in AWAY:
+                    raise
+                # One refusal must not block the rest.
+                first = first or error
+        if first is not None:
+            raise first
 
     async def write_node(self) -> None:
         """Write our Node if it differs or a heartbeat is due."""
