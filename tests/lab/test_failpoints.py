@@ -1,0 +1,282 @@
+"""kill -9 of the agent at each step of every verb: a retry or a detach succeeds, nothing leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.lab.census import assert_back, census, inside, ready, server_objects, verbs
+from tests.lab.conftest import eventually, unique
+
+from plait.agent.failpoints import FAILPOINTS, FILE_VARIABLE
+from plait.client.agent import AttachRequest
+from plait.client.agent_socket import run as at_once
+from plait.lab import daemons, workloads
+from plait.lab.lab import Lab
+from plait.lab.state import WorkloadState
+from plait.lab.workloads import PLAIT
+from plait.model.errors import PlaitError
+from plait.model.objects import AddressBlock, PublishedPort, Workload
+
+pytestmark = pytest.mark.root
+
+HOST = "h2"
+FILE = "/run/plait-failpoint"
+ATTACH = [name for name in FAILPOINTS if name.startswith("attach.")]
+DETACH = [name for name in FAILPOINTS if name.startswith("detach.")]
+IMAGE = ("busybox", "sleep", "600")
+
+
+class Victim:
+    """A host whose agent dies on order."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.pid = 0
+
+    def plait(self, *words: str) -> tuple[int, str]:
+        done = self.lab.run(HOST, [*PLAIT, *words], check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    def docker(self, *words: str) -> tuple[int, str]:
+        done = self.lab.run(HOST, ["docker", *words], check=False)
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    def arm(self, name: str) -> None:
+        """The next time the agent comes to this step it dies."""
+        self.pid = daemons.program_pid(self.lab, HOST, "agent")
+        inside(self.lab, HOST, FILE).write_text(name)
+
+    def died(self) -> None:
+        """It has died at that step, and its next life is ready."""
+        assert not inside(self.lab, HOST, FILE).exists(), "the step was never come to"
+        eventually("the agent is started again", self._started)
+        eventually("the agent is ready again", lambda: ready(self.lab, HOST))
+
+    def _started(self) -> bool:
+        pid = daemons.program_pid(self.lab, HOST, "agent")
+        if pid in (0, self.pid):
+            # Its backoff is for agents that die by themselves.
+            daemons.steer(self.lab, HOST, "start", "agent")
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def victim(docker_lab: Lab) -> Iterator[Victim]:
+    plait = [*PLAIT, "up"]
+    docker_lab.run(HOST, [*PLAIT, "down"])
+    docker_lab.run(HOST, ["env", f"{FILE_VARIABLE}={FILE}", *plait])
+    try:
+        yield Victim(docker_lab)
+    finally:
+        inside(docker_lab, HOST, FILE).unlink(missing_ok=True)
+        docker_lab.run(HOST, [*PLAIT, "down"])
+        docker_lab.run(HOST, plait)
+
+
+@pytest.fixture(scope="module")
+def load(docker_lab: Lab) -> Iterator[WorkloadState]:
+    """A process in a network namespace of its own, attached to nothing."""
+    load = workloads.start(docker_lab, HOST, unique("victim"), ())
+    try:
+        yield load
+    finally:
+        workloads.kill(load)
+
+
+@pytest.fixture
+def before(victim: Victim) -> Iterator[frozenset[str]]:
+    """The host before anything was attached, with a block claimed and its agent at ease."""
+    eventually("the agent is ready", lambda: ready(victim.lab, HOST))
+    yield census(victim.lab, HOST)
+    inside(victim.lab, HOST, FILE).unlink(missing_ok=True)
+    for endpoint in at_once(verbs(victim.lab, HOST).endpoints()):
+        if endpoint.request.workload.runtime != "docker":
+            at_once(verbs(victim.lab, HOST).detach(endpoint.request.id))
+    victim.docker("rm", "-f", "victim")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def claimed(victim: Victim, load: WorkloadState) -> None:
+    """The node's blocks are there: a claim is a step of its own, below."""
+    assert victim.plait("attach", str(load.inner_pid))[0] == 0
+    assert victim.plait("detach", str(load.inner_pid))[0] == 0
+
+
+def published(port: int) -> tuple[PublishedPort, ...]:
+    return (PublishedPort(protocol="tcp", port=80, host_port=port),)
+
+
+def request(ident: str, load: WorkloadState, *, identified: bool = True) -> AttachRequest:
+    return AttachRequest(
+        id=ident,
+        network="plait",
+        name="victim",
+        netns=f"/proc/{load.inner_pid}/ns/net",
+        workload=Workload(runtime="process", id=str(load.inner_pid)),
+        identified=identified,
+    )
+
+
+@pytest.mark.parametrize("step", ATTACH)
+@pytest.mark.parametrize("then", ["retry", "detach"])
+def test_attach(
+    victim: Victim, load: WorkloadState, before: frozenset[str], step: str, then: str
+) -> None:
+    victim.arm(step)
+    code, said = victim.plait("attach", str(load.inner_pid), "--publish", "8080:80")
+    assert code != 0, said
+    victim.died()
+    if then == "retry":
+        code, said = victim.plait("attach", str(load.inner_pid), "--publish", "8080:80")
+        assert code == 0, said
+    code, said = victim.plait("detach", str(load.inner_pid))
+    assert code == 0, said
+    assert_back(victim.lab, HOST, before)
+
+
+@pytest.mark.parametrize("step", DETACH)
+def test_detach(victim: Victim, load: WorkloadState, before: frozenset[str], step: str) -> None:
+    code, said = victim.plait("attach", str(load.inner_pid), "--publish", "8080:80")
+    assert code == 0, said
+    victim.arm(step)
+    code, said = victim.plait("detach", str(load.inner_pid))
+    assert code != 0, said
+    victim.died()
+    code, said = victim.plait("detach", str(load.inner_pid))
+    assert code == 0, said
+    assert_back(victim.lab, HOST, before)
+
+
+def test_identify_and_publish(victim: Victim, load: WorkloadState, before: frozenset[str]) -> None:
+    agent = verbs(victim.lab, HOST)
+    at_once(agent.attach(request("fp-change", load, identified=False)))
+
+    def identify() -> None:
+        at_once(
+            agent.identify(
+                "fp-change",
+                name="known",
+                aliases=(),
+                labels={},
+                namespace="default",
+                workload=Workload(runtime="process", id=str(load.inner_pid)),
+            )
+        )
+
+    def publish() -> None:
+        at_once(agent.publish("fp-change", published(8081)))
+
+    for step, change in (("identify.journaled", identify), ("publish.journaled", publish)):
+        victim.arm(step)
+        with pytest.raises(PlaitError):
+            change()
+        victim.died()
+        change()
+    (known,) = at_once(agent.endpoints())
+    assert (known.phase, known.request.name, known.request.ports) == (
+        "ready", "known", published(8081),
+    )  # fmt: skip
+    assert at_once(agent.detach("fp-change"))
+    assert_back(victim.lab, HOST, before)
+
+
+def test_claim(victim: Victim, load: WorkloadState, before: frozenset[str]) -> None:
+    """A node claims blocks of a new network by itself; the claim that it forgot is its own."""
+    network = unique("fp")
+    victim.arm("claim.created")
+    assert victim.plait("network", "create", network)[0] == 0
+    eventually("the step was come to", lambda: not inside(victim.lab, HOST, FILE).exists())
+    victim.died()
+    code, said = victim.plait("attach", str(load.inner_pid), "--network", network)
+    assert code == 0, said
+    blocks = [
+        block.spec.cidr
+        for block in server_objects(victim.lab, AddressBlock)
+        if (block.spec.network, block.spec.node) == (network, HOST)
+    ]
+    assert len(blocks) == 2, "one for each family"
+    assert victim.plait("detach", str(load.inner_pid))[0] == 0
+    removed = ("network", "rm", network)
+    eventually("the network can go", lambda: victim.plait(*removed)[0] == 0)
+    assert_back(victim.lab, HOST, before)
+
+
+def test_reserve(victim: Victim, before: frozenset[str]) -> None:
+    agent = verbs(victim.lab, HOST)
+    victim.arm("reserve.journaled")
+    with pytest.raises(PlaitError):
+        at_once(agent.reserve("plait", 4))
+    victim.died()
+    held = [
+        line.split()[-1] for line in census(victim.lab, HOST) if line.startswith("journal held")
+    ]
+    assert len(held) == 1, "an address that was promised to nobody waits to be let go"
+    at_once(agent.release("plait", held[0]))
+    assert_back(victim.lab, HOST, before)
+
+
+FORGET = 90.0
+"""Seconds in which an endpoint is let go that dockerd does not know of: it asked for it, did not
+hear the answer and gave up. Until then the request may still be on its way."""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("step", [*ATTACH, "publish.journaled", "identify.journaled"])
+def test_docker_run(victim: Victim, before: frozenset[str], step: str) -> None:
+    """dockerd asks again by itself, so most runs succeed in spite of the crash."""
+    victim.arm(step)
+    run = ("run", "-d", "--name", "victim", "--network", "plait", "-p", "8082:80", *IMAGE)
+    code, said = victim.docker(*run)
+    eventually("the step was come to", lambda: not inside(victim.lab, HOST, FILE).exists())
+    victim.died()
+    if code != 0:
+        victim.docker("rm", "-f", "victim")
+        code, said = victim.docker(*run)
+    assert code == 0, said
+    eventually("the container is known by its name", lambda: known(victim))
+    code, said = victim.docker("rm", "-f", "victim")
+    assert code == 0, said
+    assert_back(victim.lab, HOST, before, FORGET)
+
+
+def known(victim: Victim) -> bool:
+    """The container has its name, and so traffic."""
+    found = at_once(verbs(victim.lab, HOST).endpoints())
+    return any((e.request.name, e.phase) == ("victim", "ready") for e in found)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("step", DETACH)
+def test_docker_rm(victim: Victim, before: frozenset[str], step: str) -> None:
+    code, said = victim.docker("run", "-d", "--name", "victim", "--network", "plait", *IMAGE)
+    assert code == 0, said
+    victim.arm(step)
+    victim.docker("rm", "-f", "victim")
+    victim.died()
+    victim.docker("rm", "-f", "victim")
+    assert_back(victim.lab, HOST, before, FORGET)
+
+
+@pytest.mark.docker
+def test_docker_run_with_a_chosen_address(victim: Victim, before: frozenset[str]) -> None:
+    """dockerd asks for the same address again; what was held for it is given to it."""
+    (block,) = (
+        block.spec.cidr
+        for block in server_objects(victim.lab, AddressBlock)
+        if (block.spec.network, block.spec.node) == ("plait", HOST) and "." in block.spec.cidr
+    )
+    network, _, last = block.partition("/")[0].rpartition(".")
+    chosen = f"{network}.{int(last) + 40}"
+    victim.arm("reserve.journaled")
+    run = ("run", "-d", "--name", "victim", "--network", "plait", "--ip", chosen, *IMAGE)
+    code, said = victim.docker(*run)
+    victim.died()
+    if code != 0:
+        victim.docker("rm", "-f", "victim")
+        code, said = victim.docker(*run)
+    assert code == 0, said
+    victim.docker("rm", "-f", "victim")
+    assert_back(victim.lab, HOST, before, FORGET)
