@@ -257,6 +257,23 @@ def test_dns_goes_to_the_resolver_or_untouched_when_it_is_away(
 
 
 @both
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_an_endpoint_that_serves_dns_is_asked_itself(world: Any, v: int, kind: str) -> None:
+    family = (socket.AF_INET, socket.AF_INET6)[v]
+    kinds = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
+    ask = world.talk if kind == "udp" else world.connect
+    with (
+        netns.ns_socket(world.ns["host"], family, kinds[kind]) as resolver,
+        world.socket("a2", A2[v], 53, kind) as server,
+    ):
+        resolver.setsockopt(*((socket.SOL_IP, 19), (41, 75))[v], 1)
+        resolver.bind(((marks.GATEWAY4, marks.RESOLVER6)[v], 53))
+        if kind == "tcp":
+            resolver.listen()
+        assert ask("a1", (A2[v], 53), server) == A1[v]
+
+
+@both
 def test_a_detached_endpoint_leaves_no_flow(world: Any, v: int) -> None:
     with world.socket("a2", A2[v], 7) as server:
         world.talk("a1", (A2[v], 7), server)

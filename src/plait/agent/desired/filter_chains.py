@@ -176,9 +176,24 @@ def _source() -> Chain:
 
 
 def _dns() -> Chain:
+    # An endpoint that serves DNS is asked itself: from the resolver, with the host's address, the
+    # question would not be let in on another host.
+    endpoints = tuple(
+        Rule(
+            "to an endpoint",
+            (
+                e.family(family),
+                InSet((e.DADDR[family],), POOLS[family].name),
+                Match(e.DADDR_TYPE, _LOCAL, "!="),
+                RETURN,
+            ),
+        )
+        for family in FAMILIES
+    )
     return Chain(
         "dns",
-        tuple(
+        endpoints
+        + tuple(
             Rule(
                 "to resolver",
                 (
