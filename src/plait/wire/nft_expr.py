@@ -450,6 +450,19 @@ class Masquerade(msgspec.Struct, frozen=True):
         return "masquerade"
 
 
+class RejectNoRoute(msgspec.Struct, frozen=True):
+    """Drop the packet and say, by ICMP or ICMPv6, that there is no way to its destination."""
+
+    def pack(self) -> bytes:
+        """See Statement."""
+        # NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_NO_ROUTE, of either family.
+        return expression("reject", u32(1, 2), attr(2, b"\0"))
+
+    def text(self) -> str:
+        """See Statement."""
+        return "reject with icmpx no-route"
+
+
 class Tproxy(msgspec.Struct, frozen=True):
     """Hand the packet, unchanged, to the transparent socket that listens on an address.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import Any
@@ -132,6 +133,10 @@ def test_an_internal_network_has_no_way_out_or_in(world: Any, v: int) -> None:
     world.expect_drop("internal network", lambda: world.send("i1", (OUT[v], 7)))
     world.expect_drop("internal network", lambda: world.send("i1", (A1[v], 7)))
     world.expect_drop("not from own network", lambda: world.send("out", (I1[v], 7)))
+    family = (socket.AF_INET, socket.AF_INET6)[v]
+    with netns.ns_socket(world.ns["i1"], family, socket.SOCK_STREAM) as client:
+        client.settimeout(5)
+        assert client.connect_ex((OUT[v], 7)) == errno.ENETUNREACH
 
 
 def publish(world: Any, *ports: PortMap) -> None:

@@ -158,7 +158,8 @@ def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
         for p in pools
     ]
     if wanted.internal:
-        egress.append(Rule("internal network", (_COUNT, DROP)))
+        # As on a host without a default route: refused at once, not after a timeout.
+        egress.append(Rule("internal network", (_COUNT, e.RejectNoRoute())))
     else:
         egress += [
             Rule(
