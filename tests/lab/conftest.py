@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import pytest
+from tests.lab.traces import assert_nothing_left, namespaces_of
 
 from plait.lab import bringup
 from plait.lab.lab import Lab
@@ -33,12 +34,14 @@ def eventually(
 
 @contextmanager
 def made(name: str, hosts: int, **options: object) -> Iterator[Lab]:
-    """A lab that goes away with the block, whatever happens in it."""
+    """A lab that goes away with the block, whatever happens in it, and leaves nothing."""
     lab = bringup.up(name, hosts, **options)  # type: ignore[arg-type]
+    namespaces = namespaces_of(lab)
     try:
         yield lab
     finally:
         assert lab.destroy() == []
+    assert_nothing_left(name, namespaces)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 from tests.lab.conftest import eventually, made, unique
+from tests.lab.traces import assert_nothing_left, namespaces_of, net_inode
 
 from plait.lab import bringup, hosts, state, topology
 from plait.lab.lab import Lab
@@ -41,56 +41,6 @@ def reaches(lab: Lab, source: str, target: str) -> bool:
 
 def cut_off(lab: Lab, source: str, target: str) -> bool:
     return answers(lab, source, target) == (False, False)
-
-
-def processes() -> Iterator[Path]:
-    return (path for path in Path("/proc").iterdir() if path.name.isdigit())
-
-
-def net_inode(pid: int) -> str:
-    return str(Path(f"/proc/{pid}/ns/net").readlink())
-
-
-def traces(name: str, namespaces: frozenset[str]) -> list[str]:
-    """What is left of a lab on this machine: processes, mounts, cgroups, namespaces, links."""
-    found = []
-    mark = f"plait-lab-{name}-"
-    directory = str(state.directory(name))
-    for process in processes():
-        try:
-            if mark in (process / "cgroup").read_text():
-                found.append(f"process {process.name} {(process / 'cmdline').read_text()}")
-            elif str((process / "ns/net").readlink()) in namespaces:
-                found.append(f"process {process.name} in a namespace of the lab")
-            if directory in (process / "mountinfo").read_text():
-                found.append(f"mount in {process.name}")
-        except OSError:
-            continue  # it ended while we looked
-    found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").rglob(f"{mark}*")]
-    # A namespace that is mounted somewhere (`ip netns`, dockerd) shows its inode here.
-    mounts = Path("/proc/self/mountinfo").read_text()
-    found += [f"namespace {inode}" for inode in namespaces if inode in mounts]
-    links = [path.name for path in Path("/sys/class/net").iterdir()]
-    found += [f"link {link}" for link in links if re.fullmatch(r"p-(h\d+|outside)|site\d+", link)]
-    if Path(directory).exists():
-        found.append(directory)
-    return found
-
-
-def assert_nothing_left(name: str, namespaces: frozenset[str]) -> None:
-    left: list[str] = []
-
-    def none() -> bool:
-        hosts.reap()
-        left[:] = traces(name, namespaces)
-        return not left
-
-    # What ended is a zombie until its parent, PID 1 of this machine, has collected it.
-    eventually("nothing left", none, left)
-
-
-def namespaces_of(lab: Lab) -> frozenset[str]:
-    return frozenset(net_inode(host.pid) for host in lab.state.hosts.values() if host.pid)
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
@@ -199,14 +149,12 @@ def test_unknown_hosts_are_refused_by_name(bare_lab: Lab) -> None:
 
 def test_two_labs_side_by_side(bare_lab: Lab) -> None:
     with made(unique("twin"), 2, bare=True) as twin:
-        namespaces = namespaces_of(twin)
         # The same addresses, and yet each lab has its own h1 and h2.
         assert reaches(twin, "h1", "h2")
         twin.cut("h1", "h2")
         assert cut_off(twin, "h1", "h2")
         assert reaches(bare_lab, "h1", "h2")
         assert {twin.name, bare_lab.name} <= set(state.names())
-    assert_nothing_left(twin.name, namespaces)
     # The end of a lab takes no mount point away from the other.
     assert bare_lab.run("h1", ["sh", "-c", "> /etc/plait/still-mine"]).returncode == 0
     assert reaches(bare_lab, "h1", "h2")

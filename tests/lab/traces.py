@@ -1,0 +1,62 @@
+"""What a lab may leave behind on this machine, and must not."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from plait.lab import hosts, state
+from plait.lab.lab import Lab
+
+
+def processes() -> Iterator[Path]:
+    return (path for path in Path("/proc").iterdir() if path.name.isdigit())
+
+
+def net_inode(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
+
+
+def traces(name: str, namespaces: frozenset[str]) -> list[str]:
+    """What is left of a lab on this machine: processes, mounts, cgroups, namespaces, links."""
+    found = []
+    mark = f"plait-lab-{name}-"
+    directory = str(state.directory(name))
+    for process in processes():
+        try:
+            if mark in (process / "cgroup").read_text():
+                found.append(f"process {process.name} {(process / 'cmdline').read_text()}")
+            elif str((process / "ns/net").readlink()) in namespaces:
+                found.append(f"process {process.name} in a namespace of the lab")
+            if directory in (process / "mountinfo").read_text():
+                found.append(f"mount in {process.name}")
+        except OSError:
+            continue  # it ended while we looked
+    found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").rglob(f"{mark}*")]
+    # A namespace that is mounted somewhere (`ip netns`, dockerd) shows its inode here.
+    mounts = Path("/proc/self/mountinfo").read_text()
+    found += [f"namespace {inode}" for inode in namespaces if inode in mounts]
+    links = [path.name for path in Path("/sys/class/net").iterdir()]
+    found += [f"link {link}" for link in links if re.fullmatch(r"p-(h\d+|outside)|site\d+", link)]
+    if Path(directory).exists():
+        found.append(directory)
+    return found
+
+
+def assert_nothing_left(name: str, namespaces: frozenset[str], seconds: float = 10) -> None:
+    """Fail with what is left; what has ended needs a moment to be collected."""
+    deadline = time.monotonic() + seconds
+    while True:
+        hosts.reap()
+        left = traces(name, namespaces)
+        if not left:
+            return
+        # What ended is a zombie until its parent, PID 1 of this machine, has collected it.
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def namespaces_of(lab: Lab) -> frozenset[str]:
+    return frozenset(net_inode(host.pid) for host in lab.state.hosts.values() if host.pid)
