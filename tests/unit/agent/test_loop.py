@@ -1,0 +1,266 @@
+"""The order of a turn, quarantine and repair, with programmers that only take notes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from plait.agent.fake import Clock
+from plait.agent.loop import Loop
+from plait.agent.programmers import ORDER, in_order
+from plait.agent.programmers.base import Failure, Op
+from plait.model.hoststate import (
+    Address,
+    Filter,
+    FilterEndpoint,
+    HostState,
+    Link,
+    Peer,
+    Route,
+)
+
+
+class Notes:
+    """A programmer over a set of (key, value)."""
+
+    def __init__(self, name: str, pick: Any, diary: list[str]) -> None:
+        self.name = name
+        self._pick = pick
+        self._diary = diary
+        self.actual: dict[str, Any] = {}
+        self.kernel: dict[str, Any] = {}
+        self.refuse: dict[str, str] = {}
+        self.gone: set[str] = set()
+        self.plans = 0
+
+    def observe(self) -> None:
+        self.actual = dict(self.kernel)
+
+    def plan(self, desired: HostState) -> tuple[Op, ...]:
+        self.plans += 1
+        want = self._pick(desired)
+        ops = [
+            Op(part=self.name, verb="delete", key=k, have=v, text=f"del {k}")
+            for k, v in self.actual.items()
+            if k not in want
+        ]
+        for k, v in want.items():
+            if self.actual.get(k) != v:
+                verb: Any = "change" if k in self.actual else "add"
+                ops.append(Op(part=self.name, verb=verb, key=k, want=v, text=f"add {k}"))
+        return tuple(ops)
+
+    def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        failures = []
+        for op in ops:
+            self._diary.append(f"{self.name} {op.text}")
+            if op.key in self.refuse:
+                failures.append(Failure(op=op, error=self.refuse[op.key], gone=op.key in self.gone))
+            elif op.verb == "delete":
+                self.kernel.pop(op.key, None)
+                self.actual.pop(op.key, None)
+            else:
+                self.kernel[op.key] = self.actual[op.key] = op.want
+        return tuple(failures)
+
+
+def link(name: str) -> Link:
+    return Link(endpoint=name, mtu=1450, peer=Peer(name="eth0", mac="02:00:00:00:00:01"))
+
+
+def state(*names: str, extra: str = "") -> HostState:
+    return HostState(
+        links={name: link(name) for name in names},
+        addresses=frozenset({Address(link="lo", address=f"{extra}/32")} if extra else ()),
+        routes=frozenset(Route(dst=f"{n}/32", link=n) for n in names),
+        filter=Filter(
+            endpoints={n: FilterEndpoint(network="n", addresses=(n,)) for n in names},
+            pools=(extra,) if extra else (),
+        ),
+    )
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.diary: list[str] = []
+        self.clock = Clock()
+        self.want: HostState | None = None
+        self.gone: list[str] = []
+        picks = {
+            "filter.base": lambda s: {f"base{p}": p for p in ("-", *s.filter.pools)},
+            "links": lambda s: s.links,
+            "addresses": lambda s: {a.address: a for a in s.addresses},
+            "routes": lambda s: {r.dst: r for r in s.routes},
+            "filter.endpoints": lambda s: s.filter.endpoints,
+        }
+        self.parts = {n: Notes(n, p, self.diary) for n, p in picks.items()}
+        self.loop = Loop(
+            in_order(self.parts.values()),
+            lambda: self.want,
+            clock=self.clock,
+            on_gone=self.gone.append,
+        )
+
+    def turn(self, want: HostState | None) -> list[str]:
+        self.want = want
+        self.diary.clear()
+        self.loop.turn()
+        return list(self.diary)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_nothing_is_touched_before_there_is_a_desired_state(bench: Bench) -> None:
+    bench.parts["links"].kernel["old"] = link("old")
+    assert bench.turn(None) == []
+    assert not bench.loop.observed
+
+
+def test_what_opens_comes_last_and_what_closes_first(bench: Bench) -> None:
+    assert bench.turn(state("a", extra="x")) == [
+        "filter.base add base-",
+        "filter.base add basex",
+        "links add a",
+        "addresses add x/32",
+        "routes add a/32",
+        "filter.endpoints add a",
+    ]
+    assert bench.turn(state("b")) == [
+        "filter.endpoints del a",
+        "links del a",
+        "links add b",
+        "routes add b/32",
+        "routes del a/32",
+        "addresses del x/32",
+        "filter.base del basex",
+        "filter.endpoints add b",
+    ]
+
+
+def test_a_restart_does_not_close_what_is_open(bench: Bench) -> None:
+    bench.turn(state("a"))
+    again = Loop(in_order(bench.parts.values()), lambda: state("a"), clock=bench.clock)
+    bench.diary.clear()
+    again.turn()
+    assert bench.diary == []
+
+
+def test_a_turn_without_change_plans_nothing(bench: Bench) -> None:
+    bench.turn(state("a"))
+    plans = {name: part.plans for name, part in bench.parts.items()}
+    assert bench.turn(bench.want) == []
+    assert {name: part.plans for name, part in bench.parts.items()} == plans
+
+
+def test_an_endpoint_without_a_link_gets_no_route_and_no_traffic(bench: Bench) -> None:
+    bench.turn(state())
+    bench.parts["links"].refuse["bad"] = "no"
+    assert bench.turn(state("bad", "good")) == [
+        "links add bad",
+        "links add good",
+        "routes add good/32",
+        "filter.endpoints add good",
+    ]
+    (failure,) = bench.loop.failures_of(("bad",))
+    assert failure.error == "no"
+    assert bench.loop.failures_of(("ba", "good")) == ()
+
+
+def test_quarantine_backs_off_and_ends(bench: Bench) -> None:
+    bench.parts["routes"].refuse["a/32"] = "no"
+    bench.turn(state("a"))
+    waits = []
+    for _ in range(10):
+        assert bench.turn(bench.want) == [], "retried too early"
+        wait = min(i.retry_at for i in bench.loop._quarantine.values()) - bench.clock()
+        waits.append(wait)
+        bench.clock.advance(wait)
+        assert "routes add a/32" in bench.turn(bench.want)
+    assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    bench.parts["routes"].refuse.clear()
+    bench.clock.advance(31)
+    assert bench.turn(bench.want) == ["routes add a/32"]
+    assert bench.loop.failures == ()
+
+
+def test_a_changed_wish_is_tried_at_once(bench: Bench) -> None:
+    bench.parts["links"].refuse["a"] = "no"
+    bench.turn(state("a"))
+    bench.parts["links"].refuse.clear()
+    wish = state("a")
+    other = msgspec.structs.replace(wish, links={"a": msgspec.structs.replace(link("a"), mtu=1400)})
+    assert "links add a" in bench.turn(other)
+
+
+def test_what_nobody_wants_is_no_failure(bench: Bench) -> None:
+    bench.parts["links"].refuse["a"] = "no"
+    bench.turn(state("a"))
+    assert bench.loop.failures
+    bench.turn(state())
+    assert bench.loop.failures == ()
+
+
+def test_damage_is_repaired_and_counted(bench: Bench) -> None:
+    bench.want = state("a", "b")
+    assert bench.loop.resync() == ()
+    del bench.parts["routes"].kernel["a/32"]
+    bench.parts["routes"].kernel["stray/32"] = "x"
+    mended = bench.loop.resync()
+    assert sorted(op.text for op in mended) == ["add a/32", "del stray/32"]
+    assert bench.loop.repairs == {"routes": 2}
+    assert bench.loop.resync() == ()
+
+
+def test_a_change_is_no_repair(bench: Bench) -> None:
+    bench.want = state("a")
+    bench.loop.resync()
+    bench.want = state("a", "b")
+    assert bench.loop.resync() == ()
+    assert "b" in bench.parts["links"].kernel
+
+
+def test_a_vanished_namespace_is_told(bench: Bench) -> None:
+    bench.parts["links"].refuse["a"] = "gone"
+    bench.parts["links"].gone.add("a")
+    bench.turn(state("a"))
+    assert bench.gone == ["a"]
+
+
+def test_a_preview_changes_nothing(bench: Bench) -> None:
+    bench.turn(state("a"))
+    bench.diary.clear()
+    ops = bench.loop.preview(state("a", "b"))
+    assert [op.text for op in ops] == ["add b", "add b/32", "add b"]
+    assert bench.diary == []
+
+
+async def test_those_who_wait_share_a_turn(bench: Bench) -> None:
+    bench.want = state("a")
+    await asyncio.gather(*(bench.loop.settle() for _ in range(50)))
+    assert bench.loop.turns == 1
+    bench.loop.soon()
+    bench.loop.soon()
+    await bench.loop.settle()
+    assert bench.loop.turns == 2
+    assert bench.loop._timer is None
+
+
+async def test_who_waits_hears_of_a_defect(bench: Bench) -> None:
+    bench.want = state("a")
+    bench.parts["links"].plan = None  # type: ignore[assignment,method-assign]
+    with pytest.raises(TypeError):
+        await bench.loop.settle()
+
+
+def test_every_programmer_has_a_place() -> None:
+    assert ORDER[0] == "filter.base"
+    assert ORDER[-1] == "filter.endpoints"
+    with pytest.raises(KeyError):
+        in_order([Notes("other", None, [])])
