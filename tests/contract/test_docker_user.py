@@ -106,3 +106,21 @@ def test_without_docker_nothing_is_made() -> None:
     assert programmer.actual == {}
     assert listed.stdout == b""
     assert names.stdout == b""
+
+
+def test_only_what_was_there_can_be_damaged() -> None:
+    door = FakeIptables({})
+    programmer = DockerUser(door)
+    converge(programmer, ON)
+    door.chains["iptables-nft"] = []  # dockerd starts.
+    programmer.observe()
+    assert [op.arrival for op in programmer.plan(ON)] == [True, True]
+    converge(programmer, ON)
+    door.chains["iptables-nft"].clear()  # Somebody flushes the chain.
+    programmer.observe()
+    assert [op.arrival for op in programmer.plan(ON)] == [False, False]
+    del door.chains["iptables-nft"]  # dockerd takes its chain away, and makes it again.
+    programmer.observe()
+    door.chains["iptables-nft"] = []
+    programmer.observe()
+    assert [op.arrival for op in programmer.plan(ON)] == [True, True]

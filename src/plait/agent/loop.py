@@ -214,7 +214,7 @@ class Loop:
         ops = self.turn()
         if first:
             return ()
-        mended = tuple(op for op in ops if _key(op) not in known)
+        mended = tuple(op for op in ops if _key(op) not in known and not op.arrival)
         for op in mended:
             self.repairs[op.part] = self.repairs.get(op.part, 0) + 1
             log.warning("repaired", part=op.part, op=op.text)

@@ -218,6 +218,20 @@ def test_damage_is_repaired_and_counted(bench: Bench) -> None:
     assert bench.loop.resync() == ()
 
 
+def test_what_had_no_place_before_is_no_repair(bench: Bench) -> None:
+    bench.want = state("a")
+    bench.loop.resync()
+    routes = bench.parts["routes"]
+    planned = routes.plan
+    routes.plan = lambda want: tuple(
+        msgspec.structs.replace(op, arrival=True) for op in planned(want)
+    )
+    del routes.kernel["a/32"]
+    assert bench.loop.resync() == ()
+    assert "a/32" in routes.kernel
+    assert bench.loop.repairs == {}
+
+
 def test_a_change_is_no_repair(bench: Bench) -> None:
     bench.want = state("a")
     bench.loop.resync()

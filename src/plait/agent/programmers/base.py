@@ -35,6 +35,9 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     have: Any = None
     text: str = ""
     """As a network engineer writes it: `ip route add 10.0.0.0/26 via …`."""
+    arrival: bool = False
+    """The place for the object came about only now, by somebody else (dockerd made its chain):
+    that it is missing there is no damage."""
 
     def __str__(self) -> str:
         return self.text

@@ -33,10 +33,17 @@ class DockerUser:
     def __init__(self, door: IptablesDoor) -> None:
         self._door = door
         self.actual: dict[str, tuple[str, ...]] = {}
+        self._served: set[str] = set()
+        """Back ends whose present chain has had our rules."""
 
     def observe(self) -> None:
         """Read DOCKER-USER of every back end that has it."""
         self.actual = self._door.rules()
+        self._served = {
+            command
+            for command, lines in self.actual.items()
+            if command in self._served or any(map(_ours, lines))
+        }
 
     def plan(self, desired: HostState) -> tuple[Op, ...]:
         """See Programmer. Where Docker made no chain there is nothing to do."""
@@ -62,6 +69,7 @@ class DockerUser:
             verb="add" if verb == "add" else "delete",
             key=(command, line),
             text=f"{command} {flag}{line.removeprefix('-A')}",
+            arrival=verb == "add" and command not in self._served,
         )
 
     def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
@@ -83,6 +91,8 @@ class DockerUser:
                 failures.append(Failure(op=op, error=error))
             else:
                 self.actual[command] = tuple(lines)
+                if op.verb == "add":
+                    self._served.add(command)
         if failures:
             # Positions count from what is there; somebody else may have changed it.
             self.observe()
