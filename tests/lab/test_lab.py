@@ -245,3 +245,19 @@ def test_the_command_line_shows_the_lab(bare_lab: Lab) -> None:
     refused = cli("status", "--name", "no-such-lab")
     assert refused.returncode == 1
     assert "PLAIT-LAB-001" in refused.stderr
+
+
+def test_commands_at_the_same_time_lose_nothing(bare_lab: Lab) -> None:
+    pairs = (("h1", "h2"), ("h1", "h3"), ("h2", "h3"))
+    cuts = [
+        subprocess.Popen(
+            [sys.executable, "-m", "plait", "lab", "fault", "cut", *pair, "--name", bare_lab.name],
+            stdout=subprocess.DEVNULL,
+        )
+        for pair in pairs
+    ]
+    assert [cut.wait(30) for cut in cuts] == [0, 0, 0]
+    bare_lab.reload()
+    assert sorted(bare_lab.state.cuts) == list(pairs)
+    for pair in pairs:
+        bare_lab.heal(*pair)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -328,3 +331,48 @@ def test_a_host_that_was_powered_off_joins_again(plait_lab: Lab, trio: list[Work
     trio[2] = workloads.run(plait_lab, "h3", "c", namespace="trio", listen=LISTEN)
     assert trio[2].endpoint != c.endpoint
     eventually("c is back", lambda: everyone_connected(plait_lab, trio))
+
+
+def test_the_command_line_runs_probes_and_breaks(plait_lab: Lab) -> None:
+    def lab(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "plait", "lab", *words],
+            env={**os.environ, "PLAIT_LAB": plait_lab.name},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    server, client = unique("srv"), unique("cli")
+    try:
+        said = lab("run", "h1", server, "--listen", "80,81/udp,82/sctp", "--label", "app=web")
+        assert said.returncode == 0, said.stderr
+        load = json.loads(lab("run", "h2", client, "--json").stdout)
+        assert len(load["addresses"]) == 2
+        plait_lab.reload()
+        loads = [workloads.find(plait_lab, name) for name in (server, client)]
+        eventually("spread", lambda: ask(plait_lab, loads[1], server).peer == server)
+        found = json.loads(lab("probe", client, server, "80/tcp", "--by-name", "--json").stdout)
+        assert found["ports"] == ["80/tcp"]
+        assert [row["result"] for row in found["rows"]] == ["connected"] * 2
+        assert {row["peer"] for row in found["rows"]} == {server}
+        drawn = lab("probe", "--matrix", "80/tcp,81/udp,82/sctp").stdout
+        assert drawn.count(f"default/{client}") == 3
+        assert lab("fault", "cut", "h1", "h2").returncode == 0
+        cut = lab("probe", client, server, "80/tcp", "--timeout", "0.3")
+        assert (cut.returncode, cut.stdout.count("timed out")) == (1, 2)
+        assert lab("fault", "heal", "h1", "h2").returncode == 0
+        assert lab("probe", client, server, "81/udp").returncode == 0
+        for verb in ("kill-agent", "kill-server"):
+            said = lab("fault", verb, *(["h1"] if verb == "kill-agent" else []))
+            assert said.returncode == 0, said.stderr
+        assert "takes 2 host names" in lab("fault", "cut", "h1").stderr
+        assert "PLAIT-LAB-004" in lab("probe", client, "nobody", "80").stderr
+        assert "PLAIT-LAB-003" in lab("run", "h2", client).stderr
+    finally:
+        daemons.resume_plait(plait_lab, "h1")
+        for host, name in (("h1", server), ("h2", client)):
+            said = lab("rm", host, name)
+            assert said.returncode == 0, said.stderr
+        plait_lab.reload()

@@ -108,7 +108,7 @@ def down(name: str, dry_run: bool) -> None:
     if dry_run:
         output.say(f"would power off {', '.join(found.state.hosts)} and remove {found.directory}")
         return
-    with state.locked(found.directory):
+    with found.changing():
         left = found.destroy()
     if left:
         raise PlaitError(
@@ -263,7 +263,7 @@ def run(
 ) -> None:
     """Run a workload on a host and attach it; no Docker needed."""
     from plait.cli import output
-    from plait.lab import matrix, state, workloads
+    from plait.lab import matrix, workloads
 
     ports = [str(matrix.parse_port(text)) for text in listen.split(",") if text]
     opened = _open(name)
@@ -271,7 +271,7 @@ def run(
         opened.host(host)
         output.say(f"would run {workload} on {host}, listening on {', '.join(ports) or 'nothing'}")
         return
-    with state.locked(opened.directory):
+    with opened.changing():
         load = workloads.run(
             opened,
             host,
@@ -296,15 +296,16 @@ def run(
 def rm(name: str, host: str, workload: str, dry_run: bool) -> None:
     """Detach a workload and end it."""
     from plait.cli import output
-    from plait.lab import state, workloads
+    from plait.lab import workloads
 
     opened = _open(name)
-    load = workloads.find(opened, f"{host}/{workload}")
+    wanted = f"{host}/{workload}"
     if dry_run:
+        workloads.find(opened, wanted)
         output.say(f"would remove {workload} from {host}")
         return
-    with state.locked(opened.directory):
-        workloads.remove(opened, load)
+    with opened.changing():
+        workloads.remove(opened, workloads.find(opened, wanted))
     output.good(f"{workload} is gone from {host}")
 
 
@@ -375,7 +376,7 @@ def _fault(verb: str, text: str, arguments: int) -> None:
     @dry_run_option
     def act(name: str, hosts: tuple[str, ...], dry_run: bool) -> None:
         from plait.cli import output
-        from plait.lab import bringup, state
+        from plait.lab import bringup
 
         if len(hosts) != arguments:
             raise click.UsageError(f"`{verb}` takes {arguments} host names")
@@ -384,7 +385,7 @@ def _fault(verb: str, text: str, arguments: int) -> None:
         if dry_run:
             output.say(f"would {said}")
             return
-        with state.locked(opened.directory):
+        with opened.changing():
             bringup.FAULTS[verb](opened, *hosts)
         output.good(said)
 

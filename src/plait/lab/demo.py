@@ -295,7 +295,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _take_down(lab: Lab) -> None:
-    with state.locked(lab.directory):
+    with lab.changing():
         left = lab.destroy()
     output.say("the lab is down" if not left else f"busy, and still there: {', '.join(left)}")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from plait.lab import faults, hosts, mountpoints, state, topology
@@ -39,6 +40,18 @@ class Lab:
         if self._state is None:
             self._state = state.load(self.directory)
         return self._state
+
+    def reload(self) -> None:
+        """Forget what is in memory: another process may have changed the lab."""
+        self._state = None
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lab against other processes, and see what they did; PLAIT-LAB-001."""
+        with state.locked(self.directory):
+            self.reload()
+            _ = self.state
+            yield
 
     @property
     def plan(self) -> topology.Plan:
