@@ -24,6 +24,8 @@ INTERVAL = 0.01
 """Seconds between datagrams."""
 EVERY = 10
 """Datagrams for each byte of TCP."""
+LEAST = 20
+"""Datagrams of the shortest period."""
 PATIENCE = 1.0
 """Seconds after which an answer that has not come is lost."""
 NUMBER = struct.Struct("!Q")
@@ -120,6 +122,8 @@ class Flow:
 
     async def report(self) -> dict[str, Any]:
         """Of the period that ends here; what is sent meanwhile belongs to the next."""
+        while self.sent < LEAST:
+            await asyncio.sleep(INTERVAL)
         upto, sent = self.number, self.sent
         deadline = time.monotonic() + PATIENCE + 0.1
         while any(n <= upto for n in self.waiting) and time.monotonic() < deadline:
@@ -143,7 +147,7 @@ class Flow:
 
 
 async def echo(port: int) -> None:
-    """Both protocols, both families, for ever."""
+    """Both protocols, both families, until standard input ends."""
     loop = asyncio.get_running_loop()
 
     async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -159,7 +163,7 @@ async def echo(port: int) -> None:
         await loop.create_datagram_endpoint(Udp, sock=sock)
         await asyncio.start_server(back, anywhere, port, family=family)
     print("ready", flush=True)
-    await asyncio.Event().wait()
+    await (await standard_input()).read()
 
 
 async def send(aims: list[str], port: int) -> None:
@@ -170,10 +174,7 @@ async def send(aims: list[str], port: int) -> None:
         flow = Flow(name)
         await flow.open(address, port)
         flows.append(flow)
-    orders = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
-    )
+    orders = await standard_input()
     ticking = asyncio.create_task(tick(flows))
     print("ready", flush=True)
     while await orders.readline():
@@ -181,6 +182,15 @@ async def send(aims: list[str], port: int) -> None:
         said = {flow.name: report for flow, report in zip(flows, reports, strict=True)}
         print(json.dumps(said), flush=True)
     ticking.cancel()
+
+
+async def standard_input() -> asyncio.StreamReader:
+    """Whoever started us holds the other end: when it is gone, so are we."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    return reader
 
 
 async def tick(flows: list[Flow]) -> None:

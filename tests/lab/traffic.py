@@ -36,8 +36,7 @@ def _prober(lab: Lab, place: Place, *words: str) -> Iterator[subprocess.Popen[st
         assert process.stdout.readline() == "ready\n"
         yield process
     finally:
-        process.terminate()
-        process.communicate()
+        process.communicate()  # its standard input ends, and so does it
 
 
 class Traffic:

@@ -48,6 +48,7 @@ class IpamDriver:
         self._pools = pools
         self._clock = clock
         self._deadline = deadline
+        self._began = clock()
 
     async def capabilities(self, _: Nothing) -> Reply:
         """Replay is not needed: PoolIDs say everything, and the agent knows the addresses."""
@@ -113,11 +114,21 @@ class IpamDriver:
         network = network or await self._directory.owner(str(pool), self._deadline)
         family: Family = 4 if pool.version == 4 else 6
         name = network.metadata.name
+        if wanted and self._unheard(name, wanted):
+            await self._agent.release(name, wanted)
         reservation = await self._agent.reserve(name, family, wanted)
         self._directory.hold(
             HeldAddress(network=name, address=reservation.address, since=self._clock())
         )
         return {"Address": host_prefix(reservation.address), "Data": {}}
+
+    def _unheard(self, network: str, address: str) -> bool:
+        """No answer of this life gave the address out. If it is held all the same, an agent
+        died between the hold and the answer, and dockerd asks again."""
+        return not any(
+            (held.network, held.address) == (network, address) and held.since >= self._began
+            for held in self._directory.held
+        )
 
     async def release_address(self, call: ReleaseAddressCall) -> Reply:
         """Give back; an address without a pool is one that CreateEndpoint added."""

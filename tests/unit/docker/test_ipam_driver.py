@@ -86,6 +86,15 @@ async def test_addresses_are_held_and_given_back(world) -> None:
         )
 
 
+async def test_an_address_whose_answer_was_lost_with_the_agent_is_given_again(world) -> None:
+    await world.network("blue", "10.5.0.0/24")
+    await world.agent.reserve("blue", 4, "10.5.0.77")
+    said = RequestAddressCall(pool_id="10.5.0.0/24", address="10.5.0.77")
+    assert (await world.ipam.request_address(said))["Address"] == "10.5.0.77/32"
+    with pytest.raises(PlaitError, match="PLAIT-IPAM-010"):
+        await world.ipam.request_address(said)
+
+
 async def test_addresses_before_the_network_has_a_name(world) -> None:
     reserved = RequestAddressCall(pool_id="10.5.0.0/24", address="10.5.0.3")
     assert (await world.ipam.request_address(reserved))["Address"] == "10.5.0.3/24"

@@ -1,0 +1,146 @@
+"""Endpoints come and go by the thousand on one host, and nothing of them stays."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.lab.census import assert_back, census, inside, ready, server, verbs
+from tests.lab.conftest import eventually, unique
+
+from plait.client.agent import AttachRequest
+from plait.client.agent_socket import run as at_once
+from plait.lab import daemons, hosts
+from plait.lab.lab import Lab
+from plait.model.objects import Workload
+
+pytestmark = pytest.mark.root
+
+HOST = "h1"
+CALLERS = 4
+"""Requests under way at once, as of a runtime that starts many containers."""
+NOISE = 512
+"""KiB a round by which an allocator may grow in few rounds."""
+LEAK = 0.25
+"""KiB an endpoint: its record alone is larger."""
+ROOMS = str(Path(__file__).with_name("rooms.py"))
+
+
+@contextmanager
+def rooms(lab: Lab, count: int) -> Iterator[str]:
+    """Empty namespaces below a directory of the host."""
+    directory = f"/run/{unique('rooms')}"
+    process = hosts.popen(
+        lab.host(HOST),
+        [sys.executable, "-I", ROOMS, str(count), directory],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    try:
+        yield directory
+    finally:
+        process.communicate()
+
+
+class Use:
+    """What a daemon of the host holds."""
+
+    def __init__(self, lab: Lab, program: str) -> None:
+        process = inside(lab, HOST, "/proc") / str(daemons.program_pid(lab, HOST, program))
+        lines = (process / "status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        self.memory = int(fields["VmRSS"].split()[0]) / 1024
+        self.descriptors = len(list((process / "fd").iterdir()))
+
+    def __repr__(self) -> str:
+        return f"{self.memory:.1f} MiB, {self.descriptors} fds"
+
+
+def slope(values: list[float]) -> float:
+    """Of the straight line through the values (least squares), a round."""
+    return statistics.linear_regression(range(len(values)), values).slope
+
+
+def each(count: int, work: Callable[[int], float]) -> list[float]:
+    with ThreadPoolExecutor(CALLERS) as pool:
+        return sorted(pool.map(work, range(count)))
+
+
+def said(times: list[float]) -> str:
+    return (
+        f"median {statistics.median(times) * 1e3:.1f} ms, "
+        f"p99 {times[int(len(times) * 0.99)] * 1e3:.1f} ms, longest {times[-1] * 1e3:.0f} ms"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "rounds"),
+    [
+        (200, 3),
+        pytest.param(1000, 10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    ],
+)
+def test_churn(plait_lab: Lab, count: int, rounds: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = plait_lab
+    agent = verbs(lab, HOST)
+    run = unique("churn")
+
+    def timed(verb: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        verb()
+        return time.perf_counter() - began
+
+    def present() -> int:
+        """Endpoints that the server knows of."""
+        return sum(run in line for line in server(lab))
+
+    with rooms(lab, count) as directory:
+
+        def attach(number: int) -> float:
+            request = AttachRequest(
+                id=f"{run}-{number}",
+                network="plait",
+                name=f"{run}-{number}",
+                labels={"app": "churn"},
+                netns=f"{directory}/{number}",
+                workload=Workload(runtime="process", id=f"{directory}/{number}"),
+            )
+            return timed(lambda: at_once(agent.attach(request)))
+
+        def detach(number: int) -> float:
+            return timed(lambda: at_once(agent.detach(f"{run}-{number}")))
+
+        eventually("ready", lambda: ready(lab, HOST))
+        before: frozenset[str] = frozenset()
+        agents: list[Use] = []
+        servers: list[Use] = []
+        for turn in range(rounds + 1):
+            coming = each(count, attach)
+            eventually("the server knows of all", lambda: present() == count)
+            going = each(count, detach)
+            if turn == 0:
+                # The first round claims blocks and fills caches; from then on all is as it was.
+                eventually("gone", lambda: not [x for x in census(lab, HOST) if run in x])
+                before = census(lab, HOST)
+            assert_back(lab, HOST, before, 30)
+            agents.append(Use(lab, "agent"))
+            servers.append(Use(lab, "server"))
+            with capsys.disabled():
+                print(
+                    f"\n  round {turn}: {count} attached: {said(coming)}; detached: {said(going)}"
+                    f"; agent {agents[-1]}; server {servers[-1]}",
+                    end="",
+                )
+    for uses in (agents[1:], servers[1:]):
+        assert uses[-1].descriptors <= uses[0].descriptors, uses
+        grown = slope([use.memory for use in uses])
+        assert grown * 1024 < NOISE + count * LEAK, f"{grown:.2f} MiB a round: {uses}"
