@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
@@ -61,6 +62,9 @@ RESYNC: Final = 5.0
 """Seconds between full reads of the kernel: damage is mended within twice that (P6)."""
 EVENT_DELAY: Final = 0.2
 """Seconds from a kernel event to the read that it causes, so that a burst costs one."""
+REAP_DELAY: Final = 0.25
+"""Seconds from the first removal to the reaping: it costs 20 ms however many links there are, and
+holds up every other change of the kernel's links meanwhile."""
 GATHER: Final = 0.01
 """Seconds for which changes of the desired state that nobody waits for are gathered."""
 BACKOFF: Final = (0.25, 30.0)
@@ -115,6 +119,8 @@ class Loop:
         self._pass: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self._next_resync = clock()
+        # What a former process left behind is reaped first.
+        self._next_reap = clock()
         self.observed = False
         """The kernel has been read once."""
         self.repairs: dict[str, int] = {}
@@ -192,12 +198,14 @@ class Loop:
                 # A defect must not end the only scheduler: what is dirty stays dirty.
                 log.exception("a turn of the loop failed")
                 self._next_resync = max(self._next_resync, now + self._resync)
-            await self._reap()
+            if now >= self._next_reap:
+                self._next_reap = inf
+                await self._reap()
 
     def next_due(self) -> float:
         """Monotonic time at which the loop has something to do by itself."""
         retries = (item.retry_at for item in self._quarantine.values())
-        return min((self._next_resync, *retries))
+        return min((self._next_resync, self._next_reap, *retries))
 
     def resync(self) -> tuple[Op, ...]:
         """Read the kernel and mend it; returns what was mended."""
@@ -247,8 +255,9 @@ class Loop:
             removals = tuple(op for op in ops if op.verb == "delete")
             if programmer.name == LINKS:
                 done += self._apply(programmer, removals)
-                if removals:
-                    self._wake.set()  # Something to reap.
+                if removals and self._next_reap == inf:
+                    self._next_reap = self._clock() + REAP_DELAY
+                    self._wake.set()
             else:
                 later.append((programmer, removals))
             done += self._apply(programmer, tuple(op for op in ops if op.verb != "delete"))

@@ -87,7 +87,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memo:
-    """Fragments of earlier computations, kept while their inputs are the same objects.
+    """Fragments of earlier computations, kept while their inputs are the same.
 
     With or without it the result is the same; it only makes one endpoint's attach cost one
     endpoint's work.
@@ -98,9 +98,10 @@ class Memo:
         self._new: dict[Any, tuple[tuple[Any, ...], Any]] = {}
 
     def get(self, key: Any, inputs: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """The fragment of `key`, made anew if an input is another object than last time."""
+        """The fragment of `key`, made anew if an input is other than last time."""
         entry = self._old.get(key)
-        if entry is None or any(a is not b for a, b in zip(entry[0], inputs, strict=True)):
+        # Tuples compare identity first, so equal inputs are mostly found equal at once.
+        if entry is None or entry[0] != inputs:
             entry = (inputs, make())
         self._new[key] = entry
         return entry[1]
