@@ -24,16 +24,19 @@ from plait.wire.docker import DockerEvent, DockerNetwork
 RESYNC: Final = 30.0
 """Seconds between two listings when nothing happens."""
 BACKOFF: Final = (0.5, 15.0)
-"""First and longest pause, in seconds, while dockerd is away or work fails."""
+"""First and longest pause, in seconds, while work fails."""
+AWAY: Final = 1.0
+"""Longest pause, in seconds, while dockerd is away: asking costs one connect(2), and what dockerd
+starts by itself when it comes back has no traffic before we have heard of it."""
 OVERLAP: Final = 2_000_000_000
 """Nanoseconds before the connection from which events are asked for."""
 
 log: Final = structlog.get_logger("plait.docker")
 
 
-def pause(failures: int, rng: random.Random) -> float:
+def pause(failures: int, rng: random.Random, longest: float = BACKOFF[1]) -> float:
     """Seconds to wait after so many failures in a row: doubling, with jitter, bounded."""
-    first, longest = BACKOFF
+    first = BACKOFF[0]
     return min(longest, first * 2.0 ** min(failures - 1, 10)) * rng.uniform(0.5, 1.0)
 
 
@@ -93,6 +96,7 @@ class Follower:
     async def _follow(self) -> None:
         failures = 0
         while True:
+            longest = BACKOFF[1]
             try:
                 await self._engine.connect()
                 self._set_connected(True)
@@ -104,11 +108,13 @@ class Follower:
             except (EngineUnavailable, EngineRefused) as error:
                 if self.connected or failures == 0:
                     log.info("docker is not reachable", error=str(error))
+                if isinstance(error, EngineUnavailable):
+                    longest = AWAY
             except Exception:
                 log.exception("docker events")
             self._set_connected(False)
             failures += 1
-            await self._sleep(pause(failures, self._rng))
+            await self._sleep(pause(failures, self._rng, longest))
 
     def _set_connected(self, connected: bool) -> None:
         if connected != self.connected:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from plait.docker.engine import EngineUnavailable
-from plait.docker.follower import BACKOFF, Follower, pause
+from plait.docker.follower import AWAY, BACKOFF, Follower, pause
 from plait.wire.docker import Actor, CreateEndpointCall, DockerEvent
 
 CID = "c" * 64
@@ -97,15 +97,20 @@ async def test_a_failing_event_stops_nothing(world, pauses: Pauses) -> None:
     await test_events_make_names_and_identity(world, pauses)
 
 
-async def test_without_docker_it_waits_longer_each_time(world) -> None:
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [(EngineUnavailable("no such file"), AWAY), (RuntimeError("defect"), BACKOFF[1])],
+    ids=["away", "defect"],
+)
+async def test_it_waits_longer_each_time(world, error: Exception, longest: float) -> None:
     asked: list[float] = []
 
     async def sleep(seconds: float) -> None:
         asked.append(seconds)
-        world.engine.fail["connect"] = EngineUnavailable("no such file")
+        world.engine.fail["connect"] = error
         await asyncio.sleep(0)
 
-    world.engine.fail["connect"] = EngineUnavailable("no such file")
+    world.engine.fail["connect"] = error
     world.follower._sleep = sleep
     task = asyncio.create_task(world.follower.run())
     await until(lambda: len(asked) >= 8)
@@ -114,7 +119,7 @@ async def test_without_docker_it_waits_longer_each_time(world) -> None:
         await task
     assert not world.follower.connected
     assert asked[0] <= BACKOFF[0]
-    assert BACKOFF[1] / 2 <= asked[7] <= BACKOFF[1]
+    assert longest / 2 <= asked[7] <= longest
 
 
 def test_pauses_are_bounded() -> None:
