@@ -20,6 +20,7 @@ import msgspec
 
 from plait import __version__
 from plait.client.base import BatchOp, T, WatchEvent
+from plait.client.reasons import reason
 from plait.model.errors import PlaitError, Problem
 from plait.model.objects import KINDS, AnyObject, Object
 from plait.wire import api as wire
@@ -228,12 +229,12 @@ class ApiClient:
                             failures = 0
                             self.revision = max(self.revision, event.revision)
                             yield event
-                reason = "the server ended the stream"
+                lost = "the server ended the stream"
             except (*_LOST, StreamError, PlaitError) as error:
-                reason = str(error) or type(error).__name__
+                lost = reason(error)
             self._at += 1
             if failures == 0:
-                yield WatchEvent(type="disconnected", revision=cursor.after, reason=reason)
+                yield WatchEvent(type="disconnected", revision=cursor.after, reason=lost)
             await self._sleep(self._rng() * min(BACKOFF_MOST, BACKOFF_FIRST * 2**failures))
             failures = min(failures + 1, 16)
 
@@ -323,8 +324,8 @@ class ApiClient:
             "PLAIT-API-012",
             f"the server at {where} cannot be reached",
             where=where,
-            why=str(error) or type(error).__name__,
-            fix=("plait status",),
+            why=reason(error),
+            fix=("plait up", "plait status") if self._unix else ("plait status",),
         )
 
 
@@ -446,6 +447,6 @@ def _distrusted(url: str, error: Exception) -> PlaitError:
         "PLAIT-AUTH-005",
         f"the server at {url} is not one of the expected authority",
         where=url,
-        why=str(error),
+        why=reason(error),
         fix=("plait token create (on the server)", "plait join SERVER --token TOKEN"),
     )

@@ -61,6 +61,8 @@ async def fetch_ca(url: str, token: str) -> str:
     """The server's authority (PEM), checked against the token; PLAIT-AUTH-005 if it differs."""
     import aiohttp
 
+    from plait.client.reasons import reason
+
     expected = pinned_hash(token)
     timeout = aiohttp.ClientTimeout(total=15, sock_connect=5)
     try:
@@ -77,7 +79,7 @@ async def fetch_ca(url: str, token: str) -> str:
             "PLAIT-API-012",
             f"the server at {url} cannot be reached",
             where=url,
-            why=str(error) or type(error).__name__,
+            why=reason(error),
             fix=("plait status (on the server)",),
         ) from None
     try:

@@ -99,7 +99,7 @@ def check_free(state: State, pool: Cidr, name: str, where: str) -> None:
             f"the pool {pool} overlaps {other.cidr} of {other.owner}",
             where=where,
             why="endpoints of different networks never share addresses",
-            fix=(f"plait network create {name}",),
+            fix=(f"plait network create {name}   (chooses a free pool)",),
         )
     host = overlap(pool, node_uses(state))
     if host is not None:
@@ -109,7 +109,7 @@ def check_free(state: State, pool: Cidr, name: str, where: str) -> None:
             where=where,
             why=f"{host.owner} reported {host.cidr} as a route, an address, a resolver or a pool "
             "of another program",
-            fix=(f"plait network create {name}",),
+            fix=(f"plait network create {name}   (chooses a free pool)",),
         )
 
 

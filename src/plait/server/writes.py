@@ -110,7 +110,9 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
     if step.verb == "create" and old is not None:
         raise PlaitError("PLAIT-API-005", f"the {step.shown} exists already")
     if entry is None and (step.verb == "delete" or step.revision):
-        raise PlaitError("PLAIT-API-004", f"there is no {step.shown}")
+        raise PlaitError(
+            "PLAIT-API-004", f"there is no {step.shown}", fix=(f"plait get {step.kind.plural}",)
+        )
     if entry is not None and step.revision and step.revision != entry.revision:
         raise PlaitError(
             "PLAIT-API-006",
