@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.lab.conftest import made, unique
 
 from plait.lab import daemons
 from plait.lab.lab import Lab
-
-from tests.lab.conftest import made, unique
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
@@ -32,7 +31,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> Iterator[Block]:
-    for words, text in re.findall(r"^```sh( [^\n]*)\n(.*?)^```$", page, re.M | re.S):
+    for words, text in re.findall(r"^```sh( [^\n]*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         yield Block(frozenset(words.split()), text)
 
 
