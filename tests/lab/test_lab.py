@@ -14,7 +14,7 @@ import pytest
 from tests.lab.conftest import eventually, made, unique
 from tests.lab.traces import assert_nothing_left, namespaces_of, net_inode
 
-from plait.lab import bringup, hosts, state, topology
+from plait.lab import bringup, hosts, state, topology, workloads
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
 
@@ -145,6 +145,13 @@ def test_unknown_hosts_are_refused_by_name(bare_lab: Lab) -> None:
         with pytest.raises(PlaitError, match='PLAIT-LAB-002: lab host "h9"'):
             act()
     assert bare_lab.state.cuts == ()
+
+
+@pytest.mark.parametrize("name", ["../x", "A", "a\nb", "x" * 64, ""])
+def test_bad_names_of_workloads_are_refused(bare_lab: Lab, name: str) -> None:
+    for words in ({"name": name}, {"name": "fine", "namespace": name}):
+        with pytest.raises(PlaitError, match="PLAIT-NAME-001"):
+            workloads.run(bare_lab, "h1", **words)
 
 
 def test_two_labs_side_by_side(bare_lab: Lab) -> None:

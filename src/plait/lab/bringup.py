@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
-from plait.lab import daemons, state, topology
+from plait.lab import daemons, preflight, state, topology
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
 
@@ -42,9 +42,10 @@ def up(
     """Make a lab and bring Plait (unless `bare`) and the dockerds (if `docker`) up in it.
 
     What fails or is interrupted on the way is taken down again before the error goes on. Raises
-    PLAIT-LAB-003 when the lab exists (it is left alone), PLAIT-LAB-005 for what does not come
-    up, and ValueError for numbers out of range.
+    PLAIT-LAB-003 when the lab exists (it is left alone), PLAIT-HOST-001 and 002 for what this
+    machine lacks, PLAIT-LAB-005 for what does not come up, and ValueError for numbers out of range.
     """
+    preflight.check(docker=docker)
     lab = Lab(name)
     with state.locked(lab.directory):
         lab.refuse_existing()

@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 
 from plait.lab import init
+from plait.lab.preflight import SEARCH
 from plait.model.errors import PlaitError
 
 NAMESPACES = ("-m", "-n", "-u", "-i", "-p", "-C")
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BIN = str(Path(sys.executable).parent)
 """Where `plait` is installed, also when that is a virtual environment."""
 PRIVATE = (
@@ -198,7 +198,7 @@ def boot(name: str, binds: Mapping[str, str], cgroups: Sequence[str]) -> Running
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
-            env={"PATH": PATH, "LANG": "C.UTF-8"},
+            env={"PATH": SEARCH, "LANG": "C.UTF-8"},
             text=True,
             preexec_fn=lambda: enter_cgroups(cgroups),
         )
@@ -276,7 +276,7 @@ def command(host: Running, argv: Sequence[str]) -> list[str]:
         "--",
         "env",
         "-i",
-        f"PATH={BIN}:{PATH}",
+        f"PATH={BIN}:{SEARCH}",
         "HOME=/root",
         "LANG=C.UTF-8",
         f"TERM={os.environ.get('TERM', 'dumb')}",

@@ -10,29 +10,22 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
 from typing import Final
 
-from plait.model.errors import PlaitError
+from plait.lab import preflight
 
 NAME: Final = "busybox"
-BUSYBOX: Final = Path("/bin/busybox")
 DIRECTORIES: Final = (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("www", 0o755))
 NSSWITCH: Final = b"hosts: files dns\n"
 
 
-def _program(name: str) -> Path:
-    found = shutil.which(name)
-    if found is None:
-        raise PlaitError(
-            "PLAIT-HOST-001",
-            f"{name} is missing, and the lab's containers need it",
-            fix=(f"apt-get install {name}",),
-        )
-    return Path(found)
+def _there(program: str) -> str:
+    found = preflight.find(program)
+    assert found is not None, "preflight.check has looked"
+    return found
 
 
 def libraries(program: Path) -> list[str]:
@@ -48,19 +41,13 @@ def _entry(name: str, kind: bytes, mode: int = 0o755, target: str = "") -> tarfi
 
 
 def write(path: Path) -> None:
-    """Write the root file system as a tar file, for `docker import`; PLAIT-HOST-001."""
-    if not BUSYBOX.exists():
-        raise PlaitError(
-            "PLAIT-HOST-001",
-            "busybox is missing, and the lab's containers are made of it",
-            fix=("apt-get install busybox-static",),
-        )
-    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True)
-    wget = _program("wget")
+    """Write the root file system as a tar file, for `docker import`."""
+    busybox, wget = (Path(_there(program)) for program in ("busybox", "wget"))
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     with tarfile.open(path, "w") as archive:
         for name, mode in DIRECTORIES:
             archive.addfile(_entry(name, tarfile.DIRTYPE, mode))
-        archive.add(BUSYBOX, "bin/busybox")
+        archive.add(busybox, "bin/busybox")
         for applet in applets.stdout.split():
             if applet not in {"busybox", "wget"}:
                 archive.addfile(_entry(f"bin/{applet}", tarfile.SYMTYPE, target="busybox"))

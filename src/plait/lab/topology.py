@@ -10,8 +10,12 @@ They exist inside the lab's namespaces only; the lab has no uplink.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+"""Of a lab: it becomes part of paths and cgroups."""
 ROUTER = "router"
 OUTSIDE = "outside"
 MAX_HOSTS = 200
@@ -79,8 +83,10 @@ def _interface(site: int, number: int, port: str) -> Interface:
 def plan(name: str, hosts: int, sites: int = 1, mtu: int = 1500) -> Plan:
     """Hosts `h1`…, dealt out to the sites in turn, and the client `outside`.
 
-    Raises ValueError when a number is out of range.
+    Raises ValueError when a number is out of range or the name is none.
     """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a lab has a name of 1 to 30 of a-z, 0-9 and -, not {name[:40]!r}")
     if not 1 <= hosts <= MAX_HOSTS:
         raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, not {hosts}")
     if not 1 <= sites <= MAX_SITES:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +24,8 @@ from plait.model.errors import PlaitError
 
 CONTROL = "/run/plait-lab"
 """Directory of the control sockets, inside a host."""
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""DNS label (RFC 1123 2.1), lower case."""
 WORKLOAD = (sys.executable, "-m", "plait.lab.workload")
 PLAIT = (sys.executable, "-m", "plait")
 """The command line, as a lab host calls it."""
@@ -80,8 +84,9 @@ def _names(key: str, load: WorkloadState) -> tuple[str, ...]:
 
 
 def _control(load: WorkloadState) -> str:
-    """Path of the control socket inside the host."""
-    return f"{CONTROL}/{load.namespace}.{load.name}.sock"
+    """Path of the control socket inside the host; short, for sun_path holds 108 bytes."""
+    digest = hashlib.sha256(f"{load.namespace}/{load.name}".encode()).hexdigest()[:16]
+    return f"{CONTROL}/{digest}.sock"
 
 
 def start(
@@ -146,6 +151,13 @@ def run(
     listen: Sequence[str] = (),
 ) -> WorkloadState:
     """Start a workload and attach it through the host's agent; all or nothing."""
+    for word in (name, namespace):
+        if not LABEL.fullmatch(word):
+            raise PlaitError(
+                "PLAIT-NAME-001",
+                f"{word[:80]!r} cannot name a workload or a namespace",
+                why="a name has letters a-z, digits and hyphens, at most 63",
+            )
     key = f"{host}/{namespace}/{name}"
     if key in lab.state.workloads:
         raise PlaitError(

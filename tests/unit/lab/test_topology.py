@@ -39,6 +39,15 @@ def test_numbers_out_of_range(hosts: int, sites: int, mtu: int) -> None:
         topology.plan("t", hosts, sites, mtu)
 
 
+@pytest.mark.parametrize(
+    "name", ["", "-a", "a-", "../x", "A", "a b", "a" * 31, "a\n", "a" * 10_000]
+)
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match="name") as error:
+        topology.plan(name, 1)
+    assert len(str(error.value)) < 120
+
+
 def test_every_link_has_the_mtu_of_the_lab() -> None:
     plan = topology.plan("t", 2, mtu=1400)
     lines = topology.router_commands(plan) + topology.link_commands(plan, plan.hosts["h1"], 7)
