@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,14 +167,20 @@ def census(lab: Lab, host: str) -> frozenset[str]:
     )
 
 
-def assert_back(lab: Lab, host: str, before: frozenset[str], seconds: float = 10.0) -> None:
+def assert_back(
+    lab: Lab,
+    host: str,
+    before: Collection[str],
+    seconds: float = 10.0,
+    look: Callable[[Lab, str], Collection[str]] = census,
+) -> None:
     """The host comes back to an earlier picture; shows what differs when it does not."""
     differs: list[str] = []
 
     def same() -> bool:
-        now = census(lab, host)
-        differs[:] = [f"+ {line}" for line in sorted(now - before)]
-        differs.extend(f"- {line}" for line in sorted(before - now))
+        now = set(look(lab, host))
+        differs[:] = [f"+ {line}" for line in sorted(now - set(before))]
+        differs.extend(f"- {line}" for line in sorted(set(before) - now))
         return not differs
 
     eventually(f"{host} is as before", same, differs, seconds)

@@ -26,8 +26,6 @@ pytestmark = pytest.mark.root
 HOST = "h1"
 CALLERS = 4
 """Requests under way at once, as of a runtime that starts many containers."""
-NOISE = 512
-"""KiB a round by which an allocator may grow in few rounds."""
 LEAK = 0.25
 """KiB an endpoint: its record alone is larger."""
 ROOMS = str(Path(__file__).with_name("rooms.py"))
@@ -83,13 +81,16 @@ def said(times: list[float]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("count", "rounds"),
+    ("count", "rounds", "noise"),
     [
-        (200, 3),
-        pytest.param(1000, 10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        # `noise`: KiB a round by which an allocator may grow, the more the fewer the rounds.
+        (200, 3, 2048),
+        pytest.param(1000, 10, 256, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
-def test_churn(plait_lab: Lab, count: int, rounds: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_churn(
+    plait_lab: Lab, count: int, rounds: int, noise: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     lab = plait_lab
     agent = verbs(lab, HOST)
     run = unique("churn")
@@ -140,7 +141,8 @@ def test_churn(plait_lab: Lab, count: int, rounds: int, capsys: pytest.CaptureFi
                     f"; agent {agents[-1]}; server {servers[-1]}",
                     end="",
                 )
-    for uses in (agents[1:], servers[1:]):
-        assert uses[-1].descriptors <= uses[0].descriptors, uses
-        grown = slope([use.memory for use in uses])
-        assert grown * 1024 < NOISE + count * LEAK, f"{grown:.2f} MiB a round: {uses}"
+    for uses in (agents, servers):
+        assert uses[-1].descriptors <= uses[1].descriptors, uses
+        # Addresses rest for a minute after their release: until then memory grows by right.
+        grown = slope([use.memory for use in uses[len(uses) // 2 :]])
+        assert grown * 1024 < noise + count * LEAK, f"{grown:.2f} MiB a round: {uses}"

@@ -315,7 +315,7 @@ def test_what_is_not_ours_stays_as_it_is(
         harm(plait_lab, loads, "all routes of ours")
         harm(plait_lab, loads, "tunnel")
         bringup.kill_agent(plait_lab, "h1")
-        eventually("all of ours is back", lambda: kernel(plait_lab, "h1") == ours, seconds=15)
+        assert_back(plait_lab, "h1", ours, 15, kernel)
         assert shown() == before
     finally:
         plait_lab.run("h1", ["sh", "-c", GONE])
