@@ -13,6 +13,7 @@ from tests.lab.traces import assert_nothing_left, namespaces_of
 
 from plait.lab import bringup
 from plait.lab.lab import Lab
+from plait.model.errors import PlaitError
 
 T = TypeVar("T")
 
@@ -35,7 +36,11 @@ def eventually(
 @contextmanager
 def made(name: str, hosts: int, **options: object) -> Iterator[Lab]:
     """A lab that goes away with the block, whatever happens in it, and leaves nothing."""
-    lab = bringup.up(name, hosts, **options)  # type: ignore[arg-type]
+    try:
+        lab = bringup.up(name, hosts, **options)  # type: ignore[arg-type]
+    except PlaitError as error:
+        # Its evidence holds the daemons' last words, which the message leaves out.
+        pytest.fail(error.render(), pytrace=False)
     namespaces = namespaces_of(lab)
     try:
         yield lab
