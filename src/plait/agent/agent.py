@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +23,14 @@ from plait.agent.api import AgentApi
 from plait.agent.blocks import Blocks
 from plait.agent.desired import Input, Underlay
 from plait.agent.loop import RESYNC, Loop, Offload
+from plait.agent.metrics import Metric, counter, gauge, render
 from plait.agent.ports import Ports
 from plait.agent.programmers.base import Programmer
 from plait.agent.restore import Previous
 from plait.agent.service import Service
 from plait.agent.state import Identity, State
 from plait.agent.sync import HEARTBEAT, Sync
-from plait.agent.underlay import accepts_ra, decide, prefixes
+from plait.agent.underlay import Overlaps, accepts_ra, decide, prefixes
 from plait.agent.watchers import Watcher
 from plait.client.base import Api, WatchEvent
 from plait.ipam.allocate import COOL_DOWN
@@ -44,6 +45,10 @@ FACTS_EVERY: Final = 15.0
 """Seconds between looks at the host's interfaces, routes and resolvers."""
 HOLD: Final = 600.0
 """Seconds after which a held address that nobody attached with is free again."""
+
+CONDITIONS: Final = 64
+CONDITION_LENGTH: Final = 512
+"""Most conditions of a Node, and characters of one: the server refuses more."""
 
 log: Final = structlog.get_logger("plait.agent")
 
@@ -85,6 +90,9 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
     watchers: tuple[Watcher, ...] = ()
     purge: tuple[Callable[[], object], ...] = ()
     """What removes the rest of ours when nothing is wanted any more (the nft table)."""
+    problems: tuple[Callable[[], Iterable[str]], ...] = ()
+    """What the kernel lacks or refuses beside the programmers' ops, a sentence each."""
+    metrics: tuple[Callable[[], Iterable[Metric]], ...] = ()
     offload: Offload = asyncio.to_thread
     """Runs what takes long outside of the event loop."""
     clock: Callable[[], float] = time.monotonic
@@ -101,7 +109,6 @@ class Agent:
         *,
         observe: Callable[[WatchEvent], None] = lambda _event: None,
         local: Callable[[], None] = lambda: None,
-        metrics: Callable[[], bytes] | None = None,
     ) -> None:
         """`observe` is given every event of the watch (names, policies); `local` is called when
         endpoints of this host may have changed."""
@@ -112,7 +119,12 @@ class Agent:
         self._prefixes: tuple[str, ...] = ()
         self._saved = float("-inf")
         self._saved_revision = -1
-        self._conditions: tuple[str, ...] = ()
+        self._overlaps = Overlaps()
+        self.problem_sources = [*doors.problems, self._overlapping]
+        """Asked whenever somebody wants to know what is wrong; parts beside the agent add theirs.
+        They answer at once, with a sentence a problem."""
+        self.metric_sources = [*doors.metrics]
+        """Asked by `/metrics`, likewise."""
         self.state = State(
             config.identity,
             config.directory / "journal",
@@ -164,10 +176,11 @@ class Agent:
             fetch_network=self._fetch_network,
             version=config.version,
             server=config.server,
+            problems=self._other_problems,
         )
         """The verbs: implements client.agent.Agent."""
         self._api = (
-            AgentApi(self.service, config.socket, self._metrics if metrics is None else metrics)
+            AgentApi(self.service, config.socket, self._metrics)
             if config.socket is not None
             else None
         )
@@ -312,7 +325,7 @@ class Agent:
                 ready=self.loop.observed and self.state.snapshot.ready,
                 docker=self.state.docker,
                 prefixes=self._prefixes,
-                conditions=self.service.problems(),
+                conditions=tuple(map(_condition, self.service.problems()[:CONDITIONS])),
             ),
         )
 
@@ -327,6 +340,7 @@ class Agent:
             if now - at >= self._config.hold:
                 due.append(record.resting(network, address, now))
                 book.release(network, (address,))
+        book.rest()
         if due:
             self.state.records.forget(*due)
             self.sync.kick()
@@ -394,25 +408,33 @@ class Agent:
             log.warning("the snapshot cannot be saved", error=str(error))
         else:
             self._saved_revision = snapshot.revision
+            self.blocks.forget_returned()
+
+    def _overlapping(self) -> tuple[str, ...]:
+        return self._overlaps(self._prefixes, self.state.snapshot.networks)
+
+    def _other_problems(self) -> Iterable[str]:
+        return (problem for source in self.problem_sources for problem in source())
 
     def _metrics(self) -> bytes:
-        """Text exposition format 0.0.4 of Prometheus."""
-        failures = len(self.loop.failures)
-        lines = [
-            "# TYPE plait_agent_endpoints gauge",
-            f"plait_agent_endpoints {len(self.state.records.ledger.endpoints)}",
-            "# TYPE plait_agent_turns_total counter",
-            f"plait_agent_turns_total {self.loop.turns}",
-            "# TYPE plait_agent_refused gauge",
-            f"plait_agent_refused {failures}",
-            "# TYPE plait_agent_server_connected gauge",
-            f"plait_agent_server_connected {int(self.sync.connected)}",
-            "# TYPE plait_agent_revision gauge",
-            f"plait_agent_revision {self.state.snapshot.revision}",
-            "# TYPE plait_agent_repairs_total counter",
+        """See `agent.metrics`."""
+        own = [
+            gauge("plait_agent_endpoints", len(self.state.records.ledger.endpoints)),
+            counter("plait_agent_turns", self.loop.turns),
+            gauge("plait_agent_refused", len(self.loop.failures)),
+            gauge("plait_agent_problems", len(self.service.problems())),
+            gauge("plait_agent_server_connected", self.sync.connected),
+            gauge("plait_agent_revision", self.state.snapshot.revision),
+            *(
+                counter("plait_agent_repairs", count, part=part)
+                for part, count in sorted(self.loop.repairs.items())
+            ),
         ]
-        lines += [
-            f'plait_agent_repairs_total{{part="{part}"}} {count}'
-            for part, count in sorted(self.loop.repairs.items())
-        ]
-        return ("\n".join(lines) + "\n").encode()
+        others = (metric for source in self.metric_sources for metric in source())
+        return render((*own, *others))
+
+
+def _condition(problem: str) -> str:
+    """A problem as the server takes it: one line of printable text, not endless."""
+    line = "".join(c if c.isprintable() else " " for c in problem)
+    return line if len(line) <= CONDITION_LENGTH else line[: CONDITION_LENGTH - 1] + "…"

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from plait.agent.metrics import CONTENT_TYPE
 from plait.client.agent import Agent
 from plait.client.agent_verbs import MAX_BODY, VERBS
 from plait.model.errors import PlaitError
@@ -116,7 +117,7 @@ class AgentApi:
     async def _expose(self, _request: web.Request) -> web.Response:
         return web.Response(
             body=self._metrics(),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+            headers={"Content-Type": CONTENT_TYPE},
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -60,8 +60,10 @@ class Service:
         fetch_network: Callable[[str], Awaitable[bool]],
         version: str,
         server: str,
+        problems: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """`fetch_network` asks the server for a network that the snapshot lacks."""
+        """`fetch_network` asks the server for a network that the snapshot lacks; `problems` are
+        those of the agent's other parts."""
         self._state = state
         self._loop = loop
         self._blocks = blocks
@@ -70,6 +72,7 @@ class Service:
         self._fetch_network = fetch_network
         self._version = version
         self._server = server
+        self._problems = problems
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -308,7 +311,7 @@ class Service:
         ]
         if self._state.records.damaged:
             found.append(f"{self._state.records.damaged} records of the journal were damaged")
-        return tuple(found)
+        return (*found, *self._problems())
 
     async def peers(self) -> tuple[PeerStatus, ...]:
         """See client.agent.Agent."""

@@ -6,12 +6,14 @@ Pure decisions over the facts that `kernel.hostfacts` reads.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from plait.agent.desired.inputs import Underlay, bare, is6
 from plait.kernel.hostfacts import AddressFact, HostFacts
 from plait.model.errors import PlaitError
 from plait.model.marks import PROTOCOL, VXLAN_LINK
+from plait.model.objects import Network
 
 DEFAULTS: Final = ("0.0.0.0/0", "::/0")
 OURS: Final = frozenset((VXLAN_LINK, "lo"))
@@ -83,6 +85,39 @@ def prefixes(facts: HostFacts) -> tuple[str, ...]:
     networks = (ipaddress.ip_network(cidr) for cidr in found)
     kept = (n for n in networks if not (n.is_link_local or n.is_loopback or n.is_multicast))
     return tuple(str(net) for net in sorted(kept, key=lambda n: (n.version, n)))
+
+
+class Overlaps:
+    """Networks whose pools a host came to use for something else after they were made.
+
+    Asked often and answered from memory while nothing has changed.
+    """
+
+    def __init__(self) -> None:
+        self._asked: tuple[tuple[str, ...], dict[str, tuple[str, ...]]] = ((), {})
+        self._found: tuple[str, ...] = ()
+
+    def __call__(
+        self, prefixes: tuple[str, ...], networks: Mapping[str, Network]
+    ) -> tuple[str, ...]:
+        """A sentence each."""
+        asked = prefixes, {name: network.spec.pools for name, network in networks.items()}
+        if asked != self._asked:
+            self._asked, self._found = asked, tuple(_overlaps(*asked))
+        return self._found
+
+
+def _overlaps(prefixes: tuple[str, ...], pools: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    # Default routes, whole or in halves (as VPNs write them), are in nobody's way.
+    used = [net for net in map(ipaddress.ip_network, prefixes) if net.prefixlen >= 4]
+    for name, cidrs in sorted(pools.items()):
+        for pool in map(ipaddress.ip_network, cidrs):
+            for net in used:
+                if net.version == pool.version and net.overlaps(pool):
+                    yield (
+                        f"the network {name} ({pool}) overlaps {net}, which this host uses for "
+                        "something else: containers here cannot reach what is there"
+                    )
 
 
 def accepts_ra(facts: HostFacts, link: str) -> bool:

@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -36,6 +37,7 @@ from plait.model.paths import Paths
 from plait.wiring.daemon import notify
 from plait.wiring.kernel import open_doors
 from plait.wiring.names import Names
+from plait.wiring.telling import dns_metrics, docker_metrics
 
 RENEW_CHECK: Final = 600.0
 """Seconds between looks at the age of the node's certificate."""
@@ -115,10 +117,16 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
         stack.push_async_callback(engine.close)
         plugin = DockerPlugin(agent.service, api, engine, directory, socket=paths.docker_plugin)
         stack.push_async_callback(plugin.stop)
+        missing: dict[str, str] = {}
+        agent.problem_sources += [lambda: plugin.problems, missing.values]
+        agent.metric_sources += [
+            partial(dns_metrics, resolver),
+            partial(docker_metrics, plugin),
+        ]
         tasks = Tasks(stack)
         tasks.start("agent -> names", names.follow(agent))
-        tasks.start("resolver", keep_trying("resolver", resolver.start))
-        tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start))
+        tasks.start("resolver", keep_trying("resolver", resolver.start, missing))
+        tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start, missing))
         tasks.start("docker -> agent", follow_docker(plugin, agent))
         tasks.start("certificate", keep_certificate(api, paths))
         notify("READY=1", os.environ)
@@ -151,14 +159,21 @@ class Tasks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def keep_trying(part: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Start a part of the agent that can be missing for a while without harm to the rest."""
+async def keep_trying(
+    part: str, start: Callable[[], Coroutine[Any, Any, None]], missing: dict[str, str]
+) -> None:
+    """Start a part of the agent that can be missing for a while without harm to the rest.
+
+    While it is missing, `missing` says so for `plait status`.
+    """
     while True:
         try:
             await start()
         except (PlaitError, OSError) as error:
             log.error("part.not.started", part=part, error=str(error))
+            missing[part] = f"the {part} could not start: {error}"
         else:
+            missing.pop(part, None)
             return
         await asyncio.sleep(RETRY)
 

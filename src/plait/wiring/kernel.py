@@ -26,6 +26,7 @@ from plait.kernel.iptables import Iptables
 from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
 from plait.kernel.sysctl import KernelSysctl
+from plait.wiring.telling import flow_metrics, flow_problems
 
 
 def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
@@ -75,4 +76,6 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
         boot=hostfacts.boot_identity(),
         watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
         purge=(table.purge,),
+        problems=(lambda: table.problems, partial(flow_problems, flows)),
+        metrics=(partial(flow_metrics, flows),),
     )
