@@ -135,17 +135,12 @@ class AddressBook:
         self._change(network, address, step)
         return refusal[0] if refusal else ""
 
-    def close(self, network: str, cidr: str, closed: bool) -> None:
-        """Stop or resume allocating from a block that is on its way back."""
-        family = bounds(cidr)[0]
-        self._spaces[network] = tuple(
-            space
-            if space.pool.family != family
-            else msgspec.structs.replace(
-                space, closing=space.closing | {cidr} if closed else space.closing - {cidr}
-            )
-            for space in self.spaces(network)
-        )
+    def rest(self) -> None:
+        """Let go of the addresses that have rested enough: in a network in which nothing is
+        attached any more nobody else does."""
+        now = self._clock()
+        for network, spaces in self._spaces.items():
+            self._spaces[network] = tuple(rested(space, now) for space in spaces)
 
     def expired(self) -> list[tuple[str, str]]:
         """(network, address) in the ledger that have rested enough."""
@@ -158,13 +153,7 @@ class AddressBook:
 
     def who_owns(self, network: str, address: str) -> Holder:
         """Who may use an address, as far as the snapshot says."""
-        family, value = parse(address)
-        for space in self.spaces(network):
-            if space.pool.family == family and space.pool.contains(value):
-                cidr = space.pool.block_of(value)
-                break
-        else:
-            return Holder("", "")
+        cidr = self.block_of(network, address)
         for block in self._snapshot.blocks_of(network):
             if block.spec.cidr != cidr:
                 continue
@@ -173,6 +162,14 @@ class AddressBook:
                     return Holder(cidr, loan.node, loan=True)
             return Holder(cidr, block.spec.node)
         return Holder(cidr, "")
+
+    def block_of(self, network: str, address: str) -> str:
+        """CIDR of the block that holds an address; empty when no pool does."""
+        family, value = parse(address)
+        for space in self.spaces(network):
+            if space.pool.family == family and space.pool.contains(value):
+                return space.pool.block_of(value)
+        return ""
 
     def _change(self, network: str, address: str, step: Callable[[Space, int], Space]) -> None:
         family, value = parse(address)
@@ -197,7 +194,7 @@ class AddressBook:
                     pool=pool,
                     blocks=own,
                     lent=lent,
-                    closing=space.closing & {block.cidr for block in own},
+                    closing=frozenset(c for n, c in self._ledger.returning if n == pool.network),
                 )
             )
         return tuple(result)

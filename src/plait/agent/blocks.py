@@ -34,6 +34,8 @@ LOAN_WAIT: Final = 4.0
 """Seconds to wait for a block's owner; below dockerd's and the CNI's patience."""
 FULL: Final = 0.75
 """Share of a pool's blocks beyond which nobody claims ahead of need."""
+SCARCE: Final = 0.9
+"""Share beyond which every empty block goes back, a node's last one, too: others need it."""
 
 log: Final = structlog.get_logger("plait.agent.blocks")
 
@@ -49,11 +51,12 @@ class Blocks:
         book: AddressBook,
         *,
         node: str,
-        changed: Callable[[str], None],
+        changed: Callable[[str, bool], None],
         clock: Callable[[], float],
         loan_wait: float = LOAN_WAIT,
     ) -> None:
-        """`changed` is told the network whose blocks are other than before."""
+        """`changed` is told the network whose blocks are other than before, and whether by
+        somebody else's doing."""
         self._api = api
         self._snapshot = snapshot
         self._records = records
@@ -64,6 +67,8 @@ class Blocks:
         self._loan_wait = loan_wait
         self._locks: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._asking: set[tuple[str, str]] = set()
+        self._lost_blocks: set[tuple[str, str]] = set()
+        self._cidrs: dict[tuple[str, str], str] = {}
 
     # On demand: an endpoint waits.
 
@@ -128,6 +133,8 @@ class Blocks:
         for _ in range(ATTEMPTS):
             holder = self._book.who_owns(network, address)
             if holder.node == self._node:
+                if self._is_returning(network, holder, address):
+                    raise _not_lent(network, address, "it is being given back just now")
                 return
             if holder.loan:
                 raise _in_use(network, address, f"node {holder.node} has it on loan")
@@ -166,6 +173,7 @@ class Blocks:
             while True:
                 loan = self._my_loan(name, address)
                 if loan is not None and loan.state == "granted":
+                    self._keep(network, _single(address))
                     return True
                 if loan is not None and loan.state == "refused":
                     await self._withdraw(name, address)
@@ -208,10 +216,14 @@ class Blocks:
             await self._return_loans(block)
         self._end_loans()
         await self._reclaim()
+        for network, cidr in tuple(self._records.ledger.returning):
+            await self._finish_return(network, cidr)
         first: PlaitError | None = None
-        for space in tuple(self._book.all()):
+        for network, family in [(s.pool.network, s.pool.family) for s in self._book.all()]:
+            if network not in self._snapshot.networks:
+                continue  # It went while another's turn was waited for.
             try:
-                await self._keep_reserve(space)
+                await self._keep_reserve(network, family)
             except PlaitError as error:
                 if error.code in (AWAY, "PLAIT-IPAM-013"):
                     raise
@@ -235,7 +247,7 @@ class Blocks:
                 if not refusal:
                     granted.add(loan.address)
                     # Before the server has it: a crash in between must not give it to two.
-                    self._records.write(record.lent(spec.network, loan.address, 0))
+                    self._records.write(record.lent(spec.network, loan.address, 0), durable=True)
                 loan = msgspec.structs.replace(
                     loan, state="refused" if refusal else "granted", reason=refusal
                 )
@@ -252,7 +264,7 @@ class Blocks:
             )
             if not still and self._snapshot.live:
                 self._records.write(record.returned(network, address))
-                self._changed(network)
+                self._changed(network, False)
 
     async def _return_loans(self, block: AddressBlock) -> None:
         """Give back what we borrowed and use no more."""
@@ -264,6 +276,7 @@ class Blocks:
                 continue
             if self._book.holder_of(network, loan.address) is not None:
                 continue
+            self._begin_return(network, _single(loan.address))
             spec = _without_loan(block.spec, loan.address, self._node)
             if not spec.node and not spec.loans:
                 await self._delete(block)
@@ -273,14 +286,7 @@ class Blocks:
 
     async def _reclaim(self) -> None:
         """Claim again the blocks of our endpoints that the server does not know to be ours."""
-        lost = {
-            (endpoint.request.network, holder.cidr)
-            for endpoint in self._records.ledger.endpoints.values()
-            if endpoint.request.network in self._snapshot.networks
-            for address in endpoint.addresses
-            for holder in (self._book.who_owns(endpoint.request.network, address),)
-            if holder.cidr and not holder.node
-        }
+        lost, self._lost_blocks = self._lost_blocks, set()
         for network, cidr in lost:
             log.warning("claiming a block of ours again", network=network, block=cidr)
             block = self._snapshot.blocks.get(block_name(network, cidr))
@@ -289,22 +295,24 @@ class Blocks:
             else:
                 await self._update(block, msgspec.structs.replace(block.spec, node=self._node))
 
-    async def _keep_reserve(self, space: Space) -> None:
+    async def _keep_reserve(self, network: str, family: Family) -> None:
         """Claim ahead of need, so that attaching works while the server is away; return what is
         more than enough."""
+        space = self._space(network, family)
         pool = space.pool
-        spare = surplus(space)
+        blocks = self._snapshot.blocks_of(network)
+        taken = {b.spec.cidr for b in blocks if bounds(b.spec.cidr)[0] == family}
+        spare = surplus(space, scarce=len(taken) >= pool.block_count * SCARCE)
         if spare is not None:
-            await self._give_back(pool.network, spare)
+            # Nothing is awaited between the look and the note that nobody may use it.
+            await self._give_back(network, spare)
             return
         if pool.block_size == 1 or not wants_block(space):
             return
-        blocks = self._snapshot.blocks_of(pool.network)
-        taken = {b.spec.cidr for b in blocks if bounds(b.spec.cidr)[0] == pool.family}
         if len(taken) >= pool.block_count * FULL:
             return
-        async with self._locks[pool.network, pool.family]:
-            space = self._space(pool.network, pool.family)
+        async with self._locks[network, family]:
+            space = self._space(network, family)
             cidr = next_block(pool, taken, self._node)
             if cidr is not None and wants_block(space):
                 await self._create(pool.network, cidr, owner=self._node)
@@ -313,43 +321,74 @@ class Blocks:
         block = self._snapshot.blocks.get(block_name(network, cidr))
         if block is None or block.spec.loans:
             return
-        self._book.close(network, cidr, True)
-        try:
-            await self._delete(block)
-        finally:
-            self._book.close(network, cidr, False)
+        self._begin_return(network, cidr)
+        await self._finish_return(network, cidr)
 
-    def fenced(self) -> frozenset[str]:
-        """Endpoints whose address belongs to another node by now: they must be silent (P2)."""
+    def _begin_return(self, network: str, cidr: str) -> None:
+        """Use a block, or an address on loan, no more: the server may hear of its return and we
+        not of its answer, and then it is somebody else's."""
+        if (network, cidr) not in self._records.ledger.returning:
+            self._records.write(record.returning(network, cidr), durable=True)
+            self._changed(network, False)
+
+    async def _finish_return(self, network: str, cidr: str) -> None:
+        """Delete a block of ours until the server says that it is gone."""
+        block = self._snapshot.blocks.get(block_name(network, cidr))
+        if block is None or block.spec.node != self._node:
+            return
+        if block.spec.loans:
+            # Asked for since, so its revision is another: no deletion under way can succeed.
+            self._keep(network, cidr)
+            return
+        await self._delete(block)
+
+    def _keep(self, network: str, cidr: str) -> None:
+        """The block, or the address on loan, is ours to use again."""
+        if (network, cidr) in self._records.ledger.returning:
+            self._records.forget(record.kept(network, cidr))
+            self._changed(network, False)
+
+    def _is_returning(self, network: str, holder: Holder, address: str) -> bool:
+        cidr = _single(address) if holder.loan else holder.cidr
+        return (network, cidr) in self._records.ledger.returning
+
+    def forget_returned(self) -> None:
+        """The snapshot is on disk: what it does not give us needs no note any more."""
+        for network, cidr in tuple(self._records.ledger.returning):
+            known = network in self._snapshot.networks
+            spaces = self._book.spaces(network) if known else ()
+            if not any(cidr == block.cidr for space in spaces for block in space.blocks):
+                self._records.forget(record.kept(network, cidr))
+
+    def survey(self) -> frozenset[str]:
+        """Compare our endpoints' addresses with the blocks; due when somebody else changed one.
+
+        Returns the endpoints whose address belongs to another node by now: they must be silent
+        (P2). Blocks of ours that the server does not know are claimed again by `reconcile`.
+        """
         if not self._snapshot.live:
             return frozenset()
-        owners: dict[tuple[str, str], AddressBlock] = {
+        blocks = {
             (block.spec.network, block.spec.cidr): block for block in self._snapshot.blocks.values()
         }
-        found: set[str] = set()
+        fenced: set[str] = set()
+        self._lost_blocks.clear()
+        used: dict[tuple[str, str], str] = {}
         for ident, endpoint in self._records.ledger.endpoints.items():
             network = endpoint.request.network
             if network not in self._snapshot.networks:
                 continue
             for address in endpoint.addresses:
-                cidr = self._cidr_of(network, address)
-                block = owners.get((network, cidr))
-                if block is None:
-                    continue
-                loan = next(
-                    (n for n in block.spec.loans if n.address == address and n.state == "granted"),
-                    None,
-                )
-                if (loan.node if loan else block.spec.node) not in ("", self._node):
-                    found.add(ident)
-        return frozenset(found)
-
-    def _cidr_of(self, network: str, address: str) -> str:
-        family, value, _ = bounds(address)
-        for space in self._book.spaces(network):
-            if space.pool.family == family and space.pool.contains(value):
-                return space.pool.block_of(value)
-        return ""
+                key = (network, address)
+                cidr = used[key] = self._cidrs.get(key) or self._book.block_of(network, address)
+                block = blocks.get((network, cidr))
+                holder = _user(block, address) if block is not None else ""
+                if not holder and cidr:
+                    self._lost_blocks.add((network, cidr))
+                elif holder not in ("", self._node):
+                    fenced.add(ident)
+        self._cidrs = used
+        return frozenset(fenced)
 
     # One write each. False: somebody was quicker, and the snapshot has been brought up to date.
 
@@ -366,7 +405,7 @@ class Blocks:
             await self._lost(block, error)
             return False
         failpoint("claim.created")
-        self._learn(stored)
+        self._granted(stored)
         return True
 
     async def _update(self, block: AddressBlock, spec: AddressBlockSpec) -> bool:
@@ -375,7 +414,7 @@ class Blocks:
         except PlaitError as error:
             await self._lost(block, error)
             return False
-        self._learn(stored)
+        self._granted(stored)
         return True
 
     async def _delete(self, block: AddressBlock) -> bool:
@@ -386,7 +425,7 @@ class Blocks:
             await self._lost(block, error)
             return False
         self._snapshot.delete(block, revision)
-        self._changed(block.spec.network)
+        self._changed(block.spec.network, False)
         return True
 
     async def _lost(self, block: AddressBlock, error: PlaitError) -> None:
@@ -402,16 +441,39 @@ class Blocks:
         if error.code not in LOST_RACE:
             raise error
         try:
-            self._learn(await self._api.get(AddressBlock, block.metadata.name))
+            self._learn(await self._api.get(AddressBlock, block.metadata.name), foreign=True)
         except PlaitError as again:
             if again.code != "PLAIT-API-004":
                 raise
             self._snapshot.delete(block, block.metadata.revision)
-            self._changed(block.spec.network)
+            self._changed(block.spec.network, True)
 
-    def _learn(self, block: AddressBlock) -> None:
+    def _granted(self, block: AddressBlock) -> None:
+        """A write of ours succeeded: what it gives us is ours at a new revision."""
+        self._learn(block)
+        spec = block.spec
+        if spec.node == self._node:
+            self._keep(spec.network, spec.cidr)
+        for loan in spec.loans:
+            if loan.node == self._node and loan.state == "granted":
+                self._keep(spec.network, _single(loan.address))
+
+    def _learn(self, block: AddressBlock, *, foreign: bool = False) -> None:
         self._snapshot.put(block, answer=True)
-        self._changed(block.spec.network)
+        self._changed(block.spec.network, foreign)
+
+
+def _user(block: AddressBlock, address: str) -> str:
+    """Node that may use an address of a block; empty when nobody."""
+    for loan in block.spec.loans:
+        if loan.address == address and loan.state == "granted":
+            return loan.node
+    return block.spec.node
+
+
+def _single(address: str) -> str:
+    """CIDR of one address, as the address book names a loan."""
+    return f"{address}/{128 if ':' in address else 32}"
 
 
 def _with_loan(spec: AddressBlockSpec, loan: Loan) -> AddressBlockSpec:

@@ -3,8 +3,8 @@
 A record is written with one `write(2)` on a descriptor opened with O_APPEND: it is in the page
 cache when `append` returns, so it survives kill -9 of the agent. It is not fsynced: no endpoint
 survives the loss of power, so neither need its record (a boot identity in the first record tells
-the two cases apart). A torn last line, which only power loss or a full disk can leave, is cut
-off; a damaged line in the middle is passed over and counted.
+the two cases apart). What other nodes rely on is (`durable`). A torn last line, which only power
+loss or a full disk can leave, is cut off; a damaged line in the middle is passed over and counted.
 """
 
 from __future__ import annotations
@@ -62,15 +62,20 @@ class Journal:
         self._lines = len(records)
         return records
 
-    def append(self, *records: Record, after: Callable[[], None] = lambda: None) -> None:
+    def append(
+        self, *records: Record, after: Callable[[], None] = lambda: None, durable: bool = False
+    ) -> None:
         """Add records, all or none, then call `after`, which brings the live state up to date
-        with them; PLAIT-STORE-001 when the disk is full."""
+        with them; PLAIT-STORE-001 when the disk is full. `durable` records survive the loss of
+        power."""
         data = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
         size = os.fstat(self._fd).st_size
         try:
             written = os.write(self._fd, data)
             if written != len(data):
                 raise OSError(28, "short write")
+            if durable:
+                os.fdatasync(self._fd)
         except OSError as error:
             os.ftruncate(self._fd, size)
             raise PlaitError(
@@ -88,8 +93,10 @@ class Journal:
         """Write the live records to a new file and put it in the place of the old one."""
         records = list(self._live())
         fresh = self._path.with_suffix(".new")
-        fd = os.open(fresh, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd = -1
         try:
+            fd = os.open(fresh, flags, 0o600)
             data = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
             if os.write(fd, data) != len(data):
                 raise OSError(28, "short write")
@@ -98,8 +105,9 @@ class Journal:
             fresh.rename(self._path)
         except OSError:
             # A full disk: the old file is complete, so go on with it and try again later.
-            os.close(fd)
-            fresh.unlink(missing_ok=True)
+            if fd >= 0:
+                os.close(fd)
+                fresh.unlink(missing_ok=True)
             self._keep = self._lines
             return
         os.close(self._fd)

@@ -35,6 +35,9 @@ class Ledger:
         self.lent: dict[Address, int] = {}
         """Address lent to another node to the revision of the block that says so; 0 before the
         server has it."""
+        self.returning: set[tuple[str, str]] = set()
+        """(network, CIDR) of blocks, and of single addresses on loan, that we gave up: never
+        used again, whatever a copy of the snapshot says, unless they are claimed anew."""
 
     def fold(self, records: Iterable[Record]) -> None:
         """Apply records in order. Unknown kinds of records are passed over (a newer agent's)."""
@@ -54,6 +57,8 @@ class Ledger:
             yield _address("resting", key, at)
         for key, revision in self.lent.items():
             yield {"t": "lent", "network": key[0], "address": key[1], "revision": revision}
+        for network, cidr in self.returning:
+            yield returning(network, cidr)
 
     def _boot(self, record: Record) -> None:
         self.boot = record["id"]
@@ -96,6 +101,12 @@ class Ledger:
     def _returned(self, record: Record) -> None:
         self.lent.pop((record["network"], record["address"]), None)
 
+    def _returning(self, record: Record) -> None:
+        self.returning.add((record["network"], record["cidr"]))
+
+    def _kept(self, record: Record) -> None:
+        self.returning.discard((record["network"], record["cidr"]))
+
 
 def attached(endpoint: LocalEndpoint, *, done: bool) -> Record:
     """Record: the endpoint is as said; `done` once its attach has ended well."""
@@ -130,6 +141,16 @@ def lent(network: str, address: str, revision: int) -> Record:
 def returned(network: str, address: str) -> Record:
     """Record: the loan has ended."""
     return {"t": "returned", "network": network, "address": address}
+
+
+def returning(network: str, cidr: str) -> Record:
+    """Record: we give the block, or the address on loan, back."""
+    return {"t": "returning", "network": network, "cidr": cidr}
+
+
+def kept(network: str, cidr: str) -> Record:
+    """Record: the block is ours after all, or no copy of the snapshot says so any more."""
+    return {"t": "kept", "network": network, "cidr": cidr}
 
 
 def _address(kind: str, key: Address, at: float) -> Record:

@@ -25,9 +25,10 @@ class Records:
         """Read the journal into the ledger."""
         self.ledger.fold(self._journal.open())
 
-    def write(self, *records: dict[str, Any]) -> None:
-        """Journal records, all or none, and apply them. Raises PLAIT-STORE-001."""
-        self._journal.append(*records, after=lambda: self.ledger.fold(records))
+    def write(self, *records: dict[str, Any], durable: bool = False) -> None:
+        """Journal records, all or none, and apply them. Raises PLAIT-STORE-001. `durable` for
+        promises to other nodes: those outlive the endpoints of this boot."""
+        self._journal.append(*records, after=lambda: self.ledger.fold(records), durable=durable)
 
     def forget(self, *records: dict[str, Any]) -> None:
         """As `write`, for records that take something away: a full disk must not keep an

@@ -206,8 +206,9 @@ def lend(space: Space, value: int) -> Space | str:
 
 
 def usage(space: Space, cidr: str | None = None) -> Usage:
-    """Use of one block, or of all blocks that are not loans."""
-    cidrs = [b.cidr for b in space.blocks if not b.loan] if cidr is None else [cidr]
+    """Use of one block, or of all blocks that are neither loans nor on their way back."""
+    own = [b.cidr for b in space.blocks if not b.loan and b.cidr not in space.closing]
+    cidrs = own if cidr is None else [cidr]
     ranges = [bounds(c)[1:] for c in cidrs]
     return Usage(
         size=sum(space.pool.usable(low, high) for low, high in ranges),
@@ -227,15 +228,19 @@ def wants_block(space: Space) -> bool:
     return have.size == 0 or (have.used + have.resting + have.lent) * 4 >= have.size * 3
 
 
-def surplus(space: Space) -> str | None:
-    """An empty block that can go back, if the others keep a whole block's room without it."""
+def surplus(space: Space, *, scarce: bool = False) -> str | None:
+    """An empty block that can go back, if the others keep a whole block's room without it.
+
+    Where blocks are `scarce` any empty one can: a node that needs one claims one again.
+    """
     own = [b.cidr for b in space.blocks if not b.loan and b.cidr not in space.closing]
-    if len(own) < 2:
+    if len(own) < 2 and not scarce:
         return None
     free = usage(space).free
     for cidr in reversed(own):
         block = usage(space, cidr)
-        if block.free == block.size and free - block.free >= max(space.pool.block_size, 1):
+        enough = scarce or free - block.free >= max(space.pool.block_size, 1)
+        if block.free == block.size and enough:
             return cidr
     return None
 
