@@ -42,6 +42,8 @@ EXISTS: Final = "PLAIT-API-005"
 GONE: Final = "PLAIT-API-004"
 IN_USE: Final = "PLAIT-API-011"
 TRIES: Final = 3
+PATIENCE: Final = 20.0
+"""Seconds for dockerd to say that it deletes what it lists no more."""
 
 log: Final = structlog.get_logger("plait.docker")
 
@@ -49,7 +51,19 @@ log: Final = structlog.get_logger("plait.docker")
 class NetworkKeeper:
     """One round at a time: list, plan, act. What fails is reported and tried again next round."""
 
-    def __init__(self, api: Api, engine: Engine, directory: Directory, pools: Pools) -> None:
+    def __init__(
+        self,
+        api: Api,
+        engine: Engine,
+        directory: Directory,
+        pools: Pools,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` gives seconds of any epoch."""
+        self._clock = clock
+        self._unlisted: dict[str, float] = {}
+        """Networks that dockerd lists no more, by its id: since when."""
         self._api = api
         self._engine = engine
         self._directory = directory
@@ -71,24 +85,39 @@ class NetworkKeeper:
         if not self._directory.synced:
             return True
         listed = await self._engine.networks()
-        self._forget_unlisted(listed)
+        leaving = self._leaving(listed)
         actions = plan(
-            listed, self._directory.networks, self._directory.records, self._directory.deletions
+            listed,
+            self._directory.networks,
+            self._directory.records,
+            self._directory.deletions,
+            leaving,
         )
         problems = [p for p in [await self._act(a) for a in actions] if p]
         for problem in problems:
             if problem not in self.problems:
                 log.warning("docker network", problem=problem)
         self.problems = tuple(problems)
-        return not problems
+        return not problems and not leaving
 
-    def _forget_unlisted(self, listed: tuple[DockerNetwork, ...]) -> None:
-        """Drop records of networks that vanished while nobody was told. One without a Plait
-        Network may be in the making: dockerd lists it only after CreateNetwork."""
+    def _leaving(self, listed: tuple[DockerNetwork, ...]) -> frozenset[str]:
+        """Names of networks that dockerd lists no more and may be deleting right now.
+
+        It takes a network out of its list first and calls DeleteNetwork then. The record stays
+        until that call, or it would find nothing to delete; after PATIENCE it will not come (the
+        network vanished while nobody was told). A record without a Plait Network may be in the
+        making: dockerd lists it only after CreateNetwork.
+        """
+        now = self._clock()
         present = {n.id for n in listed}
-        for network_id, record in tuple(self._directory.records.items()):
-            if network_id not in present and record.seen:
+        gone = {i: r for i, r in self._directory.records.items() if i not in present and r.seen}
+        self._unlisted = {i: min(self._unlisted.get(i, now), now) for i in gone}
+        for network_id, since in self._unlisted.items():
+            if now - since >= PATIENCE:
                 self._directory.forget(network_id)
+        return frozenset(
+            r.network for i, r in gone.items() if i in self._directory.records and not r.alias
+        )
 
     async def _act(self, action: Action) -> str:
         try:

@@ -57,7 +57,7 @@ class DockerPlugin:
         self._network = NetworkDriver(agent, directory, pools, deadline=patience)
         ipam = IpamDriver(agent, directory, pools, clock=clock, deadline=patience)
         self._socket = PluginSocket(socket, calls(self._network, ipam), deadline=deadline)
-        self._keeper = NetworkKeeper(api, engine, directory, pools)
+        self._keeper = NetworkKeeper(api, engine, directory, pools, clock=clock)
         self._identifier = Identifier(agent, engine, directory)
         self._follower = Follower(
             engine,

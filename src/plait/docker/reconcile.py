@@ -11,13 +11,14 @@ differ:
 | the network, confirmed earlier | gone | Remove |
 | – | there, for Docker | Create |
 | – | there, but removed here by the user | Delete |
+| listed until now, perhaps being removed | there | none yet |
 | a network of another driver with that name | there | Clash |
 | a second network of ours with that name | – | Remove |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -146,8 +147,12 @@ def plan(
     networks: Mapping[str, Network],
     records: Mapping[str, NetworkRecord],
     deletions: Mapping[str, str],
+    leaving: Collection[str] = (),
 ) -> tuple[Action, ...]:
-    """The actions, those that make room first."""
+    """The actions, those that make room first.
+
+    `leaving` has the Plait Networks that dockerd may be deleting: not listed, not yet said.
+    """
     listed = tuple(docker)
     actions: list[Action] = []
     names = {n.name: n.driver for n in listed}
@@ -169,7 +174,8 @@ def plan(
         if plait.spec.docker and doomed_uid != plait.metadata.uid:
             driver = names.get(docker_name(plait))
             if driver is None:
-                actions.append(Create(plait))
+                if plait.metadata.name not in leaving:
+                    actions.append(Create(plait))
             elif driver != DRIVER:
                 actions.append(Clash(plait, driver))
     return tuple(actions)

@@ -57,7 +57,7 @@ class World:
         self.pools = pools
         self.driver = NetworkDriver(self.agent, directory, pools, deadline=DEADLINE)
         self.ipam = IpamDriver(self.agent, directory, pools, clock=self.clock, deadline=DEADLINE)
-        self.keeper = NetworkKeeper(self.api, self.engine, directory, pools)
+        self.keeper = NetworkKeeper(self.api, self.engine, directory, pools, clock=self.clock)
         self.identifier = Identifier(self.agent, self.engine, directory)
         self.reaper = Reaper(self.agent, directory, clock=self.clock)
         self.follower = Follower(

@@ -25,6 +25,28 @@ async def test_docker_gets_every_network_and_loses_the_deleted(world) -> None:
     assert not world.directory.records
 
 
+async def test_a_network_that_dockerd_is_deleting_is_not_offered_again(world) -> None:
+    network_id, _ = await world.bound("blue", "10.5.0.0/24")
+    del world.engine.by_id[network_id]
+    assert not await world.keeper.round()
+    assert world.engine.by_id == {}
+    await world.driver.delete_network(NetworkCall(network_id=network_id))
+    await world.keeper.round()
+    assert "blue" not in world.api.networks
+    assert await world.keeper.round()
+    assert world.engine.by_id == {}
+
+
+async def test_a_network_that_docker_lost_comes_back_after_a_while(world) -> None:
+    network_id, _ = await world.bound("blue", "10.5.0.0/24")
+    del world.engine.by_id[network_id]
+    assert not await world.keeper.round()
+    world.clock.now += 20
+    assert await world.keeper.round()
+    assert [n.name for n in world.engine.by_id.values()] == ["blue"]
+    assert network_id not in world.directory.records
+
+
 async def test_a_network_made_by_docker_is_adopted_with_an_ipv6_pool(world) -> None:
     docker = world.docker_network(
         "shop_default", "172.18.0.0/16", labels={"team": "shop", "note": "free text"}
