@@ -11,6 +11,8 @@ from plait.model.errors import PlaitError
 ID: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
 LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A DNS label (RFC 1123 section 2.1), lower case."""
+ALIAS_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+"""A label of an alias: `_` too, as Docker allows it."""
 IFNAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 """Narrower than the kernel's dev_valid_name, which takes anything but space and slash."""
 MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -35,17 +37,21 @@ def check_request(request: AttachRequest) -> None:
 
 def check_identity(name: str, aliases: tuple[str, ...], namespace: str) -> None:
     """Raises PLAIT-NAME-001."""
-    for what, label in (
-        ("namespace", namespace),
-        *((("name", name),) if name else ()),
-        *(("alias", alias) for alias in aliases),
-    ):
+    for what, label in (("namespace", namespace), *((("name", name),) if name else ())):
         if not LABEL.fullmatch(label):
             raise PlaitError(
                 "PLAIT-NAME-001",
                 f"the {what} {label[:80]!r} is not a DNS label",
                 why="a label has 1 to 63 of a-z, 0-9 and '-', and no '-' at its ends (RFC 1123)",
                 fix=(f"choose a {what} such as web-1",),
+            )
+    for alias in aliases:
+        if len(alias) > 253 or not all(map(ALIAS_LABEL.fullmatch, alias.split("."))):
+            raise PlaitError(
+                "PLAIT-NAME-001",
+                f"the alias {alias[:80]!r} is not a DNS name",
+                why="it has labels of 1 to 63 of a-z, 0-9, '-' and '_', joined by dots",
+                fix=("choose an alias such as web-1 or my_web.shop",),
             )
 
 

@@ -18,7 +18,7 @@ import structlog
 from plait.client.agent import Agent
 from plait.docker.directory import Directory
 from plait.docker.engine import Engine, EngineRefused, EngineUnavailable
-from plait.docker.names import dns_label, is_dns_label, valid_labels
+from plait.docker.names import dns_alias, dns_label, is_dns_label, valid_labels
 from plait.docker.options import NAMESPACE
 from plait.model.errors import PlaitError
 from plait.model.objects import Workload
@@ -53,8 +53,9 @@ def container_name(container: Container) -> str:
 def identity(container: Container, aliases: Iterable[str], network_namespace: str) -> Identity:
     """Identity of a container's endpoint in one network. Pure.
 
-    Aliases are those of `--network-alias` and the name of the compose service. A namespace that
-    is no DNS label is an error (PLAIT-NAME-001): the endpoint then stays closed.
+    Aliases are those of `--network-alias`, the name of the compose service, and the container's
+    name as Docker has it if that is another (`shop_web_1`). A namespace that is no DNS label is
+    an error (PLAIT-NAME-001): the endpoint then stays closed.
     """
     labels = container.labels or {}
     original = container_name(container)
@@ -67,7 +68,7 @@ def identity(container: Container, aliases: Iterable[str], network_namespace: st
             fix=(f"run the container with another --label {NAMESPACE}=…",),
         )
     kept = valid_labels({**labels, ORIGINAL_NAME: original} if name != original else labels)
-    known_as = [dns_label(a) for a in (*aliases, labels.get(COMPOSE_SERVICE, ""))]
+    known_as = [dns_alias(a) for a in (*aliases, labels.get(COMPOSE_SERVICE, ""), original)]
     return Identity(
         name=name,
         aliases=tuple(dict.fromkeys(a for a in known_as if a and a != name)),

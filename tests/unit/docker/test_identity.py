@@ -26,11 +26,11 @@ def container(name: str = "web", labels: dict[str, str] | None = None) -> Contai
 def test_names_labels_and_aliases() -> None:
     who = identity(
         container("Shop_web_1", {"app": "web", "com.docker.compose.service": "web", "x": "a b"}),
-        ("db_main", "web", "shop-web-1"),
+        ("db_main", "web", "shop-web-1", "Db.Main"),
         "",
     )
     assert who.name == "shop-web-1"
-    assert who.aliases == ("db-main", "web")
+    assert who.aliases == ("db_main", "web", "db.main", "shop_web_1")
     assert who.labels == {
         "app": "web",
         "com.docker.compose.service": "web",
@@ -105,7 +105,7 @@ async def test_rename(world) -> None:
     world.container(CID, "new_name", {"app": "web"})
     await world.identifier.renamed(CID)
     told = world.agent.identified[-1][1]
-    assert (told["name"], told["aliases"]) == ("new-name", ("db",))
+    assert (told["name"], told["aliases"]) == ("new-name", ("db", "new_name"))
     await world.identifier.renamed("unknown")
 
 

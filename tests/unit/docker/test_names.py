@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from plait.docker.names import (
     distinct_label,
+    dns_alias,
     dns_label,
     is_dns_label,
     is_label_key,
@@ -29,6 +30,24 @@ from plait.docker.names import (
 )
 def test_the_nearest_label(name: str, label: str) -> None:
     assert dns_label(name) == label
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("my_db", "my_db"),
+        ("Web.Shop", "web.shop"),
+        ("_sip", "_sip"),
+        ("a..b", "a-b"),
+        ("-x-", "x"),
+        ("a" * 64, "a" * 63),
+        (".".join(["a" * 63] * 4), "a" * 63),
+        ("ä b", "b"),
+        ("", ""),
+    ],
+)
+def test_an_alias_is_what_clients_ask_for(name: str, alias: str) -> None:
+    assert dns_alias(name) == alias
 
 
 @given(st.text(max_size=100))
