@@ -14,7 +14,7 @@ from plait.model.objects import AddressBlock, Endpoint, Namespace, Network, Node
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return joined([_value(item) for item in value])
     if isinstance(value, dict):
         return joined([f"{k}={_value(v)}" for k, v in value.items() if v not in ("", [], {})])
