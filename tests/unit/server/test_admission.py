@@ -227,6 +227,38 @@ def test_a_block_with_lent_addresses_is_not_removed(state: State) -> None:
         plan(state, ADMIN, [step(lent, "delete")], NOW, str)
 
 
+NODE = Actor("node", "h1", "uid-of-h1")
+
+
+def test_a_node_claims_no_more_than_a_block(state: State) -> None:
+    apply(state, block("10.9.0.0/26"), actor=NODE)
+    apply(state, block("fd00:9::/122"), actor=NODE)
+    for cidr in ("10.9.128.0/17", "10.9.1.0/24", "10.9.1.0/27", "fd00:9:0:0:8000::/65"):
+        refused("PLAIT-API-002", state, block(cidr), actor=NODE)
+
+
+def test_a_block_is_not_taken_from_under_endpoints(state: State) -> None:
+    held = block("10.9.0.0/26")
+    apply(state, held, block("10.9.0.64/26"), endpoint(addresses=("10.9.0.7",)))
+    for actor in (ADMIN, NODE):
+        with pytest.raises(PlaitError, match="PLAIT-API-011"):
+            plan(state, actor, [step(held, "delete")], NOW, str)
+    refused("PLAIT-API-011", state, block("10.9.0.0/26", "h2"))
+    plan(state, NODE, [step(block("10.9.0.64/26"), "delete")], NOW, str)
+    apply(state, block("10.9.0.64/26", "h2"))
+
+
+def test_a_node_takes_no_address_that_is_lent_to_another(state: State) -> None:
+    def lent(address: str) -> Loan:
+        return Loan(address=address, node="h2", state="granted")
+
+    apply(state, block("10.9.0.0/26", "", lent("10.9.0.7")))
+    apply(state, block("10.9.0.64/26", "h1", lent("10.9.0.70")))
+    for address in ("10.9.0.7", "10.9.0.70"):
+        refused("PLAIT-AUTH-006", state, endpoint(addresses=(address,)), actor=NODE)
+    apply(state, endpoint(addresses=("10.9.0.71",)), actor=NODE)
+
+
 # Endpoints
 
 

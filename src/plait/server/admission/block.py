@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from typing import cast
 
+from plait.ipam.pool import Pool
 from plait.model.errors import PlaitError
-from plait.model.objects import AddressBlock, AnyObject, Network, Object, block_name
+from plait.model.objects import AddressBlock, AnyObject, Endpoint, Network, Object, block_name
 from plait.server import syntax
 from plait.server.admission.base import (
     Admitted,
@@ -23,15 +24,19 @@ from plait.server.syntax import Address, Cidr, invalid
 
 
 def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
-    """A block lies in its network's pool, has its derived name and overlaps no other."""
-    del context
+    """A block lies in its network's pool, has its derived name and overlaps no other.
+
+    A node claims blocks of the size that all nodes cut the pool into: with a larger one it would
+    take the pool from the others. An owner changes only when none of its endpoints is inside.
+    """
     assert isinstance(new, AddressBlock)
     previous = cast("AddressBlock | None", old)
     spec = new.spec
     network = known_network(state, spec.network, "spec.network")
     net = syntax.cidr(spec.cidr, "spec.cidr")
     same("spec.cidr", str(net), spec.cidr)
-    if not any(inside(net, ipaddress.ip_network(pool)) for pool in network.spec.pools):
+    pool = next((p for p in network.spec.pools if inside(net, ipaddress.ip_network(p))), None)
+    if pool is None:
         raise PlaitError(
             "PLAIT-IPAM-011",
             f"the block {net} is outside the pools of network {spec.network}",
@@ -46,7 +51,12 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
     _loans(new, net)
     if previous is not None:
         same("spec.network", previous.spec.network, spec.network)
+        if previous.spec.node != spec.node:
+            _unused(state, previous, "cannot change hands")
         return Admitted(new)
+    size = Pool.of(spec.network, pool).block_prefix
+    if context.node and net.prefixlen != size:
+        raise invalid("spec.cidr", f"nodes claim blocks of {pool} with the prefix length {size}")
     for entry in state.in_network(AddressBlock, spec.network):
         text = cast(AddressBlock, entry.object).spec.cidr
         if text.endswith(f"/{net.prefixlen}"):
@@ -94,8 +104,7 @@ def _loans(new: AddressBlock, net: Cidr) -> None:
 
 
 def remove(state: State, entry: Entry) -> Removal:
-    """Not while others use addresses that its owner lent."""
-    del state
+    """Not while endpoints of its owner are inside, or others use addresses that it lent."""
     block = cast(AddressBlock, entry.object)
     lent = [loan for loan in block.spec.loans if loan.state == "granted"]
     if block.spec.node and lent:
@@ -105,4 +114,26 @@ def remove(state: State, entry: Entry) -> Removal:
             where=f"addressblocks/{block.metadata.name}",
             why="; ".join(f"{loan.address} to {loan.node}" for loan in lent[:5]),
         )
+    _unused(state, block, "cannot be removed")
     return Removal()
+
+
+def _unused(state: State, block: AddressBlock, what: str) -> None:
+    """Refuse to take a block from under endpoints of its owner (P2)."""
+    spec = block.spec
+    net = ipaddress.ip_network(spec.cidr)
+    inside_it = [
+        address
+        for entry in (state.of_node(Endpoint, spec.node) if spec.node else ())
+        if entry.network == spec.network
+        for address in cast(Endpoint, entry.object).spec.addresses
+        if ipaddress.ip_address(address) in net
+    ]
+    if inside_it:
+        raise PlaitError(
+            "PLAIT-API-011",
+            f"the block {spec.cidr} {what}: endpoints of node {spec.node} are inside",
+            where=f"addressblocks/{block.metadata.name}",
+            why=", ".join(inside_it[:5]),
+            fix=(f"plait node forget {spec.node}   # if that host is lost",),
+        )

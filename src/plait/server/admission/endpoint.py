@@ -99,18 +99,20 @@ def _addresses(new: Endpoint, network: Network) -> tuple[str, ...]:
 
 
 def _not_of_others(state: State, node: str, network: Network, addresses: tuple[str, ...]) -> None:
-    """A node claims no address in a block of another, unless it was lent to it."""
+    """A node claims no address that is lent to another, nor, unless it was lent to it, one in a
+    block of another."""
     for text in addresses:
         block = _block_of(state, network, ipaddress.ip_address(text))
-        if block is None or block.node in ("", node):
+        if block is None:
             continue
-        if not any(
-            loan.address == text and loan.node == node and loan.state == "granted"
-            for loan in block.loans
-        ):
+        lent = [
+            loan.node for loan in block.loans if loan.address == text and loan.state == "granted"
+        ]
+        holder = lent[0] if lent else block.node
+        if holder not in ("", node):
             raise PlaitError(
                 "PLAIT-AUTH-006",
-                f"the address {text} belongs to node {block.node}",
+                f"the address {text} belongs to node {holder}",
                 where="spec.addresses",
                 why=f"it is in the block {block.cidr} and is not lent to {node}",
             )
