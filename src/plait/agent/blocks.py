@@ -216,9 +216,14 @@ class Blocks:
             await self._return_loans(block)
         self._end_loans()
         await self._reclaim()
-        for network, cidr in tuple(self._records.ledger.returning):
-            await self._finish_return(network, cidr)
         first: PlaitError | None = None
+        for network, cidr in tuple(self._records.ledger.returning):
+            try:
+                await self._finish_return(network, cidr)
+            except PlaitError as error:
+                if error.code in (AWAY, "PLAIT-IPAM-013"):
+                    raise
+                first = first or error
         for network, family in [(s.pool.network, s.pool.family) for s in self._book.all()]:
             if network not in self._snapshot.networks:
                 continue  # It went while another's turn was waited for.

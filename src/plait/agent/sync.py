@@ -50,6 +50,9 @@ REFUSED_AGAIN: Final = 60.0
 BATCH: Final = 100
 """Objects written at once."""
 
+NOT_OF_THE_OBJECT: Final = (401, 408, 421, 429)
+"""HTTP statuses of refusals that say nothing of what was sent: all of it is sent again."""
+VERSION: Final = "PLAIT-AGENT-002"
 AWAY: Final = ("PLAIT-API-012", "PLAIT-IPAM-013")
 """The server is out of reach: nothing else will get through either."""
 
@@ -263,7 +266,7 @@ class Sync:
         try:
             stored = await self._api.batch(ops)
         except PlaitError as error:
-            if error.code == "PLAIT-API-012" or error.status >= 500:
+            if error.status >= 500 or error.status in NOT_OF_THE_OBJECT or error.code == VERSION:
                 raise
             if len(ops) == 1:
                 self._set_aside(ops[0], error)

@@ -1,0 +1,62 @@
+"""What the server refuses: an object, or the whole of what was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from plait.agent import fake
+from plait.client.agent import AttachRequest
+from plait.client.base import BatchOp
+from plait.client.fake_api import FakeApi
+from plait.model.errors import PlaitError
+from plait.model.objects import AnyObject, Endpoint
+
+
+class Refusing(FakeApi):
+    """Refuses batches, by a code, that have an object of one of these names; none: all."""
+
+    code = ""
+    names: tuple[str, ...] = ()
+
+    async def batch(self, ops: Sequence[BatchOp]) -> tuple[AnyObject, ...]:
+        if self.code and any(not self.names or op.object.metadata.name in self.names for op in ops):
+            raise PlaitError(self.code, "no")
+        return await super().batch(ops)
+
+
+@pytest.mark.parametrize(
+    ("code", "names", "published"),
+    [
+        ("PLAIT-API-009", (), {"e0", "e1", "e2"}),
+        ("PLAIT-AGENT-002", (), {"e0", "e1", "e2"}),
+        ("PLAIT-AUTH-001", (), {"e0", "e1", "e2"}),
+        ("PLAIT-API-002", ("e1",), {"e0", "e2"}),
+    ],
+)
+async def test_only_an_object_that_is_bad_itself_is_set_aside(
+    tmp_path: Path, code: str, names: tuple[str, ...], published: set[str]
+) -> None:
+    host = fake.FakeHost(fake.server(), tmp_path)
+    agent = host.agent()
+    api = Refusing(host.server)
+    agent.sync._api = api
+    await agent.start()
+    try:
+        async with asyncio.timeout(5):
+            await agent.sync.first_listing.wait()
+        api.code, api.names = code, names
+        for number in range(3):
+            await agent.service.attach(AttachRequest(id=f"e{number}", network="plait", name="x"))
+        with contextlib.suppress(PlaitError):
+            await agent.sync.reconcile()
+        api.code = ""
+        await agent.sync.reconcile()
+        found = {o.metadata.name for o in host.server.objects.values() if isinstance(o, Endpoint)}
+        assert found == published
+    finally:
+        await agent.stop()
