@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -447,8 +448,15 @@ def test_a_lost_node_is_forgotten_on_demand_only(mortal_lab: Lab) -> None:
     assert "h2" not in {node.metadata.name for node in server_objects(lab, Node)}
     eventually("no route to it", lambda: not routed())
     # It comes back with its old disk: what it held is somebody else's by now.
-    bringup.restart(lab, "h2")
+    lab.power_on("h2")
+    refused = lab.run("h2", [*PLAIT, "up"], check=False)
+    assert refused.returncode != 0
+    assert "plait join" in refused.stderr, refused.stderr
+    token = json.loads(lab.run("h1", [*PLAIT, "token", "create", "--json"]).stdout)["token"]
+    at = lab.plan.hosts["h1"].interface.address4.partition("/")[0]
+    lab.run("h2", [*PLAIT, "join", at, "--token", token])
     eventually("it is a node again", lambda: ready(lab, "h2"), seconds=20)
+    assert not at_once(verbs(lab, "h2").endpoints())
     fresh = workloads.run(lab, "h2", "fresh", listen=LISTEN)
     near = workloads.run(lab, "h1", "near", listen=LISTEN)
     for address in fresh.addresses:

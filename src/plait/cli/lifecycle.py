@@ -37,12 +37,14 @@ from plait.cli.targets import dns_label
 from plait.cli.trust import must_enrol
 from plait.model.config import DEFAULT_PORT, AgentConfig, ServerConfig
 from plait.model.errors import PlaitError
-from plait.model.objects import ClusterSpec, Encap
+from plait.model.objects import ClusterSpec, Encap, Node
 from plait.model.paths import Paths
 
 READY_TIMEOUT: Final = 10.0
 """Seconds for a process to become ready."""
 POLL: Final = 0.05
+ASK_TIMEOUT: Final = 2.0
+"""Seconds to ask a server that may be down."""
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +193,17 @@ async def agent_ready() -> bool:
     return (await connect.agent().status()).ready
 
 
+async def forgotten(node: str) -> bool:
+    """Whether the server says that it does not know this node; silence says nothing."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ASK_TIMEOUT), connect.api() as client:
+            try:
+                await client.get(Node, node)
+            except PlaitError as error:
+                return error.code == "PLAIT-AUTH-001"
+    return False
+
+
 async def start_server(paths: Paths) -> None:
     """Start the server and wait until it answers."""
     manager = services(paths)
@@ -305,12 +318,20 @@ async def resume_joined(
     if dry_run:
         output.good(f"the agent of {agent.server} would be started if it is down")
         return
+    join = f"plait join {urlsplit(agent.server).netloc} --token TOKEN"
     if must_enrol(paths.node, time.time()):
         raise PlaitError(
             "PLAIT-AUTH-001",
             "this host was off for longer than its certificate lives",
             why="the server asks for a token again",
-            fix=(f"plait join {urlsplit(agent.server).netloc} --token TOKEN",),
+            fix=(join,),
+        )
+    if await forgotten(agent.node):
+        raise PlaitError(
+            "PLAIT-AUTH-001",
+            f"the server does not know the node {agent.node} any more",
+            why="it was forgotten (`plait node forget`), and its addresses were given to others",
+            fix=(join,),
         )
     with step("agent ready"):
         await start_agent(paths)
@@ -344,7 +365,8 @@ async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry
     elif dry_run:
         output.good(f"this host has joined {url}; its agent would be started if it is down")
         return
-    if must_enrol(paths.node, time.time()):
+    known = paths.agent_config.exists() and not must_enrol(paths.node, time.time())
+    if not known or await forgotten(agent.node):
         with step(f"node {agent.node} enrolled with {url}"):
             await enrol_here(paths, agent, token)
     with step("agent ready"):
