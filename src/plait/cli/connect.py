@@ -102,6 +102,13 @@ async def open_api() -> ApiClient:
     config = agent_config(here)
     if config is None:
         raise not_here()
+    return node_api(here, config)
+
+
+def node_api(here: Paths, config: AgentConfig) -> ApiClient:
+    """A client of the server that this host has joined, by the node's certificate."""
+    from plait.client.api import ApiClient
+
     return ApiClient(
         config.server,
         ca_file=str(here.node / "ca.crt"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
-from plait.cli import output
+from plait.cli import connect, output
 from plait.cli.hostfacts import docker_get
 from plait.cli.lifecycle import attached_containers
 from plait.cli.progress import step
 from plait.cli.services import command, remove_state, services
+from plait.model.config import AgentConfig
 from plait.model.errors import PlaitError
 from plait.model.paths import Paths
 
@@ -43,13 +45,28 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
             "Containers keep their network; `plait up` goes on, `plait down --purge` cleans."
         )
         return
-    joined = paths.agent_config.exists() and not paths.server_config.exists()
+    joined = None if paths.server_config.exists() else connect.agent_config(paths)
     with step("Docker networks and kernel objects removed"):
         _purge_kernel(force=force)
+    # After the kernel's objects are gone, for the server gives the addresses to others; before
+    # the state goes, for it holds the node's certificate.
+    missed = connect.wait_for(_leave(paths, joined)) if joined else ""
     with step(f"{paths.state} and {paths.log} removed"):
         remove_state(paths)
-    if joined:
-        output.say("On the server, `plait node forget NAME` frees this host's addresses.")
+    if joined and missed:
+        output.warn(f"node {joined.node} is still known to {joined.server}: {missed}")
+        output.say(f"    fix: plait node forget {joined.node}   (on the server)", err=True)
+
+
+async def _leave(paths: Paths, config: AgentConfig) -> str:
+    """Take the node off the server; why that failed, or empty."""
+    from plait.cli.trust import leave
+
+    async with connect.node_api(paths, config) as client:
+        missed = await leave(client, config.node, paths.node, time.time())
+    if not missed:
+        output.good(f"node {config.node} has left {config.server}")
+    return missed
 
 
 def _purge_kernel(*, force: bool) -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from plait.client import enrol
 from plait.model.errors import PlaitError
+
+if TYPE_CHECKING:
+    from plait.client.api import ApiClient
+
+LEAVE_TIMEOUT: Final = 5.0
+"""Seconds that a host which leaves waits for the server."""
+FORGOTTEN: Final = ("PLAIT-AUTH-001", "PLAIT-API-004", "PLAIT-HOST-005")
+"""What the server, or this host, says of a node that is none any more."""
 
 
 async def enrol_node(server: str, token: str, name: str, directory: Path) -> None:
@@ -14,14 +24,47 @@ async def enrol_node(server: str, token: str, name: str, directory: Path) -> Non
 
 
 def must_enrol(directory: Path, now: float) -> bool:
-    """Whether the node has no certificate that is still good; `now` is Unix time.
-
-    A host that was off for longer than its certificate lives has to show a token again.
-    """
+    """Whether the node has no certificate that is still good; `now` is Unix time."""
     try:
         return now >= enrol.validity(directory / enrol.CERT_FILE)[1]
     except (OSError, ValueError):
         return True
+
+
+async def renew_lapsed(client: ApiClient, directory: Path, now: float) -> bool:
+    """Renew a certificate that lapsed while the host was off, by the node's own secret.
+
+    True when it was renewed; False when it is still good, or when the server cannot be reached:
+    the agent then works from what it knows, and renews it as soon as the server is back.
+    PLAIT-AUTH-001 when the node was forgotten meanwhile, PLAIT-HOST-005 without an identity.
+    """
+    if not must_enrol(directory, now):
+        return False
+    try:
+        await enrol.renew(client, directory, now)
+    except PlaitError as error:
+        if error.code != "PLAIT-API-012":
+            raise
+        return False
+    return True
+
+
+async def leave(client: ApiClient, name: str, directory: Path, now: float) -> str:
+    """Take this host's own node off the server, with its endpoints and blocks.
+
+    Empty when it is gone, or was; else why that could not be done within `LEAVE_TIMEOUT`.
+    """
+    try:
+        async with asyncio.timeout(LEAVE_TIMEOUT):
+            if must_enrol(directory, now):
+                await enrol.renew(client, directory, now)
+            await client.forget_node(name)
+    except TimeoutError:
+        return f"the server did not answer within {LEAVE_TIMEOUT:.0f} s"
+    except PlaitError as error:
+        if error.code not in FORGOTTEN:
+            return f"{error.detail}: {error.why}" if error.why else error.detail
+    return ""
 
 
 async def pinned_ca(server: str, token: str, config_file: Path) -> Path:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +43,8 @@ from plait.wiring.telling import dns_metrics, docker_metrics
 
 RENEW_CHECK: Final = 600.0
 """Seconds between looks at the age of the node's certificate."""
+RENEW_RETRY: Final = 30.0
+"""Seconds before a renewal that failed is tried again: the certificate may have lapsed."""
 RETRY: Final = 15.0
 """Seconds before a part that could not start tries again."""
 
@@ -128,7 +132,7 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
         tasks.start("resolver", keep_trying("resolver", resolver.start, missing))
         tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start, missing))
         tasks.start("docker -> agent", follow_docker(plugin, agent))
-        tasks.start("certificate", keep_certificate(api, paths))
+        tasks.start("certificate", keep_certificate(api, paths.node, missing))
         notify("READY=1", os.environ)
         await stop.wait()
 
@@ -185,14 +189,26 @@ async def follow_docker(plugin: DockerPlugin, agent: Agent) -> None:
         await plugin.connection.wait()
 
 
-async def keep_certificate(api: ApiClient, paths: Paths) -> None:
-    """Renew the node's certificate at two thirds of its life."""
+async def keep_certificate(
+    api: ApiClient,
+    directory: Path,
+    missing: dict[str, str],
+    *,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Renew the node's certificate at two thirds of its life, at once when it has lapsed (the
+    host was off). Until that is done the failure stands in `missing`; `now` is Unix time."""
     while True:
-        if enrol.renewal_due(paths.node):
+        pause = RENEW_CHECK
+        if enrol.renewal_due(directory, now()):
             try:
-                await enrol.renew(api, paths.node)
+                await enrol.renew(api, directory, now())
                 log.info("certificate.renewed")
+                missing.pop("certificate", None)
             except (PlaitError, OSError) as error:
                 log.warning("certificate.not.renewed", error=str(error))
+                missing["certificate"] = f"the node's certificate could not be renewed: {error}"
+                pause = RENEW_RETRY
         # Jitter, so that hosts which joined together do not come together.
-        await asyncio.sleep(RENEW_CHECK * (0.5 + random.random()))  # noqa: S311
+        await sleep(pause * (0.5 + random.random()))  # noqa: S311
