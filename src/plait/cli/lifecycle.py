@@ -34,7 +34,7 @@ from plait.cli.preflight import (
 from plait.cli.progress import step
 from plait.cli.services import Services, services
 from plait.cli.targets import dns_label
-from plait.cli.trust import must_enrol
+from plait.cli.trust import must_enrol, renew_lapsed
 from plait.model.config import DEFAULT_PORT, AgentConfig, ServerConfig
 from plait.model.errors import PlaitError
 from plait.model.objects import ClusterSpec, Encap, Node
@@ -319,13 +319,9 @@ async def resume_joined(
         output.good(f"the agent of {agent.server} would be started if it is down")
         return
     join = f"plait join {urlsplit(agent.server).netloc} --token TOKEN"
-    if must_enrol(paths.node, time.time()):
-        raise PlaitError(
-            "PLAIT-AUTH-001",
-            "this host was off for longer than its certificate lives",
-            why="the server asks for a token again",
-            fix=(join,),
-        )
+    async with connect.node_api(paths, agent) as client:
+        if await renew_lapsed(client, paths.node, time.time()):
+            output.good("the certificate, which had lapsed while the host was off, is renewed")
     if await forgotten(agent.node):
         raise PlaitError(
             "PLAIT-AUTH-001",
