@@ -232,6 +232,13 @@ class Agent:
         if self._api is not None:
             await self._api.start()
 
+    async def failed(self) -> None:
+        """Wait for a task to end, which only a defect makes it do, and raise what ended it: half
+        an agent must not look like a whole one."""
+        ended, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+
     async def stop(self) -> None:
         """End. The kernel, and so the traffic, stays as it is."""
         if self._api is not None:
@@ -240,9 +247,8 @@ class Agent:
             asyncio.get_running_loop().remove_reader(watcher.fileno())
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        # One that failed was reported by `failed`; the rest is to be put away all the same.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self.service.drain()
         self._save(force=True)
@@ -279,19 +285,21 @@ class Agent:
             self.previous.remember(want.sysctls)
         return want
 
-    def _inputs_changed(self, inputs: frozenset[Input], networks: frozenset[str]) -> None:
+    def _inputs_changed(
+        self, inputs: frozenset[Input], networks: frozenset[str], *, foreign: bool = True
+    ) -> None:
         self.state.book.refresh(networks)
         self.state.mark(inputs)
-        if "blocks" in inputs:
+        if foreign and "blocks" in inputs:
             self._fence()
         if self._tasks:
             self.loop.soon()
 
-    def _blocks_changed(self, network: str) -> None:
-        self._inputs_changed(frozenset(("blocks",)), frozenset((network,)))
+    def _blocks_changed(self, network: str, foreign: bool) -> None:
+        self._inputs_changed(frozenset(("blocks",)), frozenset((network,)), foreign=foreign)
 
     def _fence(self) -> None:
-        fenced = self.blocks.fenced()
+        fenced = self.blocks.survey()
         if fenced != self.state.fenced:
             for ident in fenced - self.state.fenced:
                 log.error("another node owns the address; no more traffic", endpoint=ident)

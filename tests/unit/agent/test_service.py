@@ -149,7 +149,7 @@ async def test_a_namespace_that_is_not_there(host: fake.FakeHost) -> None:
         ({"id": "x" * 65}, "PLAIT-API-002"),
         ({"name": "a\nb"}, "PLAIT-NAME-001"),
         ({"name": "x" * 10_000}, "PLAIT-NAME-001"),
-        ({"aliases": ("_x",)}, "PLAIT-NAME-001"),
+        ({"aliases": ("a b",)}, "PLAIT-NAME-001"),
         ({"ifname": "a/b"}, "PLAIT-API-002"),
         ({"mac": "01:00:00:00:00:01"}, "PLAIT-API-002"),
         ({"netns": "relative"}, "PLAIT-API-002"),
