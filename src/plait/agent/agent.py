@@ -7,7 +7,6 @@ goes on without the agent (P4). `purge` removes every kernel object of ours.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path

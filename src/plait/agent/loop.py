@@ -363,8 +363,14 @@ class Loop:
         """Have the programmers finish slow removals, off the loop."""
         for programmer in self._programmers:
             reap = getattr(programmer, "reap", None)
-            if reap is not None:
+            if reap is None:
+                continue
+            try:
                 await self._offload(reap)
+            except Exception:
+                # Nothing depends on it but memory of the kernel's: it can wait.
+                log.exception("a removal was not finished", part=programmer.name)
+                self._next_reap = min(self._next_reap, self._clock() + self._resync)
 
 
 def _key(op: Op) -> tuple[str, str]:

@@ -128,6 +128,7 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
             partial(docker_metrics, plugin),
         ]
         tasks = Tasks(stack)
+        tasks.start("agent", agent.failed())
         tasks.start("agent -> names", names.follow(agent))
         tasks.start("resolver", keep_trying("resolver", resolver.start, missing))
         tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start, missing))
