@@ -25,6 +25,7 @@ from plait.agent.loop import RESYNC, Loop, Offload
 from plait.agent.metrics import Metric, counter, gauge, render
 from plait.agent.ports import Ports
 from plait.agent.programmers.base import Programmer
+from plait.agent.report import one_line
 from plait.agent.restore import Previous
 from plait.agent.service import Service
 from plait.agent.state import Identity, State
@@ -332,7 +333,10 @@ class Agent:
                 ready=self.loop.observed and self.state.snapshot.ready,
                 docker=self.state.docker,
                 prefixes=self._prefixes,
-                conditions=tuple(map(_condition, self.service.problems()[:CONDITIONS])),
+                conditions=tuple(
+                    one_line(problem, CONDITION_LENGTH)
+                    for problem in self.service.problems()[:CONDITIONS]
+                ),
             ),
         )
 
@@ -439,9 +443,3 @@ class Agent:
         ]
         others = (metric for source in self.metric_sources for metric in source())
         return render((*own, *others))
-
-
-def _condition(problem: str) -> str:
-    """A problem as the server takes it: one line of printable text, not endless."""
-    line = "".join(c if c.isprintable() else " " for c in problem)
-    return line if len(line) <= CONDITION_LENGTH else line[: CONDITION_LENGTH - 1] + "…"

@@ -291,14 +291,16 @@ class Blocks:
 
     async def _reclaim(self) -> None:
         """Claim again the blocks of our endpoints that the server does not know to be ours."""
-        lost, self._lost_blocks = self._lost_blocks, set()
-        for network, cidr in lost:
+        for network, cidr in tuple(self._lost_blocks):
             log.warning("claiming a block of ours again", network=network, block=cidr)
             block = self._snapshot.blocks.get(block_name(network, cidr))
             if block is None:
                 await self._create(network, cidr, owner=self._node)
-            else:
+            elif not block.spec.node:
                 await self._update(block, msgspec.structs.replace(block.spec, node=self._node))
+            # Only now: a claim that did not get through is still due. One that was lost to
+            # another node has begun a new survey.
+            self._lost_blocks.discard((network, cidr))
 
     async def _keep_reserve(self, network: str, family: Family) -> None:
         """Claim ahead of need, so that attaching works while the server is away; return what is

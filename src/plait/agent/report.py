@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 from plait.agent.desired.inputs import Host, View, bare
 from plait.agent.desired.paths import endpoint_mtu, path, peers
 from plait.client.agent import PeerStatus
 from plait.model.objects import Endpoint
+
+MESSAGE: Final = 1024
+"""Characters of a message that the server takes."""
+
+
+def one_line(words: str, limit: int = MESSAGE) -> str:
+    """Words as the server takes them in a status: one line of printable text, not endless."""
+    line = "".join(c if c.isprintable() else " " for c in words)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def peer_statuses(view: View, host: Host, endpoints: Iterable[Endpoint]) -> tuple[PeerStatus, ...]:

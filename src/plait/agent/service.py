@@ -23,7 +23,7 @@ from plait.agent.desired.paths import endpoint_mtu
 from plait.agent.failpoints import failpoint
 from plait.agent.loop import Loop
 from plait.agent.ports import Ports
-from plait.agent.report import peer_statuses
+from plait.agent.report import one_line, peer_statuses
 from plait.agent.state import State
 from plait.agent.sync import Sync
 from plait.client.agent import (
@@ -280,7 +280,9 @@ class Service:
                 )
             elif troubled and (failures := self._loop.failures_of(_words(endpoint))):
                 endpoint = msgspec.structs.replace(
-                    endpoint, phase="degraded", message=f"{failures[0].op}: {failures[0].error}"
+                    endpoint,
+                    phase="degraded",
+                    message=one_line(f"{failures[0].op}: {failures[0].error}"),
                 )
             result.append(endpoint)
         return result

@@ -16,6 +16,8 @@ from plait.model.marks import PROTOCOL, VXLAN_LINK
 from plait.model.objects import Network
 
 DEFAULTS: Final = ("0.0.0.0/0", "::/0")
+PREFIXES: Final = 1000
+"""Prefixes that a Node names; the server takes a few more."""
 OURS: Final = frozenset((VXLAN_LINK, "lo"))
 """Links that belong to us or to nobody; the facts leave endpoints' links out already."""
 
@@ -84,7 +86,9 @@ def prefixes(facts: HostFacts) -> tuple[str, ...]:
         found.add(f"{ip}/{ip.max_prefixlen}")
     networks = (ipaddress.ip_network(cidr) for cidr in found)
     kept = (n for n in networks if not (n.is_link_local or n.is_loopback or n.is_multicast))
-    return tuple(str(net) for net in sorted(kept, key=lambda n: (n.version, n)))
+    # A router with a full table names its widest prefixes.
+    widest = sorted(kept, key=lambda n: (n.prefixlen, n.version, n))[:PREFIXES]
+    return tuple(str(net) for net in sorted(widest, key=lambda n: (n.version, n)))
 
 
 class Overlaps:

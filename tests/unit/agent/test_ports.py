@@ -46,6 +46,16 @@ def test_two_endpoints_do_not_share_a_port(ports: Ports, protocol: str) -> None:
     ports.set("e3", (port(held.host_port, protocol, "127.0.0.2"),))
 
 
+@pytest.mark.parametrize(
+    ("host_ip", "remedy"), [("::1", "127.0.0.1"), ("192.0.2.1", "ip -brief address")]
+)
+def test_an_address_that_cannot_publish(ports: Ports, host_ip: str, remedy: str) -> None:
+    with pytest.raises(PlaitError) as caught:
+        ports.set("e1", (port(free(), host_ip=host_ip),))
+    assert caught.value.code == "PLAIT-AGENT-007"
+    assert remedy in caught.value.render()
+
+
 def test_all_or_none(ports: Ports) -> None:
     number = free()
     with socket.socket() as taken:
@@ -66,13 +76,16 @@ def test_a_change_keeps_what_stays(ports: Ports) -> None:
 
 
 def test_a_chosen_port_is_free_in_both_families() -> None:
-    numbers = iter((40001, 40001, 40002, 40003))
-    ports = Ports(choose=lambda _low, _high: next(numbers))
-    with socket.socket(socket.AF_INET6) as taken:
-        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        taken.bind(("::", 40001))
+    with socket.socket(socket.AF_INET6) as taken, socket.socket(socket.AF_INET6) as other:
+        for sock in (taken, other):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(("::", 0))
+        busy, good = (sock.getsockname()[1] for sock in (taken, other))
+        other.close()
+        numbers = iter((busy, busy, good))
+        ports = Ports(choose=lambda _low, _high: next(numbers))
         (chosen,) = ports.set("e1", (port(0, host_ip=""),))
-    assert chosen.host_port == 40002
+    assert chosen.host_port == good
     ports.close()
 
 

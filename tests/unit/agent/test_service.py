@@ -49,8 +49,9 @@ async def running(host: fake.FakeHost, **kwargs: Path) -> AsyncIterator[Agent]:
 
 async def settled(host: fake.FakeHost, agent: Agent) -> None:
     """Blocks are claimed ahead for every network."""
-    await until(lambda: all(s.blocks or s.pool.block_size == 1 for s in agent.state.book.all()))
+    # The node first: before the first listing there is no network, and all of none have blocks.
     await until(lambda: f"/nodes/{host.name}" in host.server.objects)
+    await until(lambda: all(s.blocks or s.pool.block_size == 1 for s in agent.state.book.all()))
 
 
 def request(ident: str = "e1", **more: object) -> AttachRequest:
@@ -486,3 +487,34 @@ async def test_churn_leaks_nothing(host: fake.FakeHost) -> None:
         await until(lambda: not endpoints(host.server))
         assert len(blocks(host.server, "h1")) <= 4
         assert agent.state.records.ledger.resting == {}
+
+
+async def test_a_block_that_the_server_forgot_is_claimed_again(host: fake.FakeHost) -> None:
+    async with running(host) as agent:
+        await settled(host, agent)
+        await agent.service.attach(request())
+        mine = next(c for c in blocks(host.server, "h1") if ":" not in c)
+        name = next(
+            k for k in host.server.objects if k.endswith(mine.replace(".", "-").replace("/", "-"))
+        )
+        host.server.remove(name)
+        await until(lambda: bool(agent.blocks._lost_blocks) or name in host.server.objects)
+        await until(lambda: mine in blocks(host.server, "h1"))
+        assert agent.state.fenced == frozenset()
+
+
+async def test_a_claim_that_did_not_get_through_is_still_due(host: fake.FakeHost) -> None:
+    async with running(host) as agent:
+        await settled(host, agent)
+        await agent.service.attach(request())
+        await until(lambda: "e1" in endpoints(host.server))
+        mine = next(c for c in blocks(host.server, "h1") if ":" not in c)
+        agent.blocks._lost_blocks.add(("plait", "10.9.200.0/26"))
+        host.server.away = True
+        with pytest.raises(PlaitError):
+            await agent.blocks.reconcile()
+        assert agent.blocks._lost_blocks == {("plait", "10.9.200.0/26")}
+        host.server.heal()
+        await agent.blocks.reconcile()
+        assert agent.blocks._lost_blocks == set()
+        assert {mine, "10.9.200.0/26"} <= set(blocks(host.server, "h1"))

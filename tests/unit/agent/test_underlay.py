@@ -83,3 +83,12 @@ def test_router_advertisements() -> None:
     assert not accepts_ra(ONE, "eth0")
     assert accepts_ra(msgspec.structs.replace(ONE, accept_ra={"eth0": "1"}), "eth0")
     assert accepts_ra(msgspec.structs.replace(ONE, accept_ra={"eth0": "2"}), "eth0")
+
+
+def test_a_host_with_very_many_routes_names_the_widest() -> None:
+    routes = tuple(
+        RouteFact(f"10.{i // 256}.{i % 256}.0/24", "eth0", "192.0.2.254", 0, 3) for i in range(3000)
+    )
+    found = prefixes(msgspec.structs.replace(TWO, routes=(*routes, *TWO.routes)))
+    assert len(found) == 1000
+    assert "10.0.0.0/8" in found
