@@ -408,6 +408,19 @@ def test_reaping_spares_a_foreign_link_in_our_group(stage: Stage) -> None:
     assert ours(stage) == ["mine", "x"]
 
 
+def test_an_endpoint_that_returns_waits_for_no_other_to_be_reaped(stage: Stage) -> None:
+    here, there = stage.add_netns(), stage.add_netns()
+    other = marks.host_ifname("other")
+    both = {NAME: link_to(*here), other: link_to(*there)}
+    suite = observed(stage)
+    for links in (both, {}, {NAME: both[NAME]}):
+        assert settle(suite, HostState(links=links)) == []
+    assert ours(stage) == sorted([NAME, other]), "the other one is still there"
+    # Another endpoint takes the place of one that waits: what holds its name inside must go.
+    assert settle(suite, HostState(links={NAME: both[NAME], "pl0123456789a": both[other]})) == []
+    assert ours(stage) == sorted([NAME, "pl0123456789a"])
+
+
 # Crashes
 
 
