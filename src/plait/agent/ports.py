@@ -115,13 +115,24 @@ class Ports:
 
     def _hold(self, endpoint: str, key: Key) -> socket.socket | None:
         family, host, protocol, number = key
+        if host == "::1":
+            raise _refused(
+                key,
+                "the kernel lets nothing from ::1 leave the host, not even translated",
+                "publish on 127.0.0.1, or on an IPv6 address of this host",
+            )
         clash = next((k for k in _conflicts(key) if k in self._owner), None) or (
             None
             if host
             else next((k for k in self._owner if k[0] == family and k[2:] == key[2:]), None)
         )
         if clash is not None:
-            raise _taken(key, f"endpoint {self._owner[clash]} publishes it")
+            raise _refused(
+                key,
+                f"endpoint {self._owner[clash]} publishes it",
+                "plait ps   # which container that is",
+                "choose another host port, or 0",
+            )
         sock = _bind(family, host, protocol, number)
         self._owner[key] = endpoint
         return sock
@@ -167,23 +178,30 @@ def _bind(family: int, host: str, protocol: str, number: int) -> socket.socket |
         if family == 6 and error.errno == errno.EADDRNOTAVAIL and not host:
             return None  # IPv6 is switched off on this host.
         key = (family, host, protocol, number)
-        raise _taken(key, error.strerror or str(error)) from error
+        raise _refused(key, error.strerror or str(error), *_remedies(key, error)) from error
     if protocol == "udp":
         # What arrives before nft's translation stands is not for us; keep no queue of it.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     return sock
 
 
-def _taken(key: Key, why: str) -> PlaitError:
+def _remedies(key: Key, error: OSError) -> tuple[str, ...]:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ("ip -brief address   # what this host has", "publish on one of those, or on none")
+    _, _, protocol, number = key
+    flag = {"tcp": "t", "udp": "u", "sctp": "S"}[protocol]
+    return (
+        f"ss -{flag}lnp 'sport = :{number}'   # who has it",
+        "choose another host port, or 0",
+    )
+
+
+def _refused(key: Key, why: str, *fix: str) -> PlaitError:
     family, host, protocol, number = key
     where = f"[{host}]" if ":" in host else host or f"every IPv{family} address"
-    flag = {"tcp": "-t", "udp": "-u", "sctp": "-S"}[protocol]
     return PlaitError(
         "PLAIT-AGENT-007",
         f"host port {number}/{protocol} on {where} cannot be published",
         why=why,
-        fix=(
-            f"ss -{flag[1:]}lnp 'sport = :{number}'   # who has it",
-            "choose another host port, or 0",
-        ),
+        fix=fix,
     )
