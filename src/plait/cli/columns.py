@@ -24,6 +24,12 @@ def port_text(port: Any) -> str:
     return f"{host + ':' if host else ''}{port.host_port}->{port.port}/{port.protocol}"
 
 
+def ports_text(ports: Sequence[Any]) -> str:
+    """Published ports in one cell, by host port."""
+    ordered = sorted(ports, key=lambda p: (p.host_port, p.protocol, p.host_ip))
+    return joined([port_text(p) for p in ordered])
+
+
 def labels_text(labels: dict[str, str]) -> str:
     """Labels as `a=b, c=d`."""
     return joined([f"{k}={v}" for k, v in sorted(labels.items())])
@@ -87,15 +93,16 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         ("node", lambda o: o.spec.node),
         ("network", lambda o: o.spec.network),
         ("addresses", lambda o: joined(o.spec.addresses)),
-        ("ports", lambda o: joined([port_text(p) for p in o.spec.ports])),
+        ("ports", lambda o: ports_text(o.spec.ports)),
         ("state", lambda o: o.status.phase),
     ),
 }
 
 
 def rows(objects: Sequence[Object]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of objects of one kind."""
+    """Headings and rows of objects of one kind, ordered by what people read: names, not ids."""
     if not objects:
         return [], []
     columns = COLUMNS[objects[0].kind]
-    return [heading for heading, _ in columns], [[cell(o) for _, cell in columns] for o in objects]
+    cells = sorted([cell(o) for _, cell in columns] for o in objects)
+    return [heading for heading, _ in columns], cells

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def table_of(objects: tuple[Any, ...], *, empty: str) -> None:
-    """A table of objects of one kind, sorted by their keys."""
+    """A table of objects of one kind."""
     from plait.cli import columns, output
 
-    headings, rows = columns.rows(sorted(objects, key=lambda o: o.key))
+    headings, rows = columns.rows(objects)
     output.table(headings, rows, empty=empty)
 
 
