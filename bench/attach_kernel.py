@@ -1,6 +1,7 @@
 """Milliseconds to make and to remove one endpoint in the kernel, ours beside `ip -batch`.
 
-    Run as root: .venv/bin/python bench/attach_kernel.py [--count 100] [--json]
+    Run as root: scripts/bench attach_kernel, or for more of it
+    PYTHONPATH=. .venv/bin/python -P -m bench.attach_kernel [--count 100] [--json]
 
 Both make the same: a veth pair, the peer born in the container's namespace, addresses, permanent
 neighbours and default routes of both families, the host side's gateway address, settings and
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from bench.table import Row
 from plait.agent.programmers.rtnetlink import build
 from plait.kernel import netns
 from plait.kernel.stage import KernelStage
@@ -140,6 +142,28 @@ def measure(count: int) -> dict[str, float]:
         "detach_ours_reaped_ms": statistics.median(detach) + reaped / count,
         "detach_ip_ms": statistics.median(remove),
     }
+
+
+def rows() -> list[Row]:
+    """For the table of all benchmarks."""
+    found = measure(100)
+    peer = "ip -batch, twice"
+    return [
+        Row(
+            what="attach, the kernel's share",
+            unit="ms",
+            ours=found["attach_ours_ms"],
+            peer=peer,
+            theirs=found["attach_ip_batch_ms"],
+        ),
+        Row(
+            what="detach, the kernel's share with reaping",
+            unit="ms",
+            ours=found["detach_ours_reaped_ms"],
+            peer="ip link del",
+            theirs=found["detach_ip_ms"],
+        ),
+    ]
 
 
 def main() -> int:

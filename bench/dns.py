@@ -1,7 +1,8 @@
 """DNS answers per second on one core, ours beside dnsmasq in the same run.
 
     taskset is set by itself: the server on one core, dnsperf on the other.
-    Run: .venv/bin/python bench/dns.py [--seconds 5] [--names 1000] [--json]
+    Run: scripts/bench dns, or for more of it
+    PYTHONPATH=. .venv/bin/python -P -m bench.dns [--seconds 5] [--names 1000] [--json]
 
 Needs `dnsperf`; `dnsmasq` (Debian: dnsmasq-base) is measured when it is installed.
 """
@@ -21,9 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from bench.table import Row, at_least
 
 BUDGET = 20_000
 DOMAIN = "default.plait.local"
@@ -76,7 +79,18 @@ def free_port() -> int:
 @contextmanager
 def ours(names: int, loop: str) -> Iterator[tuple[int, int]]:
     port = free_port()
-    argv = ["taskset", "-c", "0", sys.executable, __file__, "--serve", str(port), loop]
+    argv = [
+        "taskset",
+        "-c",
+        "0",
+        sys.executable,
+        "-P",
+        "-m",
+        "bench.dns",
+        "--serve",
+        str(port),
+        loop,
+    ]
     argv += ["--names", str(names)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -139,6 +153,49 @@ def dnsperf(port: int, queries: Path, seconds: float, edns: bool) -> float:
     return float(rate[1])
 
 
+def measure(
+    seconds: float, rounds: int, names: int, loops: Sequence[str] = ("asyncio", "uvloop")
+) -> tuple[dict[tuple[str, bool], list[float]], dict[str, float]]:
+    """Answers a second of every server, without and with EDNS; and its resident MiB."""
+    makers: dict[str, Callable[[Path], AbstractContextManager[tuple[int, int]]]] = {
+        f"plait ({loop})": lambda _, loop=loop: ours(names, loop) for loop in loops
+    }
+    if shutil.which("dnsmasq"):
+        makers["dnsmasq"] = lambda directory: dnsmasq(directory, names)
+    rates: dict[tuple[str, bool], list[float]] = {}
+    memory: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        queries = directory / "queries"
+        queries.write_text("".join(f"web{i}.{DOMAIN} A\n" for i in range(names)))
+        for _ in range(rounds):
+            for server, make in makers.items():
+                with make(directory) as (port, pid):
+                    for edns in (False, True):
+                        rate = dnsperf(port, queries, seconds, edns)
+                        rates.setdefault((server, edns), []).append(rate)
+                    memory[server] = rss_mib(pid)
+    return rates, memory
+
+
+def rows() -> list[Row]:
+    """For the table of all benchmarks: the agent's loop is uvloop."""
+    rates, _ = measure(2.0, 3, 1000, ("uvloop",))
+    return [
+        Row(
+            what=f"DNS answers on one core{', EDNS' if edns else ''}",
+            unit="/s",
+            ours=statistics.median(rates["plait (uvloop)", edns]),
+            peer="dnsmasq" if ("dnsmasq", edns) in rates else "",
+            theirs=statistics.median(rates["dnsmasq", edns])
+            if ("dnsmasq", edns) in rates
+            else None,
+            budget=at_least(BUDGET),
+        )
+        for edns in (False, True)
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=3)
@@ -158,26 +215,8 @@ def main() -> int:
     if shutil.which("dnsperf") is None:
         print("dnsperf is missing: apt-get install dnsperf", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        queries = directory / "queries"
-        queries.write_text("".join(f"web{i}.{DOMAIN} A\n" for i in range(args.names)))
-        makers = {
-            "plait (asyncio)": lambda: ours(args.names, "asyncio"),
-            "plait (uvloop)": lambda: ours(args.names, "uvloop"),
-        }
-        if shutil.which("dnsmasq"):
-            makers["dnsmasq"] = lambda: dnsmasq(directory, args.names)
-        rates: dict[tuple[str, bool], list[float]] = {}
-        memory: dict[str, float] = {}
-        for _ in range(args.rounds):
-            for server, make in makers.items():
-                with make() as (port, pid):
-                    for edns in (False, True):
-                        rate = dnsperf(port, queries, args.seconds, edns)
-                        rates.setdefault((server, edns), []).append(rate)
-                    memory[server] = rss_mib(pid)
-    rows = [
+    rates, memory = measure(args.seconds, args.rounds, args.names)
+    found = [
         {
             "server": server,
             "answers_per_s": round(statistics.median(rates[server, False])),
@@ -187,11 +226,11 @@ def main() -> int:
         for server in memory
     ]
     if args.json:
-        print(json.dumps({"budget": BUDGET, "rows": rows}))
+        print(json.dumps({"budget": BUDGET, "rows": found}))
         return 0
     print(f"DNS, one core, {args.names} names, median of {args.rounds} (budget {BUDGET:,}/s)")
     print(f"{'server':<18}{'answers/s':>12}{'with EDNS':>12}{'RSS MiB':>10}")
-    for row in rows:
+    for row in found:
         print(
             f"{row['server']:<18}{row['answers_per_s']:>12,}{row['with_edns']:>12,}"
             f"{row['rss_mib']:>10}"
