@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ from plait.model.errors import PlaitError
 
 if TYPE_CHECKING:
     from plait.client.api import ApiClient
+    from plait.wire.api import PoolUse
 
 LEAVE_TIMEOUT: Final = 5.0
 """Seconds that a host which leaves waits for the server."""
@@ -21,6 +23,21 @@ FORGOTTEN: Final = ("PLAIT-AUTH-001", "PLAIT-API-004", "PLAIT-HOST-005")
 async def enrol_node(server: str, token: str, name: str, directory: Path) -> None:
     """Get this host's node its certificate; its identity is kept when it has one already."""
     await enrol.enrol(server, token, name, directory)
+
+
+async def pools_of(server: str, token: str) -> tuple[PoolUse, ...]:
+    """The pools of the network that a token invites to. Nothing is kept, here or there.
+
+    PLAIT-AUTH-003 and -004 when the token is not good, PLAIT-AUTH-005 when the server is another.
+    """
+    from plait.client.api import ApiClient
+
+    pem = await enrol.fetch_ca(server, token)
+    with tempfile.TemporaryDirectory(prefix="plait-join-") as directory:
+        ca_file = Path(directory) / enrol.CA_FILE
+        ca_file.write_text(pem)
+        async with ApiClient(server, ca_file=ca_file, token=token) as client:
+            return await client.pools()
 
 
 def must_enrol(directory: Path, now: float) -> bool:

@@ -178,6 +178,10 @@ class ApiClient:
         path = f"/v1/nodes/{quote(name, safe='')}/forget"
         return _typed(wire.Forgotten, await self._request("POST", path, query=query))
 
+    async def pools(self) -> tuple[wire.PoolUse, ...]:
+        """Pools of the cluster and its networks; for a join token."""
+        return _typed(wire.PoolList, await self._request("GET", "/v1/pools")).items
+
     async def create_token(self, request: wire.TokenRequest) -> wire.TokenCreated:
         """Make a token."""
         answer = await self._request("POST", "/v1/tokens", body=_encode(request))

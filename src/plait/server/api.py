@@ -15,7 +15,7 @@ from aiohttp import web
 from plait.client.base import BatchOp
 from plait.model.errors import PlaitError
 from plait.model.objects import KINDS, PLURALS, Object, object_key
-from plait.server import http, syntax
+from plait.server import http, pools, syntax
 from plait.server.authorize import Actor, Verb, refuse
 from plait.server.clock import rfc3339
 from plait.server.hub import Watcher
@@ -347,6 +347,11 @@ def _enrolled(service: Service, certificate: str, expires: float) -> wire.Enroll
     )
 
 
+async def list_pools(call: Call) -> web.Response:
+    """What a joining host must not use for anything else."""
+    return http.answer(wire.PoolList(items=tuple(pools.in_use(call.service.mirror.state))))
+
+
 async def list_tokens(call: Call) -> web.Response:
     """All tokens, without their secrets."""
     return http.answer(wire.TokenList(items=call.service.trust.tokens()))
@@ -434,6 +439,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/v1/renew", renew, "node", "Renew a node's certificate",
         body=wire.RenewRequest, result=wire.Enrolled, writes=True,
+    ),
+    Route(
+        "GET", "/v1/pools", list_pools, "join", "Pools of the cluster and its networks",
+        result=wire.PoolList,
     ),
     Route("GET", "/v1/tokens", list_tokens, "admin", "List tokens", result=wire.TokenList),
     Route(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal, NamedTuple, cast
+
+import msgspec
 
 from plait.model import marks
 from plait.model.errors import PlaitError
-from plait.model.objects import Network, Node
-from plait.server.state import State
+from plait.model.objects import Cluster, Network, NetworkStatus, Node
+from plait.server.state import State, with_revision
 from plait.server.syntax import Cidr, cidr
+from plait.wire.api import PoolUse
 
 CUT: Final[dict[int, int]] = {4: 20, 6: 64}
 """Prefix length of the pool that a Network without pools gets, a family."""
+
+MOST_NAMED: Final = 5
+"""Hosts that a network's message names."""
 
 LONGEST: Final[dict[int, int]] = {4: 30, 6: 126}
 """Prefix length of the smallest pool: a gateway and an endpoint must fit."""
@@ -48,6 +54,19 @@ def network_uses(state: State, but: str = "") -> list[Use]:
     ]
 
 
+def in_use(state: State) -> Iterator[PoolUse]:
+    """Pools of the cluster and of its networks, as a joining host is told them."""
+    for cluster in state.all(Cluster):
+        yield from (PoolUse(cidr=pool) for pool in cluster.spec.pools)
+    for network in state.networks():
+        for pool in network.spec.pools:
+            yield PoolUse(
+                cidr=pool,
+                network=network.metadata.name,
+                external_ipam=network.spec.external_ipam,
+            )
+
+
 def node_uses(state: State) -> list[Use]:
     """What the nodes said is in use on their hosts."""
     return [use for node in state.nodes() for use in _uses_of(node)]
@@ -57,10 +76,48 @@ def _uses_of(node: Node) -> Iterable[Use]:
     name = f"node {node.metadata.name}"
     for prefix in node.status.prefixes:
         net = ipaddress.ip_network(prefix)
-        if net.prefixlen:  # A default route uses no range of its own.
+        # A default route, whole or in halves (as VPNs write it), uses no range of its own.
+        if net.prefixlen >= 4:
             yield Use(net, name)
     for addr in node.spec.addresses:
         yield Use(ipaddress.ip_interface(addr).network, name)
+
+
+def overlapped(state: State, old: Node | None, new: Node) -> tuple[Network, ...]:
+    """Networks whose message changes when a node says what it uses now.
+
+    A pool is free when its network is made; a host may begin to use it for something else later
+    (a VPN, another Docker network). A network with a message is looked at with every write of
+    any node, so what a forgotten node said goes, too.
+    """
+    quiet = old is not None and list(_uses_of(old)) == list(_uses_of(new))
+    mine = [] if quiet else list(_uses_of(new))
+    found: list[Network] = []
+    for network in state.networks():
+        pools = [ipaddress.ip_network(pool) for pool in network.spec.pools]
+        if not network.status.message and not any(overlap(pool, mine) for pool in pools):
+            continue
+        nodes = [node for node in state.nodes() if node.metadata.name != new.metadata.name]
+        message = _overlap_message(pools, (*nodes, new))
+        if message != network.status.message:
+            status = NetworkStatus(message=message)
+            changed = msgspec.structs.replace(network, status=status)
+            found.append(cast(Network, with_revision(changed, 0)))
+    return tuple(found)
+
+
+def _overlap_message(pools: Sequence[Cidr], nodes: Iterable[Node]) -> str:
+    """Which hosts use addresses of these pools for something else; empty when none does."""
+    clashes = sorted(
+        f"{use.owner} uses {use.cidr}"
+        for node in nodes
+        for pool in pools
+        if (use := overlap(pool, _uses_of(node))) is not None
+    )
+    if not clashes:
+        return ""
+    more = f" and {len(clashes) - MOST_NAMED} more" if len(clashes) > MOST_NAMED else ""
+    return f"overlaps other networks: {', '.join(clashes[:MOST_NAMED])}{more}"
 
 
 def overlap(pool: Cidr, uses: Iterable[Use]) -> Use | None:

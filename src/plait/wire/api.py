@@ -121,6 +121,22 @@ class TokenList(Base, frozen=True, kw_only=True):
     items: tuple[TokenInfo, ...] = ()
 
 
+class PoolUse(Base, frozen=True, kw_only=True):
+    """A range that Plait uses, or may use, for containers."""
+
+    cidr: str
+    network: str = ""
+    """Whose pool it is; empty for a pool of the cluster, out of which networks get theirs."""
+    external_ipam: bool = False
+    """Docker chose it, on one host or another, out of its own pools."""
+
+
+class PoolList(Base, frozen=True, kw_only=True):
+    """All of them: what a host that wants to join must not use for anything else."""
+
+    items: tuple[PoolUse, ...] = ()
+
+
 class Forgotten(Base, frozen=True, kw_only=True):
     """What was removed with a node."""
 

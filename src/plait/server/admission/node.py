@@ -8,7 +8,7 @@ import msgspec
 
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, AnyObject, Endpoint, Node, Object
-from plait.server import syntax
+from plait.server import pools, syntax
 from plait.server.admission.base import Admitted, Context, Removal
 from plait.server.state import Entry, State
 from plait.server.syntax import invalid
@@ -16,7 +16,6 @@ from plait.server.syntax import invalid
 
 def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
     """A node says what its host is like; the server notes when it did."""
-    del state
     assert isinstance(new, Node)
     previous = cast("Node | None", old)
     spec, status = new.spec, new.status
@@ -51,7 +50,8 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
         status, prefixes=prefixes, last_seen=_last_seen(context, previous, new)
     )
     spec = msgspec.structs.replace(spec, addresses=tuple(str(addr) for addr in addresses))
-    return Admitted(msgspec.structs.replace(new, spec=spec, status=status))
+    admitted = msgspec.structs.replace(new, spec=spec, status=status)
+    return Admitted(admitted, also_put=pools.overlapped(state, previous, admitted))
 
 
 def _last_seen(context: Context, old: Node | None, new: Node) -> str:
