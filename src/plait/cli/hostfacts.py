@@ -65,17 +65,29 @@ def _links() -> Iterator[tuple[str, str, bool]]:
             yield link["ifname"], address, ours or str(entry.get("protocol")) == str(marks.PROTOCOL)
 
 
-def _resolver_uses(resolv_conf: Path) -> Iterator[Use]:
+def _resolvers(resolv_conf: Path) -> tuple[str, ...]:
+    """Name servers of a resolv.conf(5)."""
     try:
         lines = resolv_conf.read_text(errors="replace").splitlines()
     except OSError:
-        return
-    for line in lines:
-        words = line.split()
-        if len(words) < 2 or words[0] != "nameserver":
-            continue
+        return ()
+    words = (line.split() for line in lines)
+    return tuple(w[1] for w in words if len(w) > 1 and w[0] == "nameserver")
+
+
+def real_resolvers(paths: Paths) -> tuple[str, ...]:
+    """Name servers of the host; behind systemd-resolved's stub those that it asks, as dockerd
+    takes them (moby, libnetwork/resolvconf: alternate path for 127.0.0.53)."""
+    found = _resolvers(paths.resolv_conf)
+    if found == ("127.0.0.53",):
+        return _resolvers(paths.root / "run/systemd/resolve/resolv.conf") or found
+    return found
+
+
+def _resolver_uses(resolv_conf: Path) -> Iterator[Use]:
+    for text in _resolvers(resolv_conf):
         try:
-            address = ipaddress.ip_address(words[1].partition("%")[0])
+            address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
             continue
         if not address.is_loopback and not address.is_link_local:
@@ -108,6 +120,15 @@ def docker_get(paths: Paths, path: str) -> Any:
         connection.close()
 
 
+def _docker_settings(paths: Paths) -> dict[str, Any]:
+    """daemon.json; empty when there is none that dockerd could read."""
+    try:
+        settings = json.loads((paths.root / "etc/docker/daemon.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def _docker_uses(paths: Paths) -> Iterator[Use]:
     networks = docker_get(paths, "/networks")
     for network in networks or ():
@@ -118,14 +139,10 @@ def _docker_uses(paths: Paths) -> Iterator[Use]:
                 yield Use(subnet, f"the pool {subnet} of the Docker network `{network['Name']}`")
     if networks is None and shutil.which("dockerd") is None:
         return
-    try:
-        settings = json.loads((paths.root / "etc/docker/daemon.json").read_text())
-    except (OSError, ValueError):
-        settings = {}
-    configured = settings.get("default-address-pools") if isinstance(settings, dict) else None
+    configured = _docker_settings(paths).get("default-address-pools")
     bases = [str(pool.get("base")) for pool in configured or ()] or DOCKER_DEFAULT_POOLS
     for base in bases:
-        yield Use(base, f"the pool {base} from which Docker makes networks")
+        yield Use(base, f"the pool {base} from which Docker makes networks", proposed=True)
 
 
 def _valid(uses: Iterable[Use]) -> Iterator[Use]:
@@ -160,9 +177,35 @@ def _nftables_present() -> bool:
     return bool(kind >> 8 == nfnl_nftables)
 
 
+def _ipv6_present() -> bool:
+    """A kernel booted with ipv6.disable=1 has no such sockets."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
+
+
+def _foreign_vxlan_port() -> bool:
+    """The port is held, and by no VXLAN device of this namespace (devices share it)."""
+    if not _busy(socket.SOCK_DGRAM, marks.VXLAN_PORT):
+        return False
+    devices = _ip("-details", "link", "show", "type", "vxlan")
+    ports = [d.get("linkinfo", {}).get("info_data", {}).get("port") for d in devices]
+    return marks.VXLAN_PORT not in ports
+
+
 def _features() -> tuple[Feature, ...]:
     found = [
-        Feature("nf_tables", _nftables_present(), "every rule of the network", "modprobe nf_tables")
+        Feature(
+            "nf_tables", _nftables_present(), "every rule of the network", "modprobe nf_tables"
+        ),
+        Feature(
+            "IPv6",
+            _ipv6_present(),
+            "addresses of containers and the way between hosts",
+            "take ipv6.disable=1 off the kernel's command line and reboot",
+        ),
     ]
     for name, words, purpose, required in _PROBES:
         argv = ["unshare", "--net", "ip", "link", "add", "plprobe0", *words]
@@ -217,6 +260,10 @@ def read_host(paths: Paths, *, interface: str = "", port: int = 0) -> HostFacts:
         addresses=tuple(address for _, address in reachable),
         interfaces=tuple(dict.fromkeys(dev for dev, _ in reachable)),
         busy_ports=tuple((name, p) for kind, name, p in wanted if p and _busy(kind, p)),
+        resolvers=real_resolvers(paths),
+        docker=shutil.which("dockerd") is not None,
+        docker_dns=bool(_docker_settings(paths).get("dns")),
+        foreign_vxlan_port=_foreign_vxlan_port(),
         version=platform.release(),
     )
 

@@ -26,6 +26,7 @@ from plait.cli.preflight import (
     Finding,
     HostFacts,
     check_host,
+    check_join,
     check_port,
     choose_address,
     choose_pools,
@@ -34,7 +35,7 @@ from plait.cli.preflight import (
 from plait.cli.progress import step
 from plait.cli.services import Services, services
 from plait.cli.targets import dns_label
-from plait.cli.trust import must_enrol, renew_lapsed
+from plait.cli.trust import must_enrol, pools_of, renew_lapsed
 from plait.model.config import DEFAULT_PORT, AgentConfig, ServerConfig
 from plait.model.errors import PlaitError
 from plait.model.objects import ClusterSpec, Encap, Node
@@ -348,6 +349,7 @@ async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry
         facts = read_host(paths, interface=options.interface)
         stop_on(check_host(facts))
         choose_address(facts, options.address, options.interface)
+        stop_on(check_join(await pools_of(url, token), facts.uses))
         agent = AgentConfig(
             node=node_name(options.name),
             server=url,

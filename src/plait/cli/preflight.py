@@ -11,11 +11,15 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from plait.model.errors import PlaitError
+from plait.model.marks import VXLAN_PORT
+
+if TYPE_CHECKING:
+    from plait.wire.api import PoolUse
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -47,6 +51,8 @@ class Use(msgspec.Struct, frozen=True):
     cidr: str
     what: str
     """In words: `the route 10.0.0.0/8 dev tun0`."""
+    proposed: bool = False
+    """Nothing is there yet: Docker may make networks out of it."""
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -72,6 +78,14 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: tuple[str, ...] = ()
     busy_ports: tuple[tuple[str, int], ...] = ()
     """(protocol, port) that somebody else holds on every address."""
+    resolvers: tuple[str, ...] = ()
+    """Name servers of the host's resolv.conf, those behind systemd-resolved's stub included."""
+    docker: bool = False
+    """dockerd is installed."""
+    docker_dns: bool = False
+    """daemon.json names the resolvers of containers."""
+    foreign_vxlan_port: bool = False
+    """Somebody holds the VXLAN port, and no VXLAN device does."""
     version: str = ""
 
 
@@ -178,6 +192,39 @@ def overlap_error(pool: str, clash: Use, uses: Sequence[Use]) -> PlaitError:
     )
 
 
+def check_join(pools: Iterable[PoolUse], uses: Sequence[Use]) -> tuple[Finding, ...]:
+    """PLAIT-HOST-003 for each pool of the network that overlaps something on this host.
+
+    A pool that Docker chose elsewhere comes from the same proposals as this host's own; Plait
+    keeps the Docker of this host off it once the host has joined.
+    """
+    findings = []
+    for pool in pools:
+        matter = [use for use in uses if not (use.proposed and pool.external_ipam)]
+        clash = conflict(ipaddress.ip_network(pool.cidr), matter)
+        if clash is not None:
+            findings.append(Finding(_join_error(pool, clash)))
+    return tuple(findings)
+
+
+def _join_error(pool: PoolUse, clash: Use) -> PlaitError:
+    whose = f"of the network {pool.network}" if pool.network else "of the cluster"
+    fix: tuple[str, ...]
+    if clash.proposed:
+        fix = ("set `default-address-pools` in /etc/docker/daemon.json to other ranges",)
+    else:
+        fix = (f"remove {clash.what} from this host, or give it other addresses",)
+    if pool.network:
+        fix += (f"plait network rm {pool.network}   (on the server)",)
+    return PlaitError(
+        "PLAIT-HOST-003",
+        f"the pool {pool.cidr} {whose} overlaps {clash.what}",
+        where=f"pool {pool.cidr}",
+        why=f"containers would hide {clash.cidr} from this host, and it would hide them",
+        fix=fix,
+    )
+
+
 def check_host(facts: HostFacts) -> tuple[Finding, ...]:
     """What is missing on the host, pools aside."""
     if not facts.root:
@@ -217,7 +264,44 @@ def check_host(facts: HostFacts) -> tuple[Finding, ...]:
                 fatal=False,
             )
         )
+    if facts.foreign_vxlan_port:
+        found.append(
+            Finding(
+                PlaitError(
+                    "PLAIT-HOST-007",
+                    f"UDP port {VXLAN_PORT} is taken by something that is no VXLAN",
+                    why="hosts on other subnets are reached by VXLAN on that port",
+                    fix=(f"ss -lnup sport = :{VXLAN_PORT}", "plait up --encap direct"),
+                ),
+                fatal=False,
+            )
+        )
+    if facts.docker and not facts.docker_dns and _only_loopback(facts.resolvers):
+        found.append(
+            Finding(
+                PlaitError(
+                    "PLAIT-HOST-010",
+                    "this host's only resolvers are on its loopback, where containers reach none",
+                    why=f"/etc/resolv.conf names {', '.join(facts.resolvers)}; "
+                    "dockerd gives containers public resolvers (8.8.8.8) instead",
+                    fix=(
+                        'put {"dns": ["192.0.2.53"]}, with your resolver, '
+                        "into /etc/docker/daemon.json and restart dockerd",
+                    ),
+                ),
+                fatal=False,
+            )
+        )
     return tuple(found)
+
+
+def _only_loopback(resolvers: Iterable[str]) -> bool:
+    """There are resolvers, and all on loopback addresses."""
+    found = []
+    for text in resolvers:
+        with contextlib.suppress(ValueError):
+            found.append(ipaddress.ip_address(text.partition("%")[0]).is_loopback)
+    return bool(found) and all(found)
 
 
 def check_port(facts: HostFacts, port: int) -> tuple[Finding, ...]:

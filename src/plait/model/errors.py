@@ -89,6 +89,7 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-HOST-007": Code(409, "the port is taken"),
     "PLAIT-HOST-008": Code(504, "a process did not become ready in time"),
     "PLAIT-HOST-009": Code(409, "the host was set up with other settings"),
+    "PLAIT-HOST-010": Code(412, "containers would reach no resolver of the host's"),
     # Store
     "PLAIT-STORE-001": Code(507, "the disk is full"),
     "PLAIT-STORE-002": Code(500, "the store is damaged"),

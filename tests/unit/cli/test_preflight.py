@@ -14,6 +14,7 @@ from plait.cli.preflight import (
     HostFacts,
     Use,
     check_host,
+    check_join,
     check_port,
     choose_address,
     choose_pools,
@@ -23,6 +24,7 @@ from plait.cli.preflight import (
     unique_local,
 )
 from plait.model.errors import PlaitError
+from plait.wire.api import PoolUse
 
 RANDOM = bytes.fromhex("0102030405")
 
@@ -171,3 +173,56 @@ def test_an_underlay_address_that_cannot_be(facts: HostFacts, address: str, inte
     with pytest.raises(PlaitError) as caught:
         choose_address(facts, address, interface)
     assert caught.value.code == "PLAIT-HOST-006"
+
+
+def test_a_host_that_overlaps_a_pool_does_not_join() -> None:
+    pools = (
+        PoolUse(cidr="10.112.0.0/12"),
+        PoolUse(cidr="10.40.0.0/16", network="office"),
+        PoolUse(cidr="fd00:1::/48"),
+    )
+    assert check_join(pools, (use("10.0.0.0/16"), use("0.0.0.0/1"), use("fd01::/48"))) == ()
+    first, second = check_join(pools, (use("10.112.3.0/24"), use("10.40.0.0/15")))
+    assert first.fatal
+    assert first.error.code == "PLAIT-HOST-003"
+    assert first.error.detail == (
+        "the pool 10.112.0.0/12 of the cluster overlaps the route 10.112.3.0/24 dev tun0"
+    )
+    assert second.error.detail == (
+        "the pool 10.40.0.0/16 of the network office overlaps the route 10.40.0.0/15 dev tun0"
+    )
+    assert "plait network rm office   (on the server)" in second.error.fix
+
+
+def test_what_docker_only_proposes_hinders_no_network_that_docker_chose() -> None:
+    proposed = Use("172.16.0.0/12", "the pool 172.16.0.0/12 from which Docker …", proposed=True)
+    chosen = PoolUse(cidr="172.20.0.0/16", network="x", external_ipam=True)
+    assert check_join([chosen], [proposed]) == ()
+    assert check_join([chosen], [proposed, use("172.20.0.0/24")])
+    (finding,) = check_join([PoolUse(cidr="172.20.0.0/16", network="x")], [proposed])
+    assert "daemon.json" in finding.error.fix[0]
+
+
+@pytest.mark.parametrize(
+    ("resolvers", "docker", "named", "warned"),
+    [
+        (("127.0.0.1",), True, False, True),
+        (("127.0.0.53", "::1"), True, False, True),
+        (("127.0.0.1", "192.0.2.53"), True, False, False),
+        (("127.0.0.1",), False, False, False),
+        (("127.0.0.1",), True, True, False),
+        ((), True, False, False),
+        (("nonsense",), True, False, False),
+    ],
+)
+def test_resolvers_that_containers_cannot_reach(
+    resolvers: tuple[str, ...], docker: bool, named: bool, warned: bool
+) -> None:
+    found = check_host(HostFacts(root=True, resolvers=resolvers, docker=docker, docker_dns=named))
+    assert [(f.error.code, f.fatal) for f in found] == [("PLAIT-HOST-010", False)] * warned
+
+
+def test_a_vxlan_port_that_is_taken_is_a_warning() -> None:
+    (finding,) = check_host(HostFacts(root=True, foreign_vxlan_port=True))
+    assert not finding.fatal
+    assert "4789" in finding.error.detail
