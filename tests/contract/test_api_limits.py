@@ -332,3 +332,28 @@ async def test_garbage_over_tls_is_answered_or_cut(rig: Rig, server: Server) -> 
     writer.close()
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         await writer.wait_closed()
+
+
+async def test_strangers_make_way_for_each_other_and_nobody_else(rig: Rig) -> None:
+    server = await rig.serve(max_strangers=8)
+    node = await rig.node(server, "h1")
+    watching = node.watch([Network])
+    assert (await anext(watching)).type == "begin"
+    context = ssl.create_default_context(cafile=rig.authority.ca_file)
+    crowd = [
+        await asyncio.open_connection(
+            "127.0.0.1", server.ports[0], ssl=context, server_hostname=SERVER_NAME
+        )
+        for _ in range(24)
+    ]
+    async with asyncio.timeout(10):
+        for reader, _ in crowd[:12]:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b"", "the oldest are cut"
+    assert server.service.doorman.turned_away >= 12
+    assert await node.list(Network)
+    while (event := await anext(watching)).type != "synced":
+        assert event.type != "disconnected"
+    for _, writer in crowd:
+        writer.transport.abort()
+    await watching.aclose()  # type: ignore[attr-defined]

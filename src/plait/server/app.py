@@ -117,6 +117,7 @@ class Api:
         if route is None or route.access != "public":
             actor = self.service.authenticator.identify(request.transport, request.headers)
             request[_ACTOR] = actor
+            self.service.doorman.recognise(request.protocol)
             self.service.saw(actor)
             if route is not None:
                 check_access(route, actor)

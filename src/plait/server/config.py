@@ -22,6 +22,8 @@ class Config:
     max_pending: int = 256
     """Requests under way at once, watches and health checks not counted."""
     max_watchers: int = 20_000
+    max_strangers: int = 512
+    """Connections that have shown no credential yet."""
     max_page: int = 1000
     """Objects in one page of a list."""
     bookmark_every: float = 5.0

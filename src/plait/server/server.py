@@ -95,9 +95,11 @@ class Server:
         loop = asyncio.get_running_loop()
         assert self._runner is not None
         ports = []
+        assert self._runner.server is not None
+        factory = self.service.doorman.factory(self._runner.server)
         for address, port in self.config.listen:
             server = await loop.create_server(
-                self._runner.server,  # type: ignore[arg-type]
+                factory,
                 address,
                 port,
                 ssl=self._context,

@@ -12,6 +12,7 @@ from plait.server.bootstrap import HISTORY_KEY
 from plait.server.ca import Authority
 from plait.server.clock import Clock
 from plait.server.config import Config
+from plait.server.doorman import Doorman
 from plait.server.forget import Forgetter
 from plait.server.hub import Hub
 from plait.server.metrics import Metrics
@@ -42,6 +43,7 @@ class Service:
         self.authenticator = Authenticator(self.trust, clock, config.allowed_uids)
         self.writer = Writer(store, self.mirror, clock, new_uid, self.authenticator.fence)
         self.forgetter = Forgetter(store, self.mirror, self.trust, clock)
+        self.doorman = Doorman(config.max_strangers)
         self.metrics = Metrics()
         self._heard: dict[str, float] = {}
         self.mirror.on_changes = self.hub.publish
