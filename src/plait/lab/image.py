@@ -1,8 +1,9 @@
 """The image of the lab's containers, made of this machine's programs: no registry is in reach.
 
-The static busybox gives the shell, httpd and the tools. Its wget crashes in Debian's build as
-soon as it looks up an address (getaddrinfo in a static glibc), so wget is the real one, with the
-libraries that it loads.
+The static busybox gives httpd and the tools. Its wget crashes in Debian's build as soon as it
+looks up an address (getaddrinfo in a static glibc), so wget is the real one, with the libraries
+that it loads. So is the shell: busybox's runs its own applets before it looks at the PATH, and
+`sh -c "wget …"` would crash again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Final
 from plait.lab import preflight
 
 NAME: Final = "busybox"
+REAL: Final = {"wget": "wget", "sh": "dash"}
+"""What is no applet of busybox: name in the image, and program of this machine."""
 DIRECTORIES: Final = (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("www", 0o755))
 NSSWITCH: Final = b"hosts: files dns\n"
 
@@ -42,17 +45,20 @@ def _entry(name: str, kind: bytes, mode: int = 0o755, target: str = "") -> tarfi
 
 def write(path: Path) -> None:
     """Write the root file system as a tar file, for `docker import`."""
-    busybox, wget = (Path(_there(program)) for program in ("busybox", "wget"))
+    busybox = Path(_there("busybox"))
+    real = {name: Path(_there(program)) for name, program in REAL.items()}
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     with tarfile.open(path, "w") as archive:
         for name, mode in DIRECTORIES:
             archive.addfile(_entry(name, tarfile.DIRTYPE, mode))
         archive.add(busybox, "bin/busybox")
         for applet in applets.stdout.split():
-            if applet not in {"busybox", "wget"}:
+            if applet not in {"busybox", *real}:
                 archive.addfile(_entry(f"bin/{applet}", tarfile.SYMTYPE, target="busybox"))
-        for file in (str(wget), *libraries(wget)):
-            archive.add(os.path.realpath(file), "bin/wget" if file == str(wget) else file[1:])
+        for name, program in real.items():
+            archive.add(os.path.realpath(program), f"bin/{name}")
+        for library in sorted({found for program in real.values() for found in libraries(program)}):
+            archive.add(os.path.realpath(library), library[1:])
         nsswitch = _entry("etc/nsswitch.conf", tarfile.REGTYPE, 0o644)
         nsswitch.size = len(NSSWITCH)
         archive.addfile(nsswitch, io.BytesIO(NSSWITCH))

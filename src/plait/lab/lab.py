@@ -67,12 +67,14 @@ class Lab:
         running = self.state.hosts.get(name)
         if running is None or not hosts.alive(running):
             known = ", ".join(sorted(self.state.hosts))
+            off = running is not None
+            restart = f"plait lab fault restart --name {self.name} {name}"
             raise PlaitError(
                 "PLAIT-LAB-002",
-                f'lab host "{name}" does not run',
+                f'lab host "{name}" is {"off" if off else "not one of this lab"}',
                 where=f"lab {self.name}",
                 why=f"hosts of this lab: {known}",
-                fix=(f"plait lab restart {name}",),
+                fix=(restart if off else f"plait lab status --name {self.name}",),
             )
         return running
 

@@ -21,6 +21,7 @@ DOCKER: Final = {
     "dockerd": "docker.io",
     "docker": "docker.io",
     "busybox": "busybox-static",
+    "dash": "dash",
     "wget": "wget",
 }
 """Programs of a lab with dockerds, likewise."""

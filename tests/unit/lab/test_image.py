@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from plait.lab import image
+
+
+@pytest.mark.root
+def test_the_shell_finds_the_wget_that_works(tmp_path: Path) -> None:
+    image.write(tmp_path / "image.tar")
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        archive.extractall(tmp_path / "root", filter="fully_trusted")
+    done = subprocess.run(
+        ["/bin/sh", "-c", "wget --version | head -n 1; httpd --help 2>&1 | head -n 1"],
+        preexec_fn=lambda: os.chroot(tmp_path / "root"),
+        env={"PATH": "/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wget, httpd = done.stdout.splitlines()
+    assert wget.startswith("GNU Wget"), done
+    assert httpd.startswith("BusyBox"), done
