@@ -6,6 +6,7 @@ Each part is shown as far as it can be had: with the server down the agent still
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import msgspec
 
@@ -85,11 +86,7 @@ async def look(paths: Paths) -> Picture:
     except PlaitError as error:
         if states["server"] in {"up", "-"}:
             problems.append(_refusal(error))
-    for node in nodes or ():
-        name = node.metadata.name
-        if not node.status.ready:
-            problems.append(Trouble(f"node {name} is not ready", (f"plait describe node {name}",)))
-        problems += [Trouble(f"node {name}: {text}") for text in node.status.conditions]
+    problems += node_troubles(nodes or (), details)
     return Picture(
         server=states["server"],
         agent=states["agent"],
@@ -100,6 +97,18 @@ async def look(paths: Paths) -> Picture:
         networks=tuple(uses),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def node_troubles(nodes: Iterable[Node], here: AgentStatus | None) -> list[Trouble]:
+    """What the nodes say of themselves; of this host's node, what its agent has not said."""
+    found = []
+    for node in nodes:
+        name = node.metadata.name
+        if not node.status.ready:
+            found.append(Trouble(f"node {name} is not ready", (f"plait describe node {name}",)))
+        said = here.problems if here is not None and here.node == name else ()
+        found += [Trouble(f"node {name}: {t}") for t in node.status.conditions if t not in said]
+    return found
 
 
 def as_facts(picture: Picture) -> list[tuple[str, str]]:

@@ -1,0 +1,38 @@
+"""`plait status`: what is wrong, said once."""
+
+from __future__ import annotations
+
+from plait.cli.picture import node_troubles
+from plait.client.agent import AgentStatus
+from plait.model.objects import Metadata, Node, NodeStatus
+
+
+def node(name: str, *conditions: str, ready: bool = True) -> Node:
+    status = NodeStatus(ready=ready, conditions=conditions)
+    return Node(metadata=Metadata(name=name), status=status)
+
+
+def status(name: str, *problems: str) -> AgentStatus:
+    return AgentStatus(
+        node=name,
+        version="1",
+        ready=True,
+        server="",
+        server_connected=True,
+        revision=1,
+        endpoints=0,
+        networks=0,
+        docker=False,
+        repairs=0,
+        problems=problems,
+    )
+
+
+def test_this_hosts_problems_are_its_agents_to_tell() -> None:
+    nodes = (node("h1", "one", "two"), node("h2", "one"), node("h3", ready=False))
+    assert [t.text for t in node_troubles(nodes, status("h1", "one"))] == [
+        "node h1: two",
+        "node h2: one",
+        "node h3 is not ready",
+    ]
+    assert [t.text for t in node_troubles(nodes[:1], None)] == ["node h1: one", "node h1: two"]
