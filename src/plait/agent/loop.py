@@ -137,11 +137,7 @@ class Loop:
         if not self._quarantine:
             return ()
         wanted = frozenset(words)
-        return tuple(
-            failure
-            for failure in self.failures
-            if wanted & set(_WORD.findall(f"{failure.op.key!r} {failure.op.text}"))
-        )
+        return tuple(failure for failure in self.failures if _names(failure.op, wanted))
 
     async def settle(self) -> None:
         """Have a turn that sees everything that was true before this call, and wait for it."""
@@ -222,7 +218,13 @@ class Loop:
         ops = self.turn()
         if first:
             return ()
-        mended = tuple(op for op in ops if _key(op) not in known and not op.arrival)
+        # What goes with an endpoint whose namespace has vanished is no damage, either.
+        vanished = frozenset(str(f.op.key) for f in self.failures if f.gone and f.op.part == LINKS)
+        mended = tuple(
+            op
+            for op in ops
+            if _key(op) not in known and not op.arrival and not _names(op, vanished)
+        )
         for op in mended:
             self.repairs[op.part] = self.repairs.get(op.part, 0) + 1
             log.warning("repaired", part=op.part, op=op.text)
@@ -375,6 +377,11 @@ class Loop:
 
 def _key(op: Op) -> tuple[str, str]:
     return op.part, repr(op.key)
+
+
+def _names(op: Op, words: frozenset[str]) -> bool:
+    """Whether the op speaks of one of these: a link, an address, a CIDR."""
+    return bool(words) and not words.isdisjoint(_WORD.findall(f"{op.key!r} {op.text}"))
 
 
 def _fields(programmer: Programmer, want: HostState) -> Any:

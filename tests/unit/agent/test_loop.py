@@ -232,6 +232,20 @@ def test_what_had_no_place_before_is_no_repair(bench: Bench) -> None:
     assert bench.loop.repairs == {}
 
 
+def test_an_endpoint_that_ended_is_no_damage(bench: Bench) -> None:
+    bench.want = state("a", "b")
+    bench.loop.resync()
+    # Its namespace is gone, and the kernel took the link and the route with it.
+    del bench.parts["links"].kernel["a"]
+    del bench.parts["routes"].kernel["a/32"]
+    bench.parts["links"].refuse["a"] = "no such namespace"
+    bench.parts["links"].gone.add("a")
+    assert bench.loop.resync() == ()
+    assert bench.gone == ["a"]
+    assert "a" not in bench.parts["filter.endpoints"].kernel
+    assert bench.loop.repairs == {}
+
+
 def test_a_change_is_no_repair(bench: Bench) -> None:
     bench.want = state("a")
     bench.loop.resync()
