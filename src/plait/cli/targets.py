@@ -15,6 +15,8 @@ from plait.model.paths import Paths
 
 NETNS_DIR: Final = Path("/run/netns")
 """Where ip-netns(8) keeps named namespaces."""
+NAME_MAX: Final = 255
+"""Longest name of a file, in bytes (linux/limits.h)."""
 
 
 class Target(NamedTuple):
@@ -44,6 +46,8 @@ def dns_label(text: str) -> str:
 
 def resolve(word: str, paths: Paths) -> Target:
     """The namespace that a word means; PLAIT-AGENT-004 when it means none."""
+    if any(len(part) > NAME_MAX for part in word.split("/")):
+        raise _gone(f"{word[:80]}…", f"no name has more than {NAME_MAX} characters")
     if word.isascii() and word.isdigit():
         return _of_pid(int(word), word)
     if "/" in word:

@@ -33,6 +33,8 @@ READ_ATTEMPTS: Final = 3
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_MOST: Final = 10.0
 """Seconds between two attempts of a watch: at most this much, with full jitter."""
+LONGEST_NAME: Final = 253
+"""Longest name of any kind of object, in characters; aiohttp reads request lines up to 8,190."""
 CHUNK: Final = 256 * 1024
 
 _ITEM: Final[dict[type[Object], msgspec.json.Decoder[Any]]] = {
@@ -406,6 +408,14 @@ class _Stream:
 
 
 def _path(kind: type[Object], name: str, namespace: str, *, scoped: bool = False) -> str:
+    """Path of an object; PLAIT-NAME-001 for a name so long that a request line has no room."""
+    for word in (name, namespace):
+        if len(word) > LONGEST_NAME:
+            raise PlaitError(
+                "PLAIT-NAME-001",
+                f"{word[:80]!r}… ({len(word)} characters) is no name of an object",
+                why=f"names have at most {LONGEST_NAME} characters",
+            )
     parts = ["v1"]
     if kind.namespaced and (namespace or name or scoped):
         parts += ["namespaces", namespace or "default"]
