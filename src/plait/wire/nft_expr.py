@@ -111,6 +111,11 @@ def _fib_daddr_type(reg: int) -> bytes:
     return expression("fib", u32(1, reg), u32(2, 3), u32(3, 2))
 
 
+def _fib_source_link(reg: int) -> bytes:
+    # NFT_FIB_RESULT_OIF of NFTA_FIB_F_SADDR with NFTA_FIB_F_IIF.
+    return expression("fib", u32(1, reg), u32(2, 1), u32(3, 1 | 8))
+
+
 def show_number(raw: bytes) -> str:
     """A big-endian number."""
     return str(int.from_bytes(raw, "big"))
@@ -168,6 +173,10 @@ CT_STATUS: Final = Field("ct status", 4, _ct(2), _bits({0x20: "dnat"}))
 DADDR_TYPE: Final = Field(
     "fib daddr type", 4, _fib_daddr_type, lambda raw: {"2": "local"}.get(_show_host(raw), "?")
 )
+SOURCE_LINK: Final = Field(
+    "fib saddr . iif oif", 4, _fib_source_link, lambda raw: "missing" if not any(raw) else "?"
+)
+"""0 when no route to the packet's source leads out of the link that it came in by."""
 SADDR: Final = {
     4: Field("ip saddr", 4, _payload(1, 12, 4), show_address),
     6: Field("ip6 saddr", 16, _payload(1, 8, 16), show_address),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 import struct
 from typing import Any
@@ -124,6 +125,28 @@ def test_an_endpoint_reaches_of_its_host_dns_and_echo_only(world: Any, v: int) -
 def test_loopback_of_the_host_is_out_of_reach(world: Any) -> None:
     with world.loopback_leads_to_host("a1", marks.GATEWAY4):
         world.expect_drop("loopback", lambda: world.send("a1", ("127.0.0.1", 53), src=A1[0]))
+
+
+@both
+def test_a_stranger_cannot_speak_with_an_address_of_a_network(world: Any, v: int) -> None:
+    remote = ("10.1.0.200", "fd01:0:0:0:1::200")[v]
+    sources = (remote, A2[v])
+    nodad = ("", " nodad")[v]
+    world.ip("out", *(f"address add {source} dev lo{nodad}" for source in sources))
+    try:
+        for source in sources:
+            world.expect_drop(
+                "source by a wrong way",
+                lambda source=source: world.send("out", (A1[v], 7), src=source),
+            )
+        # The same packet by the way that leads there.
+        world.ip("host", f"route add {remote} via {OUT[v]}")
+        with world.socket("a1", A1[v], 7) as server:
+            world.send("out", (A1[v], 7), src=remote)
+            assert server.recvfrom(64)[1][0] == str(ipaddress.ip_address(remote))
+        world.ip("host", f"route del {remote}")
+    finally:
+        world.ip("out", *(f"address del {source}/{(32, 128)[v]} dev lo" for source in sources))
 
 
 @both

@@ -244,6 +244,22 @@ def _ingress() -> Chain:
         (
             Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
             Rule("unknown receiver", (InSet((e.OIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
+            # What comes from another host says by its source which network it is in. It must have
+            # come the way that the source's block is reached: through the tunnel if that is one.
+            *[
+                Rule(
+                    "source by a wrong way",
+                    (
+                        e.family(f),
+                        Match(e.IIFGROUP, _GROUP, "!="),
+                        InSet((e.SADDR[f],), POOLS[f].name),
+                        Match(e.SOURCE_LINK, bytes(4)),
+                        _COUNT,
+                        DROP,
+                    ),
+                )
+                for f in FAMILIES
+            ],
             *[Rule("network", (e.family(f), e.Vmap((e.DADDR[f],), TO[f].name))) for f in FAMILIES],
             Rule("unknown receiver", (_COUNT, DROP)),
         ),
