@@ -137,7 +137,11 @@ class Loop:
         if not self._quarantine:
             return ()
         wanted = frozenset(words)
-        return tuple(failure for failure in self.failures if _names(failure.op, wanted))
+        return tuple(
+            failure
+            for failure in self.failures
+            if wanted & set(_WORD.findall(f"{failure.op.key!r} {failure.op.text}"))
+        )
 
     async def settle(self) -> None:
         """Have a turn that sees everything that was true before this call, and wait for it."""
@@ -215,20 +219,27 @@ class Loop:
         self.observed = True
         self._applied.clear()
         known = set(self._quarantine)
+        damaged = self._damage_to_gate()
         ops = self.turn()
         if first:
             return ()
-        # What goes with an endpoint whose namespace has vanished is no damage, either.
-        vanished = frozenset(str(f.op.key) for f in self.failures if f.gone and f.op.part == LINKS)
         mended = tuple(
             op
             for op in ops
-            if _key(op) not in known and not op.arrival and not _names(op, vanished)
+            if _key(op) not in known and not op.arrival and (op.part != GATE or _key(op) in damaged)
         )
         for op in mended:
             self.repairs[op.part] = self.repairs.get(op.part, 0) + 1
             log.warning("repaired", part=op.part, op=op.text)
         return mended
+
+    def _damage_to_gate(self) -> frozenset[tuple[str, str]]:
+        """Keys of what differs from the state that the gate was last brought to. What a turn does
+        to it beyond that follows from endpoints whose namespace has vanished: no damage."""
+        want = self._compute()
+        if self._gate is None or self._standing is None or want is None:
+            return frozenset()
+        return frozenset(map(_key, self._gate.plan(_closed(want, self._standing))))
 
     def turn(self) -> tuple[Op, ...]:
         """Make the kernel equal to the desired state; returns what was done."""
@@ -377,11 +388,6 @@ class Loop:
 
 def _key(op: Op) -> tuple[str, str]:
     return op.part, repr(op.key)
-
-
-def _names(op: Op, words: frozenset[str]) -> bool:
-    """Whether the op speaks of one of these: a link, an address, a CIDR."""
-    return bool(words) and not words.isdisjoint(_WORD.findall(f"{op.key!r} {op.text}"))
 
 
 def _fields(programmer: Programmer, want: HostState) -> Any:
