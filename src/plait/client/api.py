@@ -462,5 +462,5 @@ def _distrusted(url: str, error: Exception) -> PlaitError:
         f"the server at {url} is not one of the expected authority",
         where=url,
         why=reason(error),
-        fix=("plait token create (on the server)", "plait join SERVER --token TOKEN"),
+        fix=("plait token create   # on the server", "plait join SERVER --token TOKEN"),
     )

@@ -80,7 +80,7 @@ async def fetch_ca(url: str, token: str) -> str:
             f"the server at {url} cannot be reached",
             where=url,
             why=reason(error),
-            fix=("plait status (on the server)",),
+            fix=("plait status   # on the server",),
         ) from None
     try:
         found = hashlib.sha256(_der(text)).hexdigest()
@@ -92,7 +92,7 @@ async def fetch_ca(url: str, token: str) -> str:
             f"the authority of {url} is not the one that made the token",
             where=url,
             why=f"its hash is {found[:16]}…, the token pins {expected[:16]}…",
-            fix=("plait token create (on the server)",),
+            fix=("plait token create   # on the server",),
         )
     return text
 

@@ -39,13 +39,19 @@ class Actor(msgspec.Struct, frozen=True):
     """Unix time at which the credential ends; 0: never."""
 
 
+_ADMIN: Final = "plait token create --role admin   # on the server"
+
+
 def refuse(actor: Actor, what: str) -> PlaitError:
     """Refusal of something that a node or a joiner may not do."""
     if actor.role == "node":
         return PlaitError(
-            "PLAIT-AUTH-006", f"node {actor.name} may not {what}", where=f"nodes/{actor.name}"
+            "PLAIT-AUTH-006",
+            f"node {actor.name} may not {what}",
+            where=f"nodes/{actor.name}",
+            fix=("run the command on the server's host", _ADMIN),
         )
-    return PlaitError("PLAIT-AUTH-002", f"a {actor.role} token may not {what}")
+    return PlaitError("PLAIT-AUTH-002", f"a {actor.role} token may not {what}", fix=(_ADMIN,))
 
 
 def authorize(actor: Actor, verb: Verb, old: Object | None, new: AnyObject | None) -> None:

@@ -109,7 +109,7 @@ class Forgetter:
                 f"the node {name} is alive",
                 where=f"nodes/{name}",
                 why=f"it was heard {max(silent, 0):.0f} s ago",
-                fix=(f"plait down (on {name})", f"plait node forget {name} --force"),
+                fix=(f"plait down   # on {name}", f"plait node forget {name} --force"),
             )
         if dry_run:
             return plan.summary

@@ -207,7 +207,10 @@ class Trust:
                 f"the name {request.name} belongs to another node",
                 where=f"nodes/{request.name}",
                 why="the uid or the secret is not the one of its first enrolment",
-                fix=(f"plait node forget {request.name}", "plait join ... --name OTHER"),
+                fix=(
+                    "plait join HOST --token TOKEN --name OTHER",
+                    f"plait node forget {request.name}",
+                ),
             )
         compares = [
             Compare(key, state.revision_of(key)),
