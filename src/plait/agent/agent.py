@@ -119,6 +119,7 @@ class Agent:
         self._prefixes: tuple[str, ...] = ()
         self._saved = float("-inf")
         self._saved_revision = -1
+        self._saving: asyncio.Future[None]
         self._overlaps = Overlaps()
         self.problem_sources = [*doors.problems, self._overlapping]
         """Asked whenever somebody wants to know what is wrong; parts beside the agent add theirs.
@@ -220,6 +221,8 @@ class Agent:
             self._saved_revision = kept.revision
         self._hold_ports()
         running = asyncio.get_running_loop()
+        self._saving = running.create_future()
+        self._saving.set_result(None)
         for watcher in self._doors.watchers:
             running.add_reader(watcher.fileno(), self._noticed, watcher)
         await self.loop.settle()
@@ -251,7 +254,8 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self.service.drain()
-        self._save(force=True)
+        await self._saving
+        await self._save(force=True)
         self.ports.close()
         self.state.records.close()
         for watcher in self._doors.watchers:
@@ -355,8 +359,8 @@ class Agent:
         if due:
             self.state.records.forget(*due)
             self.sync.kick()
-        if self._doors.clock() - self._saved >= SAVE_EVERY:
-            self._save()
+        if self._doors.clock() - self._saved >= SAVE_EVERY and self._saving.done():
+            self._saving = asyncio.create_task(self._save(), name="agent: snapshot -> disk")
 
     async def _follow_host(self) -> None:
         """Look at the host's own network now and then, off the loop: dumps may be long."""
@@ -407,19 +411,22 @@ class Agent:
         if watcher.drain():
             self.loop.nudge()
 
-    def _save(self, *, force: bool = False) -> None:
-        """Copy the snapshot to the disk if it changed."""
+    async def _save(self, *, force: bool = False) -> None:
+        """Copy the snapshot to the disk if it changed; the writing is done off the loop."""
         snapshot = self.state.snapshot
         self._saved = self._doors.clock()
         if not snapshot.live or (snapshot.revision == self._saved_revision and not force):
             return
+        # All three belong to this moment: the snapshot goes on changing during the write.
+        objects, revision, returned = tuple(snapshot), snapshot.revision, self.blocks.returned()
+        path = self._config.directory / "snapshot.json"
         try:
-            cache.save(self._config.directory / "snapshot.json", snapshot, snapshot.revision)
+            await self._doors.offload(lambda: cache.save(path, objects, revision))
         except OSError as error:
             log.warning("the snapshot cannot be saved", error=str(error))
         else:
-            self._saved_revision = snapshot.revision
-            self.blocks.forget_returned()
+            self._saved_revision = revision
+            self.blocks.forget_returned(returned)
 
     def _overlapping(self) -> tuple[str, ...]:
         return self._overlaps(self._prefixes, self.state.snapshot.networks)

@@ -359,12 +359,26 @@ class Blocks:
         cidr = _single(address) if holder.loan else holder.cidr
         return (network, cidr) in self._records.ledger.returning
 
-    def forget_returned(self) -> None:
-        """The snapshot is on disk: what it does not give us needs no note any more."""
-        for network, cidr in tuple(self._records.ledger.returning):
-            known = network in self._snapshot.networks
-            spaces = self._book.spaces(network) if known else ()
-            if not any(cidr == block.cidr for space in spaces for block in space.blocks):
+    def returned(self) -> frozenset[tuple[str, str]]:
+        """Blocks (network, CIDR) on their way back that the snapshot does not give us any more.
+
+        When a snapshot that says so is on disk, `forget_returned` may drop the notes of them.
+        """
+        return frozenset(
+            (network, cidr)
+            for network, cidr in self._records.ledger.returning
+            if not self._given(network, cidr)
+        )
+
+    def _given(self, network: str, cidr: str) -> bool:
+        known = network in self._snapshot.networks
+        spaces = self._book.spaces(network) if known else ()
+        return any(cidr == block.cidr for space in spaces for block in space.blocks)
+
+    def forget_returned(self, blocks: frozenset[tuple[str, str]]) -> None:
+        """Drop the notes of blocks that have gone back for good, but for those we own again."""
+        for network, cidr in blocks.intersection(self._records.ledger.returning):
+            if not self._given(network, cidr):
                 self._records.forget(record.kept(network, cidr))
 
     def survey(self) -> frozenset[str]:

@@ -146,7 +146,7 @@ async def test_a_block_whose_return_was_not_answered_is_used_no_more(host: fake.
             await agent.blocks.reconcile()
         left = {o.spec.cidr for o in host.server.objects.values() if isinstance(o, AddressBlock)}
         (gone,) = blocks - left
-        agent._save(force=True)
+        await agent._save(force=True)
         inside = gone.replace(".0/26", ".9")
         with pytest.raises(PlaitError) as refused:
             await agent.service.attach(request("e1", "plait", inside))
@@ -176,7 +176,7 @@ async def test_a_return_that_was_not_answered_is_settled_later(host: fake.FakeHo
         ((network, gone),) = agent.state.records.ledger.returning
         wire.lose_answers = False
         await agent.blocks.reconcile()
-        agent._save(force=True)
+        await agent._save(force=True)
         assert not agent.state.records.ledger.returning
         # Claimed anew, it is as good as any other.
         await agent.service.attach(request("e1", network, gone.replace(".0/26", ".9")))
