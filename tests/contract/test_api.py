@@ -347,7 +347,7 @@ async def test_a_lost_node_is_forgotten_with_all_that_was_its_own(rig: Rig, serv
     ), "an address that another node holds is not taken from it"
     assert blocks["10.112.0.128/26"].loans == ()
     assert "10.112.0.0/26" not in blocks
-    await refused("PLAIT-AUTH-001", h1.list(Network))
+    await refused("PLAIT-AUTH-007", h1.list(Network))
     await refused("PLAIT-API-004", api.forget_node("h1"))
     assert await rig.node(server, "h1"), "the name is free again"
 

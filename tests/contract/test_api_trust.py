@@ -328,7 +328,7 @@ async def test_a_name_is_kept_from_others(rig: Rig, server: Server, h1: ApiClien
     assert again == enrol.read_identity(rig.path / "h1")
     await rig.admin(server).forget_node("h1", force=True)
     await enrol.enrol(rig.url(server), token, "h1", rig.path / "thief")
-    await refused("PLAIT-AUTH-001", h1.list(Network))
+    await refused("PLAIT-AUTH-007", h1.list(Network))
 
 
 async def test_the_files_of_a_node_are_private(rig: Rig, h1: ApiClient) -> None:
@@ -383,9 +383,9 @@ async def test_a_node_that_was_off_for_long_comes_back_by_its_secret(
     )
     await refused("PLAIT-AUTH-002", by_secret(own).enrol(other))
     for wrong in (own + "x", own.replace("h1.", "h2.", 1), "h1", "", "..", "h1.." + "x" * 43):
-        await refused("PLAIT-AUTH-001", by_secret(wrong or " ").enrol(other))
+        await refused("PLAIT-AUTH-007", by_secret(wrong or " ").enrol(other))
     await rig.admin(server).forget_node("h1", force=True)
-    await refused("PLAIT-AUTH-001", by_secret(own).enrol(other))
+    await refused("PLAIT-AUTH-007", by_secret(own).enrol(other))
 
 
 async def test_an_expired_certificate_is_refused_and_its_watch_cut(

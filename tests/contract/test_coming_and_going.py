@@ -50,8 +50,19 @@ async def test_a_forgotten_node_is_told_to_join(rig: Rig, server: Server, h1: Ap
     await rig.admin(server).forget_node("h1", force=True)
     with pytest.raises(PlaitError) as caught:
         await trust.renew_lapsed(h1, rig.path / "h1", rig.time.now() + 30 * DAY)
-    assert caught.value.code == "PLAIT-AUTH-001"
+    assert caught.value.code == "PLAIT-AUTH-007"
     assert "plait join SERVER --token TOKEN" in caught.value.fix
+
+
+async def test_the_watch_of_a_node_that_is_forgotten_ends_with_the_reason(
+    rig: Rig, server: Server, h1: ApiClient
+) -> None:
+    with pytest.raises(PlaitError) as caught:
+        async with asyncio.timeout(10):
+            async for event in h1.watch((Node,)):
+                if event.type == "synced":
+                    await rig.admin(server).forget_node("h1", force=True)
+    assert caught.value.code == "PLAIT-AUTH-007"
 
 
 async def test_the_agent_renews_at_its_start_and_again_soon_when_that_failed(

@@ -46,6 +46,8 @@ FACTS_EVERY: Final = 15.0
 HOLD: Final = 600.0
 """Seconds after which a held address that nobody attached with is free again."""
 
+FORGOTTEN: Final = "forgotten"
+"""File that outlives the process while the server does not know this node."""
 CONDITIONS: Final = 64
 CONDITION_LENGTH: Final = 512
 """Most conditions of a Node, and characters of one: the server refuses more."""
@@ -167,6 +169,7 @@ class Agent:
             clock=doors.clock,
             heartbeat=config.heartbeat,
             kicked=local,
+            expelled=self._set_forgotten,
         )
         self.service = Service(
             self.state,
@@ -209,6 +212,8 @@ class Agent:
 
     async def _start(self) -> None:
         self._config.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Known before the kernel is put right: the copy of the snapshot still speaks for us.
+        self.state.forgotten = (self._config.directory / FORGOTTEN).exists()
         dead = self.state.open(self._doors.boot)
         if dead:
             log.info("endpoints did not survive", endpoints=len(dead))
@@ -309,6 +314,24 @@ class Agent:
                 log.error("another node owns the address; no more traffic", endpoint=ident)
             self.state.fenced = fenced
             self.state.mark(("host",))
+
+    def _set_forgotten(self, forgotten: bool) -> None:
+        """All endpoints fall silent when the server forgot this node (P2), until it is enrolled
+        again and the blocks are known."""
+        if forgotten == self.state.forgotten:
+            return
+        self.state.forgotten = forgotten
+        path = self._config.directory / FORGOTTEN
+        try:
+            if forgotten:
+                log.error("the server has forgotten this node; its endpoints have no more traffic")
+                path.touch(mode=0o600)
+            else:
+                log.info("the server knows this node again")
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            log.error("what the server said cannot be kept", error=str(error))
+        self._inputs_changed(frozenset(("host",)), frozenset())
 
     async def _fetch_network(self, name: str) -> bool:
         """Ask the server for a network that was made this moment."""

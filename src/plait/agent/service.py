@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -88,6 +89,7 @@ class Service:
             if known is not None:
                 # The same id in another namespace: the former one is gone (a runtime's retry).
                 await self._detach(request.id)
+            self._check_enrolled()
             failpoint("attach.begin")
             network = await self._network(request.network)
             inode = self._place(request)
@@ -231,6 +233,7 @@ class Service:
 
     async def reserve(self, network: str, family: Literal[4, 6], address: str = "") -> Reservation:
         """See client.agent.Agent."""
+        self._check_enrolled()
         await self._network(network)
         if address:
             address = _canonical(address)
@@ -274,7 +277,11 @@ class Service:
         for ident, endpoint in self._ledger.endpoints.items():
             if ident in self._ledger.unfinished:
                 continue
-            if ident in fenced:
+            if self._state.forgotten:
+                endpoint = msgspec.structs.replace(
+                    endpoint, phase="degraded", message="the server has forgotten this node"
+                )
+            elif ident in fenced:
                 endpoint = msgspec.structs.replace(
                     endpoint, phase="degraded", message="another node owns its address now"
                 )
@@ -307,6 +314,11 @@ class Service:
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, a sentence each."""
         found = [f"{failure.op}: {failure.error}" for failure in self._loop.failures]
+        if self._state.forgotten:
+            found.append(
+                "the server has forgotten this node, so its endpoints have no traffic:"
+                f" `{self._join()}` joins again, `plait down --purge` leaves for good"
+            )
         found += [f"{key}: {why}" for key, why in self._sync.problems.items()]
         found += [
             f"endpoint {ident}: another node owns its address" for ident in self._state.fenced
@@ -350,6 +362,19 @@ class Service:
                 self._locks[ident] = (lock, users)
             else:
                 del self._locks[ident]
+
+    def _join(self) -> str:
+        return f"plait join {urlsplit(self._server).netloc or 'SERVER'} --token TOKEN"
+
+    def _check_enrolled(self) -> None:
+        if self._state.forgotten:
+            raise PlaitError(
+                "PLAIT-AUTH-007",
+                "the server has forgotten this node",
+                where=f"node/{self._state.identity.name}",
+                why="its addresses may have been given to others",
+                fix=(self._join(), "plait down --purge"),
+            )
 
     async def _network(self, name: str) -> Network:
         snapshot = self._state.snapshot

@@ -54,6 +54,9 @@ class State:
         self.accept_ra = False
         self.docker = False
         self.fenced: frozenset[str] = frozenset()
+        """Endpoints whose address another node owns by now: no traffic (P2)."""
+        self.forgotten = False
+        """The server does not know this node any more: all of its addresses may be others'."""
         self.dns = True
         self.purging = False
         """Nothing is wanted any more: every object of ours goes."""
@@ -101,7 +104,7 @@ class State:
             uid=self.identity.uid,
             underlay=self.underlay,
             attachments=self._attachments,
-            fenced=self.fenced,
+            fenced=frozenset(self._attachments) if self.forgotten else self.fenced,
             forward_accept=self.docker,
             dns=self.dns,
             accept_ra=self.accept_ra,

@@ -47,14 +47,17 @@ BACKOFF: Final = (0.5, 15.0)
 """Seconds before the first and the longest before a later try while the server is away."""
 REFUSED_AGAIN: Final = 60.0
 """Seconds before an object that the server refused is offered again unchanged."""
+EXPELLED: Final = 2.0
+"""Seconds, about, between questions whether a server that forgot us knows us again."""
 BATCH: Final = 100
 """Objects written at once."""
 
 NOT_OF_THE_OBJECT: Final = (401, 408, 421, 429)
 """HTTP statuses of refusals that say nothing of what was sent: all of it is sent again."""
 VERSION: Final = "PLAIT-AGENT-002"
-AWAY: Final = ("PLAIT-API-012", "PLAIT-IPAM-013")
-"""The server is out of reach: nothing else will get through either."""
+FORGOTTEN: Final = "PLAIT-AUTH-007"
+AWAY: Final = ("PLAIT-API-012", "PLAIT-IPAM-013", FORGOTTEN)
+"""The server is out of reach for us: nothing else will get through either."""
 
 log: Final = structlog.get_logger("plait.agent.sync")
 
@@ -76,10 +79,12 @@ class Sync:
         clock: Callable[[], float],
         heartbeat: float = HEARTBEAT,
         kicked: Callable[[], None] = lambda: None,
+        expelled: Callable[[bool], None] = lambda _forgotten: None,
     ) -> None:
         """`endpoints` and `describe` say what our objects should be; `changed` is told which
         inputs of the desired state changed and of which networks; `observe` sees every event
-        (names, policies); `kicked` is called when something of ours changed."""
+        (names, policies); `kicked` is called when something of ours changed; `expelled` when the
+        server does not know this node any more (True), and when it knows it again (False)."""
         self._api = api
         self._snapshot = snapshot
         self._endpoints = endpoints
@@ -91,6 +96,7 @@ class Sync:
         self._clock = clock
         self._heartbeat = heartbeat
         self._kicked = kicked
+        self._expelled = expelled
         self._kick = asyncio.Event()
         self._refused: dict[str, tuple[AnyObject | None, float]] = {}
         self._node_written = float("-inf")
@@ -115,10 +121,18 @@ class Sync:
                 async for event in self._api.watch(KINDS):
                     self.take(event)
             except PlaitError as error:
-                self._lost(error.detail)
+                self.refused(error)
+                pause = EXPELLED
             else:
                 self._lost("the stream ended")
-            await asyncio.sleep(BACKOFF[0] * (1 + random.random()))  # noqa: S311 (jitter)
+                pause = BACKOFF[0]
+            await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 (jitter)
+
+    def refused(self, error: PlaitError) -> None:
+        """The server refused this node as a whole, or is out of reach."""
+        self._lost(error.detail)
+        if error.code == FORGOTTEN:
+            self._expelled(True)
 
     def take(self, event: WatchEvent) -> None:
         """One event of the watch."""
@@ -140,6 +154,7 @@ class Sync:
             case "synced":
                 for gone in self._snapshot.synced(event.revision):
                     touched(None, gone, inputs, networks)
+                self._expelled(False)
                 # The first listing settles everything, also what did not change.
                 inputs |= {"cluster", "nodes", "networks", "blocks"}
                 networks |= self._snapshot.networks.keys()
@@ -176,7 +191,9 @@ class Sync:
             try:
                 await self.reconcile()
             except PlaitError as error:
-                if error.code not in AWAY:
+                if error.code == FORGOTTEN:
+                    self.refused(error)
+                elif error.code not in AWAY:
                     log.error("the server refused", error=str(error))
                 pause = delay * (0.5 + random.random())  # noqa: S311 (jitter)
                 delay = min(delay * 2, BACKOFF[1])
@@ -226,7 +243,9 @@ class Sync:
                 stored = await self._api.update(merged)
             except PlaitError as error:
                 if error.code not in ("PLAIT-API-006", "PLAIT-API-004"):
-                    self.problems[f"node/{self._node}"] = str(error)
+                    # Being out of reach is no refusal of the node: the status shows it anyway.
+                    if error.code not in AWAY:
+                        self.problems[f"node/{self._node}"] = str(error)
                     raise
                 # Somebody labelled our node meanwhile: begin with what is there now.
                 self._learn(await self._api.get(Node, self._node))

@@ -201,7 +201,7 @@ async def forgotten(node: str) -> bool:
             try:
                 await client.get(Node, node)
             except PlaitError as error:
-                return error.code == "PLAIT-AUTH-001"
+                return error.code == "PLAIT-AUTH-007"
     return False
 
 
@@ -325,10 +325,10 @@ async def resume_joined(
             output.good("the certificate, which had lapsed while the host was off, is renewed")
     if await forgotten(agent.node):
         raise PlaitError(
-            "PLAIT-AUTH-001",
+            "PLAIT-AUTH-007",
             f"the server does not know the node {agent.node} any more",
             why="it was forgotten (`plait node forget`), and its addresses were given to others",
-            fix=(join,),
+            fix=(join, "plait down --purge"),
         )
     with step("agent ready"):
         await start_agent(paths)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LEAVE_TIMEOUT: Final = 5.0
 """Seconds that a host which leaves waits for the server."""
-FORGOTTEN: Final = ("PLAIT-AUTH-001", "PLAIT-API-004", "PLAIT-HOST-005")
+FORGOTTEN: Final = ("PLAIT-AUTH-007", "PLAIT-API-004", "PLAIT-HOST-005")
 """What the server, or this host, says of a node that is none any more."""
 
 
@@ -53,7 +53,7 @@ async def renew_lapsed(client: ApiClient, directory: Path, now: float) -> bool:
 
     True when it was renewed; False when it is still good, or when the server cannot be reached:
     the agent then works from what it knows, and renews it as soon as the server is back.
-    PLAIT-AUTH-001 when the node was forgotten meanwhile, PLAIT-HOST-005 without an identity.
+    PLAIT-AUTH-007 when the node was forgotten meanwhile, PLAIT-HOST-005 without an identity.
     """
     if not must_enrol(directory, now):
         return False

@@ -45,6 +45,8 @@ _ANSWERS: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
 _problem = msgspec.json.Decoder(Problem).decode
 _encode = msgspec.json.Encoder().encode
 
+FORGOTTEN: Final = "PLAIT-AUTH-007"
+"""Refusal that no other try will change."""
 _LOST: Final = (aiohttp.ClientError, TimeoutError, OSError)
 
 
@@ -237,6 +239,8 @@ class ApiClient:
                             yield event
                 lost = "the server ended the stream"
             except (*_LOST, StreamError, PlaitError) as error:
+                if isinstance(error, PlaitError) and error.code == FORGOTTEN:
+                    raise
                 lost = reason(error)
             self._at += 1
             if failures == 0:

@@ -57,7 +57,10 @@ class Api(Protocol):
         """All steps or none, in one revision; the objects as stored."""
 
     def watch(self, kinds: Sequence[type[Object]]) -> AsyncIterator[WatchEvent]:
-        """Follow kinds for ever, reconnecting with jittered backoff, resuming where possible."""
+        """Follow kinds for ever, reconnecting with jittered backoff, resuming where possible.
+
+        Raises only PLAIT-AUTH-007: to a node that was forgotten no server will answer.
+        """
 
     async def close(self) -> None:
         """Release connections."""

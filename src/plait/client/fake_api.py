@@ -27,6 +27,8 @@ class FakeServer:
         self.objects: dict[str, AnyObject] = {}
         self.away = False
         """True: nothing gets through, and watches hear no more."""
+        self.forgotten = False
+        """True: the node that asks is not known any more."""
         self.writes = 0
         self._queues: set[asyncio.Queue[WatchEvent | None]] = set()
 
@@ -54,9 +56,15 @@ class FakeServer:
         for queue in self._queues:
             queue.put_nowait(None)
 
+    def forget(self) -> None:
+        """Know the asking node no more: calls are refused, watches end."""
+        self.forgotten = True
+        for queue in self._queues:
+            queue.put_nowait(None)
+
     def heal(self) -> None:
-        """Come back."""
-        self.away = False
+        """Come back, and know everybody."""
+        self.away = self.forgotten = False
 
     def subscribe(self) -> asyncio.Queue[WatchEvent | None]:
         """Events from now on; None when the connection breaks."""
@@ -150,6 +158,8 @@ class FakeApi:
         """See Api."""
         wanted = tuple(kinds)
         while True:
+            if self._server.forgotten:
+                raise _forgotten()
             if self._server.away:
                 await asyncio.sleep(0.01)
                 continue
@@ -176,6 +186,8 @@ class FakeApi:
         await asyncio.sleep(0)
         if self._server.away:
             raise PlaitError("PLAIT-API-012", "the server is away")
+        if self._server.forgotten:
+            raise _forgotten()
 
     def _check(self, obj: Object) -> None:
         if not obj.metadata.revision:
@@ -185,3 +197,7 @@ class FakeApi:
             raise PlaitError("PLAIT-API-004", f"there is no {obj.key}")
         if found.metadata.revision != obj.metadata.revision:
             raise PlaitError("PLAIT-API-006", f"{obj.key} was changed")
+
+
+def _forgotten() -> PlaitError:
+    return PlaitError("PLAIT-AUTH-007", "the server does not know this node any more")

@@ -63,6 +63,7 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-AUTH-004": Code(401, "the token has expired"),
     "PLAIT-AUTH-005": Code(401, "the server's certificate authority is not the expected one"),
     "PLAIT-AUTH-006": Code(403, "a node writes its own objects only"),
+    "PLAIT-AUTH-007": Code(401, "the server does not know the node any more"),
     # Agent and kernel
     "PLAIT-AGENT-001": Code(503, "the agent does not answer"),
     "PLAIT-AGENT-002": Code(409, "the agent and the server are of different versions"),

@@ -37,6 +37,17 @@ def unauthenticated(why: str, *fix: str) -> PlaitError:
     )
 
 
+def unknown_node(why: str) -> PlaitError:
+    """PLAIT-AUTH-007: the node's agent then silences its endpoints, for others may have their
+    addresses."""
+    return PlaitError(
+        "PLAIT-AUTH-007",
+        "the server does not know this node any more",
+        why=why,
+        fix=("plait join SERVER --token TOKEN", "plait down --purge"),
+    )
+
+
 class Authenticator:
     """Turns credentials into actors."""
 
@@ -102,10 +113,8 @@ class Authenticator:
         name, _, rest = value.partition(".")
         uid, _, secret = rest.partition(".")
         if not self._trust.is_node(name, uid, secret):
-            raise unauthenticated(
-                f"no node {shown(name)} of that uid and secret is enrolled",
-                "plait join SERVER --token TOKEN",
-            )
+            # The same words whether the name, the uid or the secret is another.
+            raise unknown_node(f"no node {shown(name)} of that uid and secret is enrolled")
         return Actor("join", own_enrolment(name))
 
     def _certificate(self, certificate: Mapping[str, Any]) -> Actor:
@@ -123,8 +132,5 @@ class Authenticator:
             raise unauthenticated(f"the certificate of node {name} has expired")
         record = self._trust.node(name)
         if record is None or record.uid != uid:
-            raise unauthenticated(
-                f"the node {name} was forgotten, or enrolled anew",
-                "plait join SERVER --token TOKEN",
-            )
+            raise unknown_node(f"the node {name} was forgotten, or enrolled anew")
         return Actor("node", name, uid, expires)

@@ -24,6 +24,7 @@ import structlog
 from plait.agent import cache
 from plait.agent.agent import Agent, Config
 from plait.agent.state import Identity
+from plait.agent.sync import FORGOTTEN
 from plait.client import enrol
 from plait.client.api import ApiClient
 from plait.dns.resolvconf import ResolvConf
@@ -133,7 +134,9 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
         tasks.start("resolver", keep_trying("resolver", resolver.start, missing))
         tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start, missing))
         tasks.start("docker -> agent", follow_docker(plugin, agent))
-        tasks.start("certificate", keep_certificate(api, paths.node, missing))
+        tasks.start(
+            "certificate", keep_certificate(api, paths.node, missing, refused=agent.sync.refused)
+        )
         notify("READY=1", os.environ)
         await stop.wait()
 
@@ -195,11 +198,13 @@ async def keep_certificate(
     directory: Path,
     missing: dict[str, str],
     *,
+    refused: Callable[[PlaitError], None] = lambda _error: None,
     now: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Renew the node's certificate at two thirds of its life, at once when it has lapsed (the
-    host was off). Until that is done the failure stands in `missing`; `now` is Unix time."""
+    host was off). Until that is done the failure stands in `missing`; `refused` is told when the
+    server does not know the node any more; `now` is Unix time."""
     while True:
         pause = RENEW_CHECK
         if enrol.renewal_due(directory, now()):
@@ -209,6 +214,8 @@ async def keep_certificate(
                 missing.pop("certificate", None)
             except (PlaitError, OSError) as error:
                 log.warning("certificate.not.renewed", error=str(error))
+                if isinstance(error, PlaitError) and error.code == FORGOTTEN:
+                    refused(error)
                 missing["certificate"] = f"the node's certificate could not be renewed: {error}"
                 pause = RENEW_RETRY
         # Jitter, so that hosts which joined together do not come together.
