@@ -57,11 +57,13 @@ async def test_a_forgotten_node_is_told_to_join(rig: Rig, server: Server, h1: Ap
 async def test_the_watch_of_a_node_that_is_forgotten_ends_with_the_reason(
     rig: Rig, server: Server, h1: ApiClient
 ) -> None:
+    async def follow() -> None:
+        async for event in h1.watch((Node,)):
+            if event.type == "synced":
+                await rig.admin(server).forget_node("h1", force=True)
+
     with pytest.raises(PlaitError) as caught:
-        async with asyncio.timeout(10):
-            async for event in h1.watch((Node,)):
-                if event.type == "synced":
-                    await rig.admin(server).forget_node("h1", force=True)
+        await asyncio.wait_for(follow(), 10)
     assert caught.value.code == "PLAIT-AUTH-007"
 
 

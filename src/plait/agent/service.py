@@ -317,7 +317,7 @@ class Service:
         if self._state.forgotten:
             found.append(
                 "the server has forgotten this node, so its endpoints have no traffic:"
-                f" `{self._join()}` joins again, `plait down --purge` leaves for good"
+                f" `{self._join()}` enrols it again, `plait down --purge` leaves for good"
             )
         found += [f"{key}: {why}" for key, why in self._sync.problems.items()]
         found += [
@@ -364,7 +364,9 @@ class Service:
                 del self._locks[ident]
 
     def _join(self) -> str:
-        return f"plait join {urlsplit(self._server).netloc or 'SERVER'} --token TOKEN"
+        where = urlsplit(self._server).netloc or "SERVER"
+        # The server's own host reaches it by loopback, and is enrolled by `plait up`.
+        return "plait up" if where.startswith("127.") else f"plait join {where} --token TOKEN"
 
     def _check_enrolled(self) -> None:
         if self._state.forgotten:

@@ -194,14 +194,17 @@ async def agent_ready() -> bool:
     return (await connect.agent().status()).ready
 
 
-async def forgotten(node: str) -> bool:
-    """Whether the server says that it does not know this node; silence says nothing."""
+async def forgotten(node: str, word: str = "PLAIT-AUTH-007") -> bool:
+    """Whether the server says that it does not know this node; silence says nothing.
+
+    `word` is how it says so: to an administrator, PLAIT-API-004.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ASK_TIMEOUT), connect.api() as client:
             try:
                 await client.get(Node, node)
             except PlaitError as error:
-                return error.code == "PLAIT-AUTH-007"
+                return error.code == word
     return False
 
 
@@ -287,7 +290,8 @@ async def up(options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
         return
     with step(f"server on port {config.port}"):
         await start_server(paths)
-    if agent is None or must_enrol(paths.node, time.time()):
+    gone = agent is not None and await forgotten(agent.node, "PLAIT-API-004")
+    if agent is None or gone or must_enrol(paths.node, time.time()):
         agent = agent or AgentConfig(
             node=node_name(options.name),
             server=f"https://{connect.host_port('127.0.0.1', config.port)}",
