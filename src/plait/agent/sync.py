@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -105,7 +105,12 @@ class Sync:
         """Set once a full listing came from the server."""
         self.connected = False
         self.problems: dict[str, str] = {}
-        """What the server refuses, by object."""
+        """What the server refuses, by object, and what failed here, by step."""
+        self._steps: dict[str, Callable[[], Awaitable[None]]] = {
+            "our node": self.write_node,
+            "our endpoints": self._write_endpoints,
+            "our blocks": blocks.reconcile,
+        }
 
     def kick(self) -> None:
         """Something of ours changed."""
@@ -200,7 +205,7 @@ class Sync:
                 await asyncio.sleep(pause)
                 continue
             except Exception:
-                log.exception("a reconciliation with the server failed")
+                # Told where it happened; the other steps were done.
                 await asyncio.sleep(BACKOFF[1])
                 continue
             delay = BACKOFF[0]
@@ -211,8 +216,8 @@ class Sync:
 
     async def reconcile(self) -> None:
         """Write what differs: our Node, our Endpoints, our blocks."""
-        first: PlaitError | None = None
-        for step in (self.write_node, self._write_endpoints, self._blocks.reconcile):
+        first: Exception | None = None
+        for name, step in self._steps.items():
             try:
                 await step()
             except PlaitError as error:
@@ -220,6 +225,13 @@ class Sync:
                     raise
                 # One refusal must not block the rest.
                 first = first or error
+            except Exception as defect:
+                # Nor must a defect, and nobody would look for it in the log.
+                log.exception("a reconciliation with the server failed", part=name)
+                self.problems[name] = f"not in step with the server: a defect: {defect!r}"
+                first = first or defect
+            else:
+                self.problems.pop(name, None)
         if first is not None:
             raise first
 

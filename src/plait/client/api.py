@@ -335,7 +335,9 @@ class ApiClient:
             f"the server at {where} cannot be reached",
             where=where,
             why=reason(error),
-            fix=("plait up", "plait status") if self._unix else ("plait status",),
+            fix=("plait up", "plait status")
+            if self._unix
+            else ("plait status   # on the server's host",),
         )
 
 

@@ -60,3 +60,52 @@ async def test_only_an_object_that_is_bad_itself_is_set_aside(
         assert found == published
     finally:
         await agent.stop()
+
+
+async def test_a_defect_in_one_step_is_a_problem_and_keeps_no_other_step(tmp_path: Path) -> None:
+    host = fake.FakeHost(fake.server(), tmp_path)
+    agent = host.agent()
+    await agent.start()
+    try:
+        async with asyncio.timeout(5):
+            await agent.sync.first_listing.wait()
+        whole = agent.sync._steps["our endpoints"]
+
+        async def broken() -> None:
+            raise AttributeError("a defect")
+
+        agent.sync._steps["our endpoints"] = broken
+        reconciled = []
+
+        async def blocks() -> None:
+            reconciled.append(True)
+
+        agent.sync._steps["our blocks"] = blocks
+        with pytest.raises(AttributeError):
+            await agent.sync.reconcile()
+        assert reconciled
+        (problem,) = (await agent.service.status()).problems
+        assert "our endpoints: not in step with the server" in problem
+        assert "a defect" in problem
+        agent.sync._steps["our endpoints"] = whole
+        await agent.sync.reconcile()
+        assert (await agent.service.status()).problems == ()
+    finally:
+        await agent.stop()
+
+
+async def test_a_server_that_is_away_is_no_refusal_of_the_node(tmp_path: Path) -> None:
+    """`plait status` says that the server is out of reach, and says it once."""
+    host = fake.FakeHost(fake.server(), tmp_path)
+    agent = host.agent()
+    await agent.start()
+    try:
+        async with asyncio.timeout(5):
+            await agent.sync.first_listing.wait()
+        host.server.cut()
+        host.clock.advance(3600)
+        with pytest.raises(PlaitError):
+            await agent.sync.reconcile()
+        assert (await agent.service.status()).problems == ()
+    finally:
+        await agent.stop()
