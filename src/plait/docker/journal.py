@@ -18,6 +18,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     network: str = ""
     """Plait Network; empty until Docker has told the name."""
+    uid: str = ""
+    """The Plait Network's uid; empty until it is there."""
     namespace: str = ""
     """Namespace of its endpoints, unless their container says otherwise."""
     on_segment: bool = False

@@ -147,8 +147,10 @@ class NetworkDriver:
         record = self._directory.records.get(call.network_id)
         if record is not None:
             network = self._directory.networks.get(record.network)
-            if network is not None and not (record.removing or record.alias):
-                self._directory.delete(record.network, network.metadata.uid)
+            # The snapshot may not have it yet: the record says which network was meant.
+            uid = record.uid if network is None else network.metadata.uid
+            if uid and not (record.removing or record.alias):
+                self._directory.delete(record.network, uid)
             self._directory.forget(call.network_id)
         return {}
 

@@ -19,6 +19,7 @@ from plait.docker.reconcile import (
     BUILTIN,
     DOCKER_NAME,
     Action,
+    Ask,
     Bind,
     Clash,
     Create,
@@ -76,6 +77,7 @@ class NetworkKeeper:
             Remove: self._remove,
             Create: self._create,
             Delete: self._delete,
+            Ask: self._ask,
             Settled: self._settled,
             Clash: self._clash,
         }
@@ -244,6 +246,19 @@ class NetworkKeeper:
                 raise
             return
         log.info("network deleted for all hosts", network=name)
+
+    async def _ask(self, action: Ask) -> None:
+        try:
+            network = await self._api.get(Network, action.name)
+        except PlaitError as error:
+            if error.code != GONE:
+                raise
+            self._directory.deleted(action.name)
+            return
+        if network.metadata.uid == action.uid:
+            await self._delete(Delete(network))
+        else:
+            self._directory.deleted(action.name)
 
     async def _settled(self, action: Settled) -> None:
         self._directory.deleted(action.name)

@@ -11,6 +11,8 @@ differ:
 | the network, confirmed earlier | gone | Remove |
 | – | there, for Docker | Create |
 | – | there, but removed here by the user | Delete |
+| – | not seen, and removed here by the user | Ask |
+| – | another of that name since the removal | Settled |
 | listed until now, perhaps being removed | there | none yet |
 | a network of another driver with that name | there | Clash |
 | a second network of ours with that name | – | Remove |
@@ -69,6 +71,14 @@ class Delete(msgspec.Struct, frozen=True):
     network: Network
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """A deletion of what the snapshot lacks: the server knows whether it has come to pass, or
+    whether the snapshot is only behind."""
+
+    name: str
+    uid: str
+
+
 class Settled(msgspec.Struct, frozen=True):
     """A deletion that has come to pass."""
 
@@ -82,7 +92,7 @@ class Clash(msgspec.Struct, frozen=True):
     driver: str
 
 
-Action = Learn | Bind | Remove | Create | Delete | Settled | Clash
+Action = Learn | Bind | Remove | Create | Delete | Ask | Settled | Clash
 
 
 def docker_name(network: Network) -> str:
@@ -119,6 +129,7 @@ def bound(network: DockerNetwork, plait: Network, record: NetworkRecord | None) 
     return msgspec.structs.replace(
         record or NetworkRecord(namespace=(network.options or {}).get("plait.namespace", "")),
         network=plait.metadata.name,
+        uid=plait.metadata.uid,
         on_segment=network.ipam.driver != DRIVER,
         alias=network.name != docker_name(plait),
         seen=True,
@@ -167,8 +178,11 @@ def plan(
             actions.append(action)
     for name, uid in deletions.items():
         doomed = networks.get(name)
-        alive = doomed is not None and doomed.metadata.uid == uid
-        actions.append(Delete(doomed) if doomed is not None and alive else Settled(name))
+        if doomed is None:
+            actions.append(Ask(name, uid))
+        else:
+            same = doomed.metadata.uid == uid
+            actions.append(Delete(doomed) if same else Settled(name))
     for plait in networks.values():
         doomed_uid = deletions.get(plait.metadata.name)
         if plait.spec.docker and doomed_uid != plait.metadata.uid:

@@ -186,6 +186,36 @@ async def test_a_deletion_outlives_the_server_and_the_plugin(world) -> None:
     assert not world.directory.deletions
 
 
+async def test_removed_before_the_snapshot_had_it(world) -> None:
+    """`docker network create` and `rm` while the agent is cut off from the server in between."""
+    world.api.publish()
+    world.api.behind = True
+    docker = world.docker_network("blue", "172.18.0.0/16")
+    await world.driver.create_network(_created(docker))
+    assert await world.keeper.round()
+    await world.engine.remove_network(docker.id)
+    await world.driver.delete_network(NetworkCall(network_id=docker.id))
+    world.api.fail["get"] = PlaitError("PLAIT-API-012", "the server cannot be reached")
+    assert not await world.keeper.round()
+    assert await world.keeper.round()
+    assert "blue" not in world.api.networks
+    world.api.behind = False
+    world.api.publish()
+    assert await world.keeper.round()
+    assert not world.engine.by_id
+    assert not world.directory.deletions
+
+
+async def test_a_deletion_spares_a_later_network_of_that_name(world) -> None:
+    world.directory.delete("blue", "uid-of-another")
+    world.api.publish()
+    world.api.behind = True
+    await world.network("blue", "10.5.0.0/24")
+    assert await world.keeper.round()
+    assert "blue" in world.api.networks
+    assert not world.directory.deletions
+
+
 async def test_what_dockerd_refuses_is_told_and_tried_again(world) -> None:
     await world.network("blue")
     world.engine.fail["create_network"] = EngineRefused(500, "no")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from plait.docker.journal import NetworkRecord
 from plait.docker.reconcile import (
+    Ask,
     Bind,
     Clash,
     Create,
@@ -39,7 +40,7 @@ def docker(
 
 
 def seen(name: str = "blue") -> NetworkRecord:
-    return NetworkRecord(network=name, seen=True)
+    return NetworkRecord(network=name, uid="u1", seen=True)
 
 
 def test_equal_means_nothing_to_do() -> None:
@@ -85,7 +86,8 @@ def test_networks_of_others_are_left_alone() -> None:
 
 def test_a_user_removed_it() -> None:
     assert plan([], {"blue": plait()}, {}, {"blue": "u1"}) == (Delete(plait()),)
-    assert plan([], {}, {}, {"blue": "u1"}) == (Settled("blue"),)
+    # Gone, or not yet in the snapshot.
+    assert plan([], {}, {}, {"blue": "u1"}) == (Ask("blue", "u1"),)
     # Made anew by someone else: the deletion meant the former one.
     again = plait(uid="u2")
     assert plan([], {"blue": again}, {}, {"blue": "u1"}) == (Settled("blue"), Create(again))
@@ -121,7 +123,14 @@ def test_another_docker_name_is_an_alias() -> None:
     assert actions == (
         Bind(
             "x",
-            NetworkRecord(network="blue", namespace="shop", on_segment=True, alias=True, seen=True),
+            NetworkRecord(
+                network="blue",
+                uid="u1",
+                namespace="shop",
+                on_segment=True,
+                alias=True,
+                seen=True,
+            ),
         ),
         Create(plait()),
     )
