@@ -173,7 +173,16 @@ async def test_a_node_writes_nothing_that_is_not_its_own(
 async def test_a_node_reads_everything_but_tokens(rig: Rig, server: Server, h1: ApiClient) -> None:
     for kind in KINDS.values():
         await h1.list(kind)
-    await refused("PLAIT-AUTH-006", h1.tokens())
+    error = await refused("PLAIT-AUTH-006", h1.tokens())
+    assert "may not GET /v1/tokens" in error.detail
+
+
+async def test_a_refusal_names_the_path_that_was_asked(rig: Rig, server: Server) -> None:
+    token = await rig.token(server)
+    joiner = rig.keep(ApiClient(rig.url(server), ca_file=rig.authority.ca_file, token=token))
+    error = await refused("PLAIT-AUTH-002", joiner.list(Network))
+    assert error.detail == "a join token may not GET /v1/networks"
+    assert error.fix[0].startswith("plait token create --role admin")
 
 
 async def test_a_node_creates_networks_and_removes_those_without_endpoints(

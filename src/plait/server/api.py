@@ -384,8 +384,8 @@ async def forget_node(call: Call) -> web.Response:
     )
 
 
-def check_access(route: Route, actor: Actor) -> None:
-    """Whether the actor may use the route at all."""
+def check_access(route: Route, actor: Actor, path: str) -> None:
+    """Whether the actor may use the route at all; `path` is what was asked for."""
     allowed = {
         "join": actor.role in ("join", "admin"),
         "node": actor.role == "node",
@@ -393,7 +393,7 @@ def check_access(route: Route, actor: Actor) -> None:
         "admin": actor.role == "admin",
     }
     if not allowed[route.access]:
-        raise refuse(actor, f"{route.method} {route.path}")
+        raise refuse(actor, f"{route.method} {syntax.printable(path[:200])}")
 
 
 def check_version(request: web.Request, own: str) -> None:

@@ -120,7 +120,7 @@ class Api:
             self.service.doorman.recognise(request.protocol)
             self.service.saw(actor)
             if route is not None:
-                check_access(route, actor)
+                check_access(route, actor, request.path)
             if actor.role == "node":
                 check_version(request, self.service.version)
         if route is None or route.reserved:
