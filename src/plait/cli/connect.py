@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from plait.model.config import AgentConfig, ServerConfig
+from plait.model.config import DEFAULT_PORT, AgentConfig, ServerConfig
 from plait.model.errors import PlaitError
 from plait.model.paths import Paths
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from plait.client.api import ApiClient
 
 T = TypeVar("T")
+_HOST_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789.-:_%"
+_EXAMPLE: Final = "export PLAIT_SERVER=https://192.0.2.10:6440"
 
 
 class Remote(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -48,18 +51,20 @@ def config_file(environ: Mapping[str, str]) -> Path:
 
 
 def remote(environ: Mapping[str, str]) -> Remote | None:
-    """The server that the user named, if any."""
+    """The server that the user named, if any; PLAIT-CLI-001 when that is no server's name."""
     if server := environ.get("PLAIT_SERVER"):
-        return Remote(server, environ.get("PLAIT_TOKEN", ""), environ.get("PLAIT_CA_FILE", ""))
+        url = server_url(server, _EXAMPLE)
+        return Remote(url, environ.get("PLAIT_TOKEN", ""), environ.get("PLAIT_CA_FILE", ""))
     path = config_file(environ)
     try:
         text = path.read_bytes()
     except OSError:
         return None
     try:
-        return msgspec.json.decode(text, type=Remote)
+        named = msgspec.json.decode(text, type=Remote)
     except msgspec.MsgspecError as error:
         raise PlaitError("PLAIT-CLI-004", str(error), where=str(path)) from None
+    return msgspec.structs.replace(named, server=server_url(named.server, _EXAMPLE))
 
 
 def agent_config(here: Paths) -> AgentConfig | None:
@@ -140,6 +145,21 @@ async def server_address(client: ApiClient) -> str:
 def host_port(host: str, port: int) -> str:
     """`host:port`, an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def server_url(text: str, fix: str) -> str:
+    """`https://host:port` out of `HOST[:PORT]`; PLAIT-CLI-001, with this fix, for anything else."""
+    bare = text.removeprefix("https://").rstrip("/")
+    with contextlib.suppress(ValueError):
+        bare = f"[{ipaddress.IPv6Address(bare)}]"
+    host, port = "", 0
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(f"https://{bare}")
+        if parts.netloc == bare and "@" not in bare:
+            host, port = parts.hostname or "", parts.port or DEFAULT_PORT
+    if not host or not set(host) <= set(_HOST_LETTERS):
+        raise PlaitError("PLAIT-CLI-001", f"`{text}` is no HOST[:PORT]", fix=(fix,))
+    return f"https://{host_port(host, port)}"
 
 
 def agent() -> AgentClient:

@@ -154,7 +154,7 @@ def check_same(options: UpOptions, server: ServerConfig, agent: AgentConfig | No
             "PLAIT-HOST-009",
             "this host was set up before with other settings",
             why="; ".join(differs),
-            fix=("plait up", "plait down --purge   (forgets the whole network)"),
+            fix=("plait up", "plait down --purge   # forgets the whole network"),
         )
 
 
@@ -318,7 +318,7 @@ async def resume_joined(
         raise PlaitError(
             "PLAIT-HOST-004",
             f"this host has joined {agent.server}, which decides ports, pools and encapsulation",
-            fix=("plait up", "plait down --purge   (leaves that network)"),
+            fix=("plait up", "plait down --purge   # leaves that network"),
         )
     if dry_run:
         output.good(f"the agent of {agent.server} would be started if it is down")
@@ -341,13 +341,13 @@ async def resume_joined(
 async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
     """Make this host an agent of a server; done twice, it changes nothing."""
     agent = connect.agent_config(paths)
-    url = server_url(server)
+    url = connect.server_url(server, "plait join 192.0.2.10:6440 …")
     if read_server_config(paths) is not None or (agent is not None and agent.server != url):
         other = agent.server if agent else "its own server"
         raise PlaitError(
             "PLAIT-HOST-004",
             f"this host already belongs to {other}",
-            fix=("plait status", "plait down --purge   (leaves that network)"),
+            fix=("plait status", "plait down --purge   # leaves that network"),
         )
     if agent is None:
         facts = read_host(paths, interface=options.interface)
@@ -374,26 +374,6 @@ async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry
     with step("agent ready"):
         await start_agent(paths)
     output.say("This host is part of the network: `plait peers` shows how it reaches the others.")
-
-
-def server_url(text: str) -> str:
-    """`https://host:port` out of `HOST[:PORT]`; PLAIT-CLI-001 for anything else."""
-    bare = text.removeprefix("https://").rstrip("/")
-    with contextlib.suppress(ValueError):
-        bare = f"[{ipaddress.IPv6Address(bare)}]"
-    host, port = "", 0
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(f"https://{bare}")
-        if parts.netloc == bare and "@" not in bare:
-            host, port = parts.hostname or "", parts.port or DEFAULT_PORT
-    if not host or not set(host) <= set(_HOST_LETTERS):
-        raise PlaitError(
-            "PLAIT-CLI-001", f"`{text}` is no HOST[:PORT]", fix=("plait join 192.0.2.10:6440 …",)
-        )
-    return f"https://{connect.host_port(host, port)}"
-
-
-_HOST_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789.-:_%"
 
 
 def attached_containers(networks: Any) -> list[str]:

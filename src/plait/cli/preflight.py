@@ -215,7 +215,7 @@ def _join_error(pool: PoolUse, clash: Use) -> PlaitError:
     else:
         fix = (f"remove {clash.what} from this host, or give it other addresses",)
     if pool.network:
-        fix += (f"plait network rm {pool.network}   (on the server)",)
+        fix += (f"plait network rm {pool.network}   # on the server",)
     return PlaitError(
         "PLAIT-HOST-003",
         f"the pool {pool.cidr} {whose} overlaps {clash.what}",

@@ -55,7 +55,7 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
         remove_state(paths)
     if joined and missed:
         output.warn(f"node {joined.node} is still known to {joined.server}: {missed}")
-        output.say(f"    fix: plait node forget {joined.node}   (on the server)", err=True)
+        output.say(f"    fix: plait node forget {joined.node}   # on the server", err=True)
 
 
 async def _leave(paths: Paths, config: AgentConfig) -> str:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plait.cli import connect
 from plait.cli.applying import apply_all, merged
 from plait.cli.columns import age
 from plait.cli.endpoints import parse_port
 from plait.cli.kinds import find_kind
-from plait.cli.lifecycle import attached_containers, node_name, server_url
+from plait.cli.lifecycle import attached_containers, node_name
 from plait.cli.options import Duration, parse_labels
 from plait.cli.output import clean, plain_table
 from plait.cli.systemd import quote, unit
@@ -45,14 +46,26 @@ from plait.model.objects import (
     ],
 )
 def test_a_server_is_named_by_host_and_port(text: str, url: str) -> None:
-    assert server_url(text) == url
+    assert connect.server_url(text, "fix") == url
 
 
 @pytest.mark.parametrize("text", ["", ":5", "a b", "h:70000", "h:0x1", "h/x", "a@b", "h:1\n", "ä"])
 def test_what_is_no_server(text: str) -> None:
     with pytest.raises(PlaitError) as caught:
-        server_url(text)
+        connect.server_url(text, "fix")
     assert caught.value.code == "PLAIT-CLI-001"
+
+
+@pytest.mark.parametrize("text", ["100.64.1.11", "https://100.64.1.11", "100.64.1.11:6440"])
+def test_the_environment_names_a_server_as_join_does(text: str) -> None:
+    found = connect.remote({"PLAIT_SERVER": text, "PLAIT_TOKEN": "t"})
+    assert found == connect.Remote("https://100.64.1.11:6440", "t")
+
+
+def test_a_server_without_tls_is_refused_before_it_is_asked() -> None:
+    with pytest.raises(PlaitError, match="no HOST") as caught:
+        connect.remote({"PLAIT_SERVER": "http://100.64.1.11:6440"})
+    assert caught.value.fix == ("export PLAIT_SERVER=https://192.0.2.10:6440",)
 
 
 @given(st.text(max_size=100))

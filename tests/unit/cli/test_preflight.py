@@ -191,7 +191,7 @@ def test_a_host_that_overlaps_a_pool_does_not_join() -> None:
     assert second.error.detail == (
         "the pool 10.40.0.0/16 of the network office overlaps the route 10.40.0.0/15 dev tun0"
     )
-    assert "plait network rm office   (on the server)" in second.error.fix
+    assert "plait network rm office   # on the server" in second.error.fix
 
 
 def test_what_docker_only_proposes_hinders_no_network_that_docker_chose() -> None:
