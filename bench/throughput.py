@@ -4,6 +4,10 @@ Two labs of the same plan stand side by side: one with Plait, one with veths, ro
 device made with `ip` and not one rule. iperf3 sends one TCP stream, `bench.rr` bounces one byte;
 both sides take turns, and who begins alternates. Three ways: same host, hosts of one site
 (direct route), hosts of two sites (VXLAN).
+
+Beside them stands the processor time of a packet (`bench.path`): it hardly depends on what else
+the machine does. Its second peer is the hand-made topology with connection tracking and nothing
+else, which is the floor of every stateful filter without a flow table.
 """
 
 from __future__ import annotations
@@ -13,15 +17,15 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
-from bench import handmade, labs, rr
+from bench import handmade, labs, path, rr
 from bench.table import Row, ratio_at_least
 from plait.lab import workloads
 from plait.lab.lab import Lab
 from plait.lab.state import WorkloadState
 
-ROUNDS = 9
+ROUNDS = 7
 STREAM_SECONDS = 1.5
 RR_SECONDS = 0.8
 PLACES = {"client": "h1", "near": "h1", "site": "h3", "far": "h2"}
@@ -120,6 +124,41 @@ def measure(sides: Sequence[Side], to: str) -> dict[str, list[list[float]]]:
     return found
 
 
+TRACKING = """table inet bench
+delete table inet bench
+table inet bench {
+    chain forward { type filter hook forward priority 0; ct state established,related accept; }
+}
+"""
+NOTHING = "table inet bench\ndelete table inet bench\n"
+
+
+def path_rows(ours: Side, hand: Side, lab: Lab) -> list[Row]:
+    """Processor time a packet; `lab` is the one made by hand."""
+    result = []
+    for to, way in WAYS.items():
+        costs: dict[str, list[float]] = {"ours": [], HAND: [], f"{HAND} + conntrack": []}
+        for _ in range(ROUNDS):
+            for who, side in (("ours", ours), (HAND, hand), (f"{HAND} + conntrack", hand)):
+                for host in ("h1", "h2", "h3"):
+                    lab.run(host, ["nft", "-f", "-"], stdin=NOTHING if who == HAND else TRACKING)
+                ends = [path.udp(side.loads[n].pid, side.addresses[n]) for n in ("client", to)]
+                with closing(path.Path(*ends)) as both:
+                    costs[who].append(both.cost())
+        mine = costs.pop("ours")
+        result += [
+            Row(
+                what=f"processor time a packet, {way}",
+                unit="µs",
+                ours=statistics.median(mine),
+                peer=peer,
+                theirs=statistics.median(theirs),
+            )
+            for peer, theirs in costs.items()
+        ]
+    return result
+
+
 def rows() -> list[Row]:
     result = []
     with labs.lab("ours", 3, sites=2) as ours, labs.lab("hand", 3, sites=2, bare=True) as hand:
@@ -140,4 +179,5 @@ def rows() -> list[Row]:
                             budget=ratio_at_least(0.97),
                         )
                     )
+        result += path_rows(*sides, hand)
     return result
