@@ -31,6 +31,11 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
             why=", ".join(names[:8]) + (", …" if len(names) > 8 else ""),
             fix=(f"docker rm -f {' '.join(names[:8])}", "plait down --purge --force"),
         )
+    known = any(place.exists() for place in (paths.state, paths.run, paths.log))
+    if not known:
+        output.say("Plait is not set up on this host: there is nothing to stop.")
+        if not purge:
+            return
     if dry_run:
         output.good("the server and the agent of this host would be stopped")
         if purge:
@@ -38,7 +43,7 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
                 f"kernel objects, Docker networks, {paths.state}, {paths.log} would be removed"
             )
         return
-    with step("server and agent stopped"):
+    with step("server and agent stopped" if known else "no server and no agent runs"):
         services(paths).remove()
     if not purge:
         output.say(
@@ -46,12 +51,14 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
         )
         return
     joined = None if paths.server_config.exists() else connect.agent_config(paths)
-    with step("Docker networks and kernel objects removed"):
+    # Also where nothing is known: a state that was deleted by hand says nothing of the kernel.
+    removed = "removed" if known else "of Plait: none are left"
+    with step(f"Docker networks and kernel objects {removed}"):
         _purge_kernel(force=force)
     # After the kernel's objects are gone, for the server gives the addresses to others; before
     # the state goes, for it holds the node's certificate.
     missed = connect.wait_for(_leave(paths, joined)) if joined else ""
-    with step(f"{paths.state} and {paths.log} removed"):
+    with step(f"{paths.state} and {paths.log} {'removed' if known else 'are not there'}"):
         remove_state(paths)
     if joined and missed:
         output.warn(f"node {joined.node} is still known to {joined.server}: {missed}")
