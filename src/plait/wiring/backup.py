@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -34,6 +35,13 @@ def write_backup(paths: Paths, target: Path) -> None:
     """Write the backup, complete or not at all; the server may run."""
     if not paths.server_config.exists():
         raise PlaitError("PLAIT-HOST-005", "no server was set up on this host", fix=("plait up",))
+    if not target.parent.is_dir():
+        raise PlaitError(
+            "PLAIT-STORE-007",
+            f"there is no directory {target.parent}",
+            where=str(target),
+            fix=(f"mkdir -p {shlex.quote(str(target.parent))}",),
+        )
     with tempfile.TemporaryDirectory(dir=paths.state, prefix="backup-") as directory:
         copy = Path(directory) / STORE
         running = control.ask(control_socket(paths), {"verb": "backup", "path": str(copy)}, TIMEOUT)
@@ -111,16 +119,20 @@ def _unpack(source: Path, directory: Path) -> Path:
                 with os.fdopen(fd, "wb") as file:
                     shutil.copyfileobj(stream, file)
                 found.add(name)
+    except tarfile.ReadError:
+        # tarfile names every compression that it tried, a line each.
+        raise _no_backup(source, "it is no tar archive, or it ends too early") from None
     except tarfile.TarError as error:
         raise PlaitError(
             "PLAIT-STORE-002", "the backup cannot be read", where=str(source), why=str(error)
         ) from None
     missing = {STORE, SETTINGS, AUTHORITY + "ca.pem"} - found
     if missing:
-        raise PlaitError(
-            "PLAIT-STORE-002",
-            "the file is no backup of a Plait server",
-            where=str(source),
-            why=f"it has no {', '.join(sorted(missing))}",
-        )
+        raise _no_backup(source, f"it has no {', '.join(sorted(missing))}")
     return directory
+
+
+def _no_backup(source: Path, why: str) -> PlaitError:
+    return PlaitError(
+        "PLAIT-STORE-002", "the file is no backup of a Plait server", where=str(source), why=why
+    )
