@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from plait.cli.manifests import MAX_BYTES, objects
+from plait.cli.manifests import MAX_BYTES, documents, to_object
 from plait.model.errors import PlaitError
 from plait.model.objects import KINDS, AnyObject
 
@@ -45,8 +45,24 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 def read_manifests(names: Sequence[str]) -> list[AnyObject]:
-    """The objects of all manifests, ordered so that what others need comes first."""
-    found = [obj for text, source in _texts(names) for obj in objects(text, source)]
+    """The objects of all manifests, ordered so that what others need comes first.
+
+    PLAIT-CLI-004 when two of them are the same object: which one counts would be a guess.
+    """
+    found: list[AnyObject] = []
+    places: dict[str, str] = {}
+    for text, source in _texts(names):
+        for document in documents(text, source):
+            obj = to_object(document)
+            if obj.key in places:
+                raise PlaitError(
+                    "PLAIT-CLI-004",
+                    f"{obj.kind} {obj.metadata.name} stands twice",
+                    where=document.where(),
+                    why=f"it stands at {places[obj.key]} already",
+                )
+            places[obj.key] = document.where()
+            found.append(obj)
     if not found:
         raise PlaitError("PLAIT-CLI-004", "there is no object in " + ", ".join(names))
     order = list(KINDS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.cli.manifests import MAX_NODES, objects
+from plait.cli.reading import read_manifests
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint, Network
 
@@ -104,3 +106,13 @@ def test_aliases_count_each_time_they_are_used() -> None:
 def test_any_text_is_objects_or_a_refusal(text: str) -> None:
     with contextlib.suppress(PlaitError):
         objects(text, "f.yaml")
+
+
+def test_an_object_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(GOOD)
+    assert len(read_manifests([str(tmp_path / "a.yaml")])) == 2
+    with pytest.raises(PlaitError, match="Network web stands twice") as caught:
+        read_manifests([str(tmp_path)])
+    assert caught.value.where == f"{tmp_path}/b.yaml:1"
+    assert f"{tmp_path}/a.yaml:1" in caught.value.why
