@@ -148,7 +148,10 @@ def ls(as_json: bool) -> None:
         return
     output.table(
         ["name", "hosts", "sites", "running", "docker", "workloads"],
-        [[str(v) for v in row.values()] for row in rows],
+        [
+            [{True: "yes", False: "no"}[v] if isinstance(v, bool) else str(v) for v in row.values()]
+            for row in rows
+        ],
         empty="no lab; `plait lab up` makes one",
     )
 
@@ -380,6 +383,8 @@ def _fault(verb: str, text: str, arguments: int) -> None:
 
         if len(hosts) != arguments:
             raise click.UsageError(f"`{verb}` takes {arguments} host names")
+        if len(set(hosts)) != len(hosts):
+            raise click.UsageError(f"`{verb}` takes {arguments} different hosts")
         opened = _open(name)
         said = " ".join((verb, *hosts))
         if dry_run:

@@ -91,6 +91,8 @@ def plan(name: str, hosts: int, sites: int = 1, mtu: int = 1500) -> Plan:
         raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, not {hosts}")
     if not 1 <= sites <= MAX_SITES:
         raise ValueError(f"a lab has 1 to {MAX_SITES} sites, not {sites}")
+    if sites > hosts:
+        raise ValueError(f"a lab of {hosts} hosts has at most {hosts} sites, not {sites}")
     if not 1280 <= mtu <= 9000:
         raise ValueError(f"the MTU of a lab is 1280 to 9000 bytes, not {mtu}")
     made = {}

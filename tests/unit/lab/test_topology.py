@@ -14,7 +14,7 @@ def test_hosts_are_dealt_out_to_the_sites() -> None:
     assert plan.bridges == {1: "site1", 2: "site2", 99: "site99"}
 
 
-@pytest.mark.parametrize(("hosts", "sites"), [(1, 1), (3, 2), (200, 1), (200, 90)])
+@pytest.mark.parametrize(("hosts", "sites"), [(1, 1), (3, 2), (200, 1), (200, 90), (2, 2)])
 def test_addresses_are_unique_and_on_the_link_of_their_gateway(hosts: int, sites: int) -> None:
     plan = topology.plan("t", hosts, sites)
     seen = set()
@@ -32,7 +32,16 @@ def test_addresses_are_unique_and_on_the_link_of_their_gateway(hosts: int, sites
 
 @pytest.mark.parametrize(
     ("hosts", "sites", "mtu"),
-    [(0, 1, 1500), (201, 1, 1500), (3, 0, 1500), (3, 91, 1500), (3, 1, 1279), (3, 1, 9001)],
+    [
+        (0, 1, 1500),
+        (201, 1, 1500),
+        (3, 0, 1500),
+        (3, 91, 1500),
+        (200, 91, 1500),
+        (2, 3, 1500),
+        (3, 1, 1279),
+        (3, 1, 9001),
+    ],
 )
 def test_numbers_out_of_range(hosts: int, sites: int, mtu: int) -> None:
     with pytest.raises(ValueError, match="lab"):
