@@ -6,7 +6,7 @@ Each part is shown as far as it can be had: with the server down the agent still
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -51,6 +51,13 @@ def _service_trouble(name: str, state: str, manager: Services) -> list[Trouble]:
     return [Trouble(text, ("plait up", manager.log_hint(name)))]
 
 
+def setup_trouble(states: Mapping[str, str]) -> list[Trouble]:
+    """A server without an agent: `plait up` writes the settings of one after the other's."""
+    if states["server"] == "-" or states["agent"] != "-":
+        return []
+    return [Trouble("this host is set up only in part: `plait up` did not end", ("plait up",))]
+
+
 def _refusal(error: PlaitError) -> Trouble:
     return Trouble(f"{error.detail} [{error.code}]", error.fix)
 
@@ -62,7 +69,10 @@ async def look(paths: Paths) -> Picture:
         name: manager.state(name) if config(paths).exists() else "-"
         for name, config in CONFIGURED.items()
     }
-    problems = [t for name, state in states.items() for t in _service_trouble(name, state, manager)]
+    problems = setup_trouble(states)
+    problems += [
+        t for name, state in states.items() for t in _service_trouble(name, state, manager)
+    ]
     details: AgentStatus | None = None
     if set(states.values()) == {"-"} and connect.remote(os.environ) is None:
         raise connect.not_here()

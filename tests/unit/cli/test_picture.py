@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.cli.picture import node_troubles
+from plait.cli.picture import node_troubles, setup_trouble
 from plait.client.agent import AgentStatus
 from plait.model.objects import Metadata, Node, NodeStatus
 
@@ -36,3 +36,10 @@ def test_this_hosts_problems_are_its_agents_to_tell() -> None:
         "node h3 is not ready",
     ]
     assert [t.text for t in node_troubles(nodes[:1], None)] == ["node h1: one", "node h1: two"]
+
+
+def test_an_interrupted_up_is_to_be_run_again() -> None:
+    (trouble,) = setup_trouble({"server": "up", "agent": "-"})
+    assert trouble.fix == ("plait up",)
+    assert setup_trouble({"server": "up", "agent": "down"}) == []
+    assert setup_trouble({"server": "-", "agent": "up"}) == []
