@@ -98,7 +98,7 @@ def attach(
             "PLAIT-AGENT-004",
             f"`{target}` lives in the host's own network namespace",
             why="an endpoint needs a namespace of its own",
-            fix=("ip netns add NAME", f"unshare --net {target}"),
+            fix=("ip netns add NAME", "unshare --net COMMAND"),
         )
 
     async def work() -> tuple[Any, bool]:
