@@ -98,6 +98,7 @@ class Sync:
         self._kicked = kicked
         self._expelled = expelled
         self._kick = asyncio.Event()
+        self._objects = Objects(node)
         self._refused: dict[str, tuple[AnyObject | None, float]] = {}
         self._node_written = float("-inf")
         self._listing = False
@@ -268,11 +269,8 @@ class Sync:
             return
 
     async def _write_endpoints(self) -> None:
-        want = {
-            obj.key: obj
-            for endpoint in self._endpoints()
-            for obj in (endpoint_object(self._node, endpoint),)
-        }
+        want = {obj.key: obj for obj in map(self._objects.get, self._endpoints())}
+        self._objects.turn()
         have = {
             obj.key: obj for obj in self._snapshot.endpoints.values() if obj.spec.node == self._node
         }
@@ -360,6 +358,28 @@ def touched(
 
 def _same_node(one: Node, other: Node) -> bool:
     return one.spec == other.spec and one.metadata.uid == other.metadata.uid
+
+
+class Objects:
+    """Objects of local endpoints, made anew only for what changed: one attach among thousands
+    costs one."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._old: dict[str, tuple[LocalEndpoint, Endpoint]] = {}
+        self._new: dict[str, tuple[LocalEndpoint, Endpoint]] = {}
+
+    def get(self, endpoint: LocalEndpoint) -> Endpoint:
+        """The endpoint as the server keeps it."""
+        entry = self._old.get(endpoint.request.id)
+        if entry is None or entry[0] is not endpoint:
+            entry = (endpoint, endpoint_object(self._node, endpoint))
+        self._new[endpoint.request.id] = entry
+        return entry[1]
+
+    def turn(self) -> None:
+        """End of a pass over all: forget those that were not asked for."""
+        self._old, self._new = self._new, {}
 
 
 def endpoint_object(node: str, endpoint: LocalEndpoint) -> Endpoint:
