@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,26 @@ def census(lab: Lab, host: str) -> frozenset[str]:
         | {f"server {line}" for line in server(lab)}
         | sockets(lab, host)
     )
+
+
+def at_rest(lab: Lab, host: str, quiet: float = 2.0) -> frozenset[str]:
+    """The host's picture once it has not changed for `quiet` seconds.
+
+    What other tests of the same lab took down goes a little later: a deleted network's blocks and
+    routes, a released loan.
+    """
+    last = census(lab, host)
+    since = time.monotonic()
+
+    def still() -> bool:
+        nonlocal last, since
+        now = census(lab, host)
+        if now != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since >= quiet
+
+    eventually(f"{host} is at rest", still, seconds=30)
+    return last
 
 
 def assert_back(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from tests.lab.census import assert_back, census, inside, ready, server_objects, verbs
+from tests.lab.census import assert_back, at_rest, census, inside, ready, server_objects, verbs
 from tests.lab.conftest import eventually, unique
 
 from plait.agent.failpoints import FAILPOINTS, FILE_VARIABLE
@@ -94,7 +94,7 @@ def before(victim: Victim) -> Iterator[frozenset[str]]:
     """The host before anything was attached, with a block claimed and its agent at ease."""
     eventually("the agent is ready", lambda: ready(victim.lab, HOST))
     eventually("no link is on its way out", lambda: not ENDPOINT.search(links(victim)))
-    yield census(victim.lab, HOST)
+    yield at_rest(victim.lab, HOST)
     inside(victim.lab, HOST, FILE).unlink(missing_ok=True)
     for endpoint in at_once(verbs(victim.lab, HOST).endpoints()):
         if endpoint.request.workload.runtime != "docker":
