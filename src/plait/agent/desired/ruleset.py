@@ -116,13 +116,13 @@ def _base_elements(
 # What comes and goes
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def chain_suffix(network: str) -> str:
     """Opaque name of a network in the ruleset: 12 hex digits of a hash of its id."""
     return hashlib.sha256(network.encode()).hexdigest()[:12]
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def network_rules(network: str, wanted: FilterNetwork) -> NetworkRules:
     """The chains of a network and the elements that lead to them."""
     egress, ingress = network_chains(network, wanted)
@@ -177,9 +177,11 @@ def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
     )
 
 
-@lru_cache(maxsize=65536)
 def endpoint_elements(link: str, wanted: FilterEndpoint) -> frozenset[Element]:
-    """All elements of an endpoint; every key begins with its link's name."""
+    """All elements of an endpoint; every key begins with its link's name.
+
+    Not cached: an endpoint that has gone must leave nothing behind, and its programmer asks once.
+    """
     name = e.ifname(link)
     found = [Element(KNOWN.name, name, None)]
     for address in wanted.addresses:
@@ -188,7 +190,7 @@ def endpoint_elements(link: str, wanted: FilterEndpoint) -> frozenset[Element]:
     return frozenset(found)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def port_element(wanted: PortMap) -> Element:
     """The element of a published port."""
     address = ipaddress.ip_address(wanted.address).packed
