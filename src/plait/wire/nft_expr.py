@@ -459,6 +459,18 @@ class Masquerade(msgspec.Struct, frozen=True):
         return "masquerade"
 
 
+class NoTrack(msgspec.Struct, frozen=True):
+    """Keep the packet out of connection tracking."""
+
+    def pack(self) -> bytes:
+        """See Statement."""
+        return expression("notrack")
+
+    def text(self) -> str:
+        """See Statement."""
+        return "notrack"
+
+
 class RejectNoRoute(msgspec.Struct, frozen=True):
     """Drop the packet and say, by ICMP or ICMPv6, that there is no way to its destination."""
 

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import socket
 import struct
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -252,6 +253,10 @@ def test_vxlan_of_ours_comes_from_nodes_only(world: Any) -> None:
         assert tunnel.recvfrom(64)[0] == other
         world.send("out", (HOST[0], 4789), data=ours)
         assert tunnel.recvfrom(64)[0] == ours
+        # Tracking is for what is in the tunnel.
+        with netns.inside(world.ns["host"]):
+            tracked = Path("/proc/thread-self/net/nf_conntrack").read_text()
+        assert f"src={OUT[0]} dst={HOST[0]}" not in tracked
 
 
 @both

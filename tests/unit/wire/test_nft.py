@@ -63,6 +63,7 @@ def test_a_refusal_carries_the_kernels_words() -> None:
         (e.Vmap((e.IIFNAME,), "m"), "iifname vmap @m"),
         (e.DnatByMap(4, (e.L4PROTO, e.DPORT), "m"), "dnat ip to meta l4proto . th dport map @m"),
         (e.Snat("fd00::1"), "snat ip6 to fd00::1"),
+        (e.NoTrack(), "notrack"),
         (e.RejectNoRoute(), "reject with icmpx no-route"),
         (e.Tproxy("169.254.1.1", 53), "tproxy ip to 169.254.1.1:53"),
         (e.goto("c"), "goto c"),

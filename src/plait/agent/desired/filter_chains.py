@@ -55,8 +55,16 @@ def base_chains(vxlan_port: int, vni: int, dns: bool) -> tuple[Chain, ...]:
         _srcnat_endpoint(),
         Chain(
             "raw-prerouting",
-            (Rule("from endpoint", (_FROM_ENDPOINT, e.goto("source"))),),
+            (
+                Rule("from endpoint", (_FROM_ENDPOINT, e.goto("source"))),
+                _tunnel(vxlan_port, vni),
+            ),
             Hook("filter", "prerouting", 0, -300),
+        ),
+        Chain(
+            "raw-output",
+            (_tunnel(vxlan_port, vni),),
+            Hook("filter", "output", 3, -300),
         ),
         Chain(
             "mangle-prerouting",
@@ -332,6 +340,23 @@ def _host_out() -> Chain:
         (
             Rule("from host", (InSet((e.OIFNAME,), KNOWN.name), _COUNT, ACCEPT)),
             Rule("unknown receiver", (_COUNT, DROP)),
+        ),
+    )
+
+
+def _tunnel(vxlan_port: int, vni: int) -> Rule:
+    """Our own tunnel is not tracked: what is in it is, and its sender is known by its address.
+
+    Every inner flow has an outer source port of its own (RFC 7348 section 5), so tracking would
+    cost an entry a flow and a look-up a packet, twice.
+    """
+    return Rule(
+        "tunnel",
+        (
+            e.protocol("udp"),
+            Match(e.DPORT, e.port(vxlan_port)),
+            Match(e.VXLAN_VNI, vni.to_bytes(3, "big")),
+            e.NoTrack(),
         ),
     )
 
