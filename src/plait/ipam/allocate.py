@@ -235,21 +235,27 @@ def _count(values: Mapping[int, object] | frozenset[int], ranges: list[tuple[int
 def wants_block(space: Space) -> bool:
     """Another block should be claimed ahead of need: there is none, or three quarters are gone."""
     have = usage(space)
-    return have.size == 0 or (have.used + have.resting + have.lent) * 4 >= have.size * 3
+    return _low(have, have.size)
+
+
+def _low(have: Usage, size: int) -> bool:
+    return size == 0 or (have.used + have.resting + have.lent) * 4 >= size * 3
 
 
 def surplus(space: Space, *, scarce: bool = False) -> str | None:
     """An empty block that can go back, if the others keep a whole block's room without it.
 
-    Where blocks are `scarce` any empty one can: a node that needs one claims one again.
+    What `wants_block` would claim again at once is no surplus; the two would take turns for ever.
+    Where blocks are `scarce` any empty one can go: a node that needs one claims one again.
     """
     own = [b.cidr for b in space.blocks if not b.loan and b.cidr not in space.closing]
     if len(own) < 2 and not scarce:
         return None
-    free = usage(space).free
+    have = usage(space)
     for cidr in reversed(own):
         block = usage(space, cidr)
-        enough = scarce or free - block.free >= max(space.pool.block_size, 1)
+        room = have.free - block.free >= max(space.pool.block_size, 1)
+        enough = scarce or (room and not _low(have, have.size - block.size))
         if block.free == block.size and enough:
             return cidr
     return None

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable
 
 from plait.agent.agent import Agent
-from plait.agent.sync import endpoint_object
+from plait.agent.sync import Objects
 from plait.client.base import WatchEvent
 from plait.dns.zone import Zone
 from plait.docker.directory import Directory
@@ -23,7 +23,7 @@ class Names:
     def __init__(self, zone: Zone, directory: Directory, node: str) -> None:
         self._zone = zone
         self._directory = directory
-        self._node = node
+        self._local = Objects(node)
         self._networks: dict[str, Network] = {}
         self._listing: dict[str, Endpoint] | None = None
         self._changed = asyncio.Event()
@@ -78,8 +78,9 @@ class Names:
         """Keep the names of this host's endpoints; ends when cancelled."""
         while True:
             self._changed.clear()
-            present = agent.service.present()
-            self._zone.replace_local(endpoint_object(self._node, e) for e in present)
+            # An object that is the same one as last time costs the zone nothing.
+            self._zone.replace_local(map(self._local.get, agent.service.present()))
+            self._local.turn()
             await self._changed.wait()
             # A burst of attaches costs one pass over the endpoints, not one each.
             await asyncio.sleep(0.02)

@@ -170,6 +170,21 @@ def test_when_to_claim_and_when_to_return() -> None:
     assert surplus(give_back(busy, parse("10.9.0.50")[1], 60.0)) is None
 
 
+def test_what_is_claimed_ahead_of_need_is_not_given_back() -> None:
+    pool = Pool.of("net", "10.8.0.0/20")
+    blocks = [f"10.8.0.{first}/28" for first in range(16, 256, 16)]
+    held = space(pool, *blocks[:6])
+    for value in _all_free(held):
+        held = take(held, value, "e")
+    for number in range(6, len(blocks)):
+        held = msgspec.structs.replace(held, blocks=(*held.blocks, Block(blocks[number])))
+        assert surplus(held) is None or not wants_block(
+            msgspec.structs.replace(
+                held, blocks=tuple(b for b in held.blocks if b.cidr != surplus(held))
+            )
+        )
+
+
 def test_exhaustion_explains_itself() -> None:
     error = exhausted(space(V4, "10.9.0.0/28"), 16, 200)
     assert error.code == "PLAIT-IPAM-012"
