@@ -310,6 +310,8 @@ def test_what_is_not_ours_stays_as_it_is(
 
     plait_lab.run("h1", ["sh", "-ec", FOREIGN])
     try:
+        # Duplicate address detection is over: the kernel's own change of a foreign link.
+        eventually("addresses are settled", lambda: "tentative" not in shown())
         before, ours = shown(), kernel(plait_lab, "h1")
         traffic.assert_whole()
         harm(plait_lab, loads, "all routes of ours")
