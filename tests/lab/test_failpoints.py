@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.lab.census import assert_back, at_rest, census, inside, ready, server_objects, verbs
-from tests.lab.conftest import eventually, unique
+from tests.lab.conftest import eventually, made, unique
 
 from plait.agent.failpoints import FAILPOINTS, FILE_VARIABLE
 from plait.client.agent import AttachRequest
@@ -67,22 +67,29 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victim(docker_lab: Lab) -> Iterator[Victim]:
-    plait = [*PLAIT, "up"]
-    docker_lab.run(HOST, [*PLAIT, "down"])
-    docker_lab.run(HOST, ["env", f"{FILE_VARIABLE}={FILE}", *plait])
-    try:
-        yield Victim(docker_lab)
-    finally:
-        inside(docker_lab, HOST, FILE).unlink(missing_ok=True)
-        docker_lab.run(HOST, [*PLAIT, "down"])
-        docker_lab.run(HOST, plait)
+def own_lab() -> Iterator[Lab]:
+    """Hosts of this file's own: what other tests let go of may go minutes later."""
+    with made(unique("victim"), 2, docker=True) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")
-def load(docker_lab: Lab) -> Iterator[WorkloadState]:
+def victim(own_lab: Lab) -> Iterator[Victim]:
+    plait = [*PLAIT, "up"]
+    own_lab.run(HOST, [*PLAIT, "down"])
+    own_lab.run(HOST, ["env", f"{FILE_VARIABLE}={FILE}", *plait])
+    try:
+        yield Victim(own_lab)
+    finally:
+        inside(own_lab, HOST, FILE).unlink(missing_ok=True)
+        own_lab.run(HOST, [*PLAIT, "down"])
+        own_lab.run(HOST, plait)
+
+
+@pytest.fixture(scope="module")
+def load(own_lab: Lab) -> Iterator[WorkloadState]:
     """A process in a network namespace of its own, attached to nothing."""
-    load = workloads.start(docker_lab, HOST, unique("victim"), ())
+    load = workloads.start(own_lab, HOST, unique("victim"), ())
     try:
         yield load
     finally:
