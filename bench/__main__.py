@@ -86,7 +86,8 @@ def in_child(name: str) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -98,7 +99,10 @@ def main() -> int:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        in_child(options.child)
+        try:
+            in_child(options.child)
+        except KeyboardInterrupt:
+            return 130
         return 0
     names = options.names or list(BENCHES)
     for name in names:
@@ -111,8 +115,12 @@ def main() -> int:
         seconds=0,
         rows={},
     )
-    for name in names:
-        report.rows[name] = one(name)
+    try:
+        for name in names:
+            report.rows[name] = one(name)
+    except KeyboardInterrupt:
+        print("    interrupted; everything was taken down", file=sys.stderr)
+        return 130
     report.seconds = round(time.monotonic() - began, 1)
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -123,6 +131,9 @@ def main() -> int:
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
+    # Once: a second one would interrupt the taking down.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
