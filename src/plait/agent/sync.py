@@ -43,7 +43,7 @@ HEARTBEAT: Final = 20.0
 """Seconds between writes of our own Node: a third of the time after which it counts as lost."""
 GATHER: Final = 0.05
 """Seconds for which changes are gathered into one batch."""
-BACKOFF: Final = (0.5, 15.0)
+BACKOFF: Final = (0.5, 5.0)
 """Seconds before the first and the longest before a later try while the server is away."""
 REFUSED_AGAIN: Final = 60.0
 """Seconds before an object that the server refused is offered again unchanged."""

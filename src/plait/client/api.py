@@ -31,7 +31,7 @@ R = TypeVar("R")
 PAGE: Final = 1000
 READ_ATTEMPTS: Final = 3
 BACKOFF_FIRST: Final = 0.1
-BACKOFF_MOST: Final = 10.0
+BACKOFF_MOST: Final = 3.0
 """Seconds between two attempts of a watch: at most this much, with full jitter."""
 LONGEST_NAME: Final = 253
 """Longest name of any kind of object, in characters; aiohttp reads request lines up to 8,190."""

@@ -28,7 +28,7 @@ from plait.model.errors import PlaitError
 HOSTS = 3
 SITES = 2
 PUBLISHED = 8080
-SETTLE = 5.0
+SETTLE = 20.0
 """Seconds within which a change must be seen on every host, at the latest."""
 
 
