@@ -515,5 +515,5 @@ async def test_a_server_out_of_reach_is_named_and_tried_again(
     await until(lambda: len(slept) > 8)
     await rig.serve(unix_socket=socket)
     await until(lambda: "synced" in follower.types())
-    assert slept[:8] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
+    assert slept[:8] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0]
     assert follower.types()[0] == "disconnected"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,12 +60,14 @@ def trio(plait_lab: Lab) -> Iterator[list[WorkloadState]]:
     """`a`, `b`, `c` on h1, h2, h3, ready on every host."""
     places = (("h1", "a"), ("h2", "b"), ("h3", "c"))
     with running(plait_lab, *places, namespace="trio", labels=["app=trio"]) as loads:
-        eventually("all connected", lambda: everyone_connected(plait_lab, loads))
+        ways: tuple[matrix.Way, ...] = ("ip", "name")
+        for way in ways:
+            eventually(f"connected by {way}", partial(everyone_connected, plait_lab, loads, way))
         yield loads
 
 
-def everyone_connected(lab: Lab, loads: list[WorkloadState]) -> bool:
-    found = matrix.measure(lab, loads, loads, PORTS[:1], timeout=0.5)
+def everyone_connected(lab: Lab, loads: list[WorkloadState], way: matrix.Way = "ip") -> bool:
+    found = matrix.measure(lab, loads, loads, PORTS[:1], way=way, timeout=0.5)
     return {row.result for row in found.rows} == {"connected"}
 
 
