@@ -29,7 +29,7 @@ def eventually(
     deadline = time.monotonic() + seconds
     while not (value := look()):
         assert time.monotonic() < deadline, f"{what}: not in {seconds} s; {evidence or value!r}"
-        time.sleep(0.05)
+        time.sleep(0.05)  # a look every so often, up to the deadline
     return value
 
 

@@ -126,7 +126,7 @@ def until(ready: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + 15
     while not ready():
         assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.02)
+        time.sleep(0.02)  # a look every so often, up to the deadline
 
 
 def alive(pid: int) -> bool:

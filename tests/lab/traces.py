@@ -55,7 +55,7 @@ def assert_nothing_left(name: str, namespaces: frozenset[str], seconds: float = 
             return
         # What ended is a zombie until its parent, PID 1 of this machine, has collected it.
         assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+        time.sleep(0.05)  # a look every so often, up to the deadline
 
 
 def namespaces_of(lab: Lab) -> frozenset[str]:

@@ -164,7 +164,7 @@ class Supervised:
             return
         deadline = time.monotonic() + 25
         while self.paths.supervisor_pid.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+            time.sleep(0.02)  # a look every so often, up to the deadline
 
     def _order(self, verb: str, name: str) -> None:
         answer = self._ask({"verb": verb, "name": name})
@@ -209,7 +209,7 @@ class Supervised:
                     why=(self.paths.log / "supervisor.log").read_text()[-500:].strip(),
                     fix=(f"tail -n 50 {self.paths.log}/supervisor.log",),
                 )
-            time.sleep(0.02)
+            time.sleep(0.02)  # a look every so often, up to the deadline
 
     def _ask(self, request: dict[str, str]) -> dict[str, Any] | None:
         """The supervisor's reply, or None when there is no supervisor."""

@@ -84,7 +84,7 @@ class Demo:
             page = self.fetch(host, container, url)
             if page == wanted or time.monotonic() > deadline:
                 return page
-            time.sleep(0.1)
+            time.sleep(0.1)  # a look every so often, up to the deadline
 
     def addresses(self, host: str, container: str, network: str) -> tuple[str, str]:
         """IPv4 and IPv6 address of a container on a network."""
@@ -149,7 +149,7 @@ def network_everywhere(demo: Demo) -> Observation:
             return Observation(
                 there == demo.hosts, f"`docker network ls` shows it on {' '.join(there)}"
             )
-        time.sleep(0.1)
+        time.sleep(0.1)  # a look every so often, up to the deadline
 
 
 def network_works(demo: Demo) -> Observation:

@@ -47,7 +47,7 @@ def wait_until(look: Callable[[], bool], what: str, deadline: float = DEADLINE) 
     end = time.monotonic() + deadline
     while not look():
         assert time.monotonic() < end, f"not within {deadline} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.05)  # a look every so often, up to the deadline
 
 
 async def until(look: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from plait.agent.programmers import inside
-from plait.agent.programmers.support import Step
+from plait.agent.programmers.support import Step, settle
 from plait.model import marks
 from plait.model.hoststate import Link, Peer
 from plait.wire import links as wl
@@ -161,18 +161,7 @@ def host_steps(name: str, want: Link, have: Actual) -> list[Step]:
     if have.mac != marks.HOST_MAC:
         message = wl.set_link(index, mac=marks.HOST_MAC)
         steps.append(Step(f"{at} address {marks.HOST_MAC}", message))
-    if not have.addrgen_none:
-        steps.append(Step(f"{at} addrgenmode none", wl.set_link(index, addrgen_none=True)))
-    if not have.up:
-        steps.append(Step(f"{at} up", wl.set_link(index, up=True)))
-    for address in want.addresses:
-        if address not in have.addresses:
-            nodad = " nodad" if ":" in address else ""
-            text = f"ip address add {address} dev {name}{nodad} proto {marks.PROTOCOL}"
-            steps.append(Step(text, rt.new_address(index, address, marks.PROTOCOL)))
-    for address in sorted(have.surplus - set(want.addresses)):
-        text = f"ip address del {address} dev {name}"
-        steps.append(Step(text, rt.del_address(index, address)))
+    steps += settle(name, want.addresses, have)
     if have.endpoint != want.endpoint:
         alias = marks.ALIAS_PREFIX + want.endpoint
         steps.append(Step(f"{at} alias {alias}", wl.set_link(index, alias=alias)))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Set as AbstractSet
+from typing import Final, NamedTuple, Protocol
 
 from plait.agent.programmers.base import Failure, Op
 from plait.kernel.netlink import Rtnetlink
 from plait.kernel.sysctl import Sysctl
+from plait.model import marks
+from plait.wire import links as wl
+from plait.wire import rtnetlink as rt
 from plait.wire.netlink import NetlinkError
 
 HOST_LINK: Final = re.compile(r"pl[0-9a-f]{11}")
@@ -27,6 +31,58 @@ class Step(NamedTuple):
 
     text: str
     message: bytes
+
+
+class Seen(Protocol):
+    """What is known of a link that is there."""
+
+    @property
+    def index(self) -> int:
+        """Interface index."""
+        ...
+
+    @property
+    def up(self) -> bool:
+        """Administratively up."""
+        ...
+
+    @property
+    def addrgen_none(self) -> bool:
+        """The kernel makes no link-local address by itself."""
+        ...
+
+    @property
+    def addresses(self) -> AbstractSet[str]:
+        """All of its addresses, with prefix length."""
+        ...
+
+    @property
+    def surplus(self) -> AbstractSet[str]:
+        """Addresses that the kernel or we put there; others are a person's."""
+        ...
+
+
+def settle(name: str, addresses: Sequence[str], have: Seen) -> list[Step]:
+    """What puts a link up with its addresses and no other of ours.
+
+    The kernel's own link-local address is turned off first: it comes with `up`.
+    """
+    index = have.index
+    steps: list[Step] = []
+    if not have.addrgen_none:
+        text = f"ip link set {name} addrgenmode none"
+        steps.append(Step(text, wl.set_link(index, addrgen_none=True)))
+    if not have.up:
+        steps.append(Step(f"ip link set {name} up", wl.set_link(index, up=True)))
+    for address in addresses:
+        if address not in have.addresses:
+            nodad = " nodad" if ":" in address else ""
+            text = f"ip address add {address} dev {name}{nodad} proto {marks.PROTOCOL}"
+            steps.append(Step(text, rt.new_address(index, address, marks.PROTOCOL)))
+    for address in sorted(have.surplus - set(addresses)):
+        text = f"ip address del {address} dev {name}"
+        steps.append(Step(text, rt.del_address(index, address)))
+    return steps
 
 
 def has_own_programmer(link: str) -> bool:

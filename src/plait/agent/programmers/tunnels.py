@@ -19,6 +19,7 @@ from plait.agent.programmers.support import (
     Step,
     refused,
     run,
+    settle,
 )
 from plait.kernel.netlink import Event, Rtnetlink
 from plait.kernel.sysctl import Sysctl
@@ -231,16 +232,5 @@ def _steps(name: str, want: Vxlan, have: Actual) -> list[Step]:
         steps.append(Step(f"{at} address {want.mac}", wl.set_link(index, mac=want.mac)))
     if have.mtu != want.mtu:
         steps.append(Step(f"{at} mtu {want.mtu}", wl.set_link(index, mtu=want.mtu)))
-    if not have.addrgen_none:
-        steps.append(Step(f"{at} addrgenmode none", wl.set_link(index, addrgen_none=True)))
-    if not have.up:
-        steps.append(Step(f"{at} up", wl.set_link(index, up=True)))
-    for address in want.addresses:
-        if address not in have.addresses:
-            nodad = " nodad" if ":" in address else ""
-            text = f"ip address add {address} dev {name}{nodad} proto {marks.PROTOCOL}"
-            steps.append(Step(text, rt.new_address(index, address, marks.PROTOCOL)))
-    for address in sorted(have.surplus - set(want.addresses)):
-        text = f"ip address del {address} dev {name}"
-        steps.append(Step(text, rt.del_address(index, address)))
+    steps += settle(name, want.addresses, have)
     return steps
