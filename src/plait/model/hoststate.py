@@ -12,11 +12,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Common options of the structs of the waist."""
+from plait.model.ruleset import Ruleset
+from plait.model.waist import Part as Part
 
 
 class PeerRoute(Part, frozen=True, kw_only=True):
@@ -183,6 +180,7 @@ class HostState(Part, frozen=True, kw_only=True):
     neighbours: frozenset[Neighbour] = frozenset()
     fdb: frozenset[FdbEntry] = frozenset()
     filter: Filter = Filter()
+    policy: Ruleset = Ruleset()
     sysctls: dict[str, str] = {}
     """Key below `/proc/sys/`, with slashes."""
     forward_accept: bool = False

@@ -1,8 +1,6 @@
 """The kinds of the API, as frozen structs.
 
-Wire form: JSON with `apiVersion: plait/v1`, `kind`, `metadata`, `spec`, `status`, camelCase
-fields (Kubernetes API conventions). Unknown fields are refused. Sequences are tuples, so that
-objects are hashable by identity and comparable by value.
+`meta` has what they share, `policies` those that rule traffic.
 
 A spec says what is wanted and is written by its owner; a status says what is and is written by
 the component that observes it.
@@ -14,58 +12,15 @@ from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
-API_VERSION: Final = "plait/v1"
+from plait.model.meta import API_VERSION as API_VERSION
+from plait.model.meta import Base as Base
+from plait.model.meta import Metadata as Metadata
+from plait.model.meta import Object as Object
+from plait.model.meta import object_key as object_key
+from plait.model.policies import Group as Group
+from plait.model.policies import Policy as Policy
 
 Encap = Literal["auto", "direct", "vxlan"]
-
-
-class Base(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    rename="camel",
-    forbid_unknown_fields=True,
-    omit_defaults=True,
-):
-    """Common options of every struct of the API."""
-
-
-class Metadata(Base, frozen=True, kw_only=True):
-    """Identity and labels of an object.
-
-    `revision` is the store revision of the last write; 0 means "not stored". An update with a
-    non-zero revision succeeds only if it is still the current one (optimistic concurrency).
-    """
-
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    revision: int = 0
-    created_at: str = ""
-    """RFC 3339, UTC; set by the server."""
-
-
-class Object(Base, frozen=True, kw_only=True, tag_field="kind"):
-    """A stored object. `kind` is the struct's tag."""
-
-    namespaced: ClassVar[bool] = False
-    plural: ClassVar[str] = ""
-
-    metadata: Metadata
-    # A factory, so that omit_defaults keeps the field on the wire.
-    api_version: Literal["plait/v1"] = msgspec.field(default_factory=lambda: API_VERSION)
-
-    @property
-    def kind(self) -> str:
-        """The kind's name, as on the wire."""
-        return type(self).__name__
-
-    @property
-    def key(self) -> str:
-        """Store key: `/<plural>/[<namespace>/]<name>`."""
-        return object_key(type(self), self.metadata.name, self.metadata.namespace)
 
 
 class ClusterSpec(Base, frozen=True, kw_only=True):
@@ -211,6 +166,17 @@ class PublishedPort(Base, frozen=True, kw_only=True):
     """Empty: every local address of both families."""
 
 
+class NamedPort(Base, frozen=True, kw_only=True):
+    """A port of the endpoint that policies may call by name."""
+
+    name: str
+    """IANA service name form (RFC 6335 section 5.1): at most 15 of a-z, 0-9 and `-`; Kubernetes'
+    longer names are taken too."""
+    protocol: Literal["tcp", "udp", "sctp"]
+    port: int
+    """1 to 65535."""
+
+
 class Workload(Base, frozen=True, kw_only=True):
     """What the endpoint belongs to."""
 
@@ -231,6 +197,7 @@ class EndpointSpec(Base, frozen=True, kw_only=True):
     """Without prefix length; at most one a family."""
     mac: str = ""
     ports: tuple[PublishedPort, ...] = ()
+    named_ports: tuple[NamedPort, ...] = ()
     workload: Workload = Workload()
 
 
@@ -252,22 +219,16 @@ class Endpoint(Object, frozen=True, kw_only=True, tag=True):
     status: EndpointStatus = EndpointStatus()
 
 
-AnyObject = Cluster | Namespace | Node | Network | AddressBlock | Endpoint
+AnyObject = Cluster | Namespace | Node | Network | AddressBlock | Endpoint | Group | Policy
 
 KINDS: Final[dict[str, type[Object]]] = {
-    k.__name__: k for k in (Cluster, Namespace, Node, Network, AddressBlock, Endpoint)
+    k.__name__: k
+    for k in (Cluster, Namespace, Node, Network, AddressBlock, Endpoint, Group, Policy)
 }
 PLURALS: Final[dict[str, type[Object]]] = {k.plural: k for k in KINDS.values()}
 
 encode: Final = msgspec.json.Encoder().encode
 decode: Final = msgspec.json.Decoder(AnyObject).decode
-
-
-def object_key(kind: type[Object], name: str, namespace: str = "") -> str:
-    """Store key of an object: `/<plural>/[<namespace>/]<name>`."""
-    if kind.namespaced:
-        return f"/{kind.plural}/{namespace}/{name}"
-    return f"/{kind.plural}/{name}"
 
 
 def block_name(network: str, cidr: str) -> str:
