@@ -290,6 +290,7 @@ class Agent:
 
     def _compute(self) -> Any:
         want = self.state.compute()
+        self.state.bring()
         if want is not None and not self.state.purging:
             self.previous.remember(want.sysctls)
         return want

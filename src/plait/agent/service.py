@@ -304,6 +304,7 @@ class Service:
             server=self._server,
             server_connected=self._sync.connected,
             revision=snapshot.revision,
+            applied=self._state.applied if self._sync.listing else self._state.in_force,
             endpoints=len(self._ledger.endpoints),
             networks=len(snapshot.networks),
             docker=self._state.docker,

@@ -63,6 +63,10 @@ class State:
         self._attachments: dict[str, Attachment] = {}
         self._desired = Desired()
         self._changed: set[Input] = set(ALL)
+        self._due = True
+        """Something changed since the kernel was last brought up to date."""
+        self.applied = 0
+        """Store revision that the kernel was last brought up to."""
         self._last: HostState | None = None
 
     def open(self, boot: str) -> tuple[str, ...]:
@@ -84,16 +88,17 @@ class State:
     def mark(self, inputs: Iterable[Input]) -> None:
         """These inputs of the desired state changed."""
         self._changed.update(inputs)
+        self._due = True
 
     def put(self, endpoint: LocalEndpoint) -> None:
         """The kernel should have this endpoint, as it is now."""
         self._attachments[endpoint.request.id] = attachment(endpoint)
-        self._changed.add("attachments")
+        self.mark(("attachments",))
 
     def remove(self, ident: str) -> None:
         """The kernel should not have this endpoint."""
         if self._attachments.pop(ident, None) is not None:
-            self._changed.add("attachments")
+            self.mark(("attachments",))
 
     def host(self) -> Host | None:
         """This host; None while the underlay is unknown."""
@@ -119,6 +124,16 @@ class State:
             networks=snapshot.networks,
             blocks=snapshot.blocks,
         )
+
+    def bring(self) -> None:
+        """The kernel is being brought up to date, in a turn of which nobody sees the middle."""
+        if self.snapshot.ready:
+            self.applied, self._due = self.snapshot.revision, False
+
+    @property
+    def in_force(self) -> int:
+        """Store revision up to which the kernel follows: a later event may concern it not."""
+        return self.applied if self._due else self.snapshot.revision
 
     def compute(self) -> HostState | None:
         """The desired state; None before the first full snapshot: then nothing is touched."""

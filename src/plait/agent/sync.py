@@ -101,7 +101,8 @@ class Sync:
         self._objects = Objects(node)
         self._refused: dict[str, tuple[AnyObject | None, float]] = {}
         self._node_written = float("-inf")
-        self._listing = False
+        self.listing = False
+        """A full listing is being taken in."""
         self.first_listing = asyncio.Event()
         """Set once a full listing came from the server."""
         self.connected = False
@@ -147,7 +148,7 @@ class Sync:
         match event.type:
             case "begin":
                 self.connected = True
-                self._listing = True
+                self.listing = True
                 self._snapshot.begin(event.revision)
             case "put" if event.object is not None:
                 former = self._snapshot.put(event.object)
@@ -165,7 +166,7 @@ class Sync:
                 inputs |= {"cluster", "nodes", "networks", "blocks"}
                 networks |= self._snapshot.networks.keys()
                 self.connected = True
-                self._listing = False
+                self.listing = False
                 self.first_listing.set()
                 self._kick.set()
             case "bookmark":
@@ -176,7 +177,7 @@ class Sync:
                 pass
         self._observe(event)
         # A listing is taken in as a whole, at its end.
-        if inputs and not self._listing:
+        if inputs and not self.listing:
             self._changed(frozenset(inputs), frozenset(networks))
             if "blocks" in inputs or "networks" in inputs:
                 self._kick.set()

@@ -105,6 +105,9 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     server_connected: bool
     revision: int
     """Store revision of the snapshot."""
+    applied: int = 0
+    """Store revision that the kernel follows: what was written up to it is in force here, but for
+    what `problems` tells."""
     endpoints: int
     networks: int
     docker: bool
