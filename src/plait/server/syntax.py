@@ -42,9 +42,11 @@ def printable(text: str) -> str:
     return "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)
 
 
-def invalid(where: str, detail: str, *, code: str = "PLAIT-API-002", why: str = "") -> PlaitError:
+def invalid(
+    where: str, detail: str, *, code: str = "PLAIT-API-002", why: str = "", fix: str = ""
+) -> PlaitError:
     """Refusal of a field."""
-    return PlaitError(code, detail, where=where, why=why)
+    return PlaitError(code, detail, where=where, why=why, fix=(fix,) if fix else ())
 
 
 def dns_label(value: str, where: str) -> str:
@@ -55,6 +57,18 @@ def dns_label(value: str, where: str) -> str:
             f"{shown(value)} is not a DNS label",
             code="PLAIT-NAME-001",
             why="a name has 1 to 63 characters of a-z, 0-9 and -, and no - at its ends",
+        )
+    return value
+
+
+def dns_subdomain(value: str, where: str) -> str:
+    """DNS labels in lower case joined by dots, at most 253 characters (RFC 1123)."""
+    if len(value) > 253 or not all(_LABEL.fullmatch(part) for part in value.split(".")):
+        raise invalid(
+            where,
+            f"{shown(value)} is not a name",
+            code="PLAIT-NAME-001",
+            why="it has at most 253 characters: parts of 1 to 63 of a-z, 0-9 and -, joined by dots",
         )
     return value
 
@@ -104,6 +118,22 @@ def mac(value: str, where: str) -> str:
     return value
 
 
+def port_name(value: str, where: str) -> str:
+    """A port's name: 1 to 63 of a-z, 0-9 and `-`, with a letter, so that it is no number.
+
+    RFC 6335 section 5.1 allows 15 characters; ports of Kubernetes' services have up to 63.
+    """
+    if _LABEL.fullmatch(value) is None or "--" in value or not re.search("[a-z]", value):
+        fix = f"write {value} without quotes" if value.isascii() and value.isdigit() else ""
+        raise invalid(
+            where,
+            f"{shown(value)} is not a port's name",
+            why="it has 1 to 63 characters of a-z, 0-9 and single -, at least one a letter",
+            fix=fix,
+        )
+    return value
+
+
 def text(value: str, where: str, limit: int = MAX_TEXT) -> str:
     """Printable text: no control characters (Unicode category Cc, Cf, Cs…), at most `limit`."""
     if len(value) > limit:
@@ -131,13 +161,8 @@ def label_map(value: Mapping[str, str], where: str) -> None:
     if len(value) > MAX_LABELS:
         raise invalid(where, f"there are {len(value)} labels; at most {MAX_LABELS} are allowed")
     for key, val in value.items():
-        _label_key(key, where)
-        if val and _LABEL_NAME.fullmatch(val) is None:
-            raise invalid(
-                f"{where}.{key}",
-                f"{shown(val)} is not a label's value",
-                why="it has at most 63 letters, digits, -, _ and ., a letter or digit at its ends",
-            )
+        label_key(key, where)
+        label_value(val, f"{where}.{key}")
 
 
 def annotation_map(value: Mapping[str, str], where: str) -> None:
@@ -148,10 +173,22 @@ def annotation_map(value: Mapping[str, str], where: str) -> None:
             where, f"the annotations have {size} bytes; {MAX_ANNOTATIONS_BYTES} are allowed"
         )
     for key in value:
-        _label_key(key, where)
+        label_key(key, where)
 
 
-def _label_key(key: str, where: str) -> None:
+def label_value(value: str, where: str) -> str:
+    """A label's value: empty, or as a label's name."""
+    if value and _LABEL_NAME.fullmatch(value) is None:
+        raise invalid(
+            where,
+            f"{shown(value)} is not a label's value",
+            why="it has at most 63 letters, digits, -, _ and ., a letter or digit at its ends",
+        )
+    return value
+
+
+def label_key(key: str, where: str) -> None:
+    """A label's key: a name, with a DNS name and a slash before it or not."""
     prefix, slash, name = key.rpartition("/")
     good = _LABEL_NAME.fullmatch(name) is not None and (
         not slash
@@ -189,6 +226,10 @@ def interface(value: str, where: str) -> ipaddress.IPv4Interface | ipaddress.IPv
 
 def cidr(value: str, where: str, *, code: str = "PLAIT-NET-004") -> Cidr:
     """A CIDR with no host bits set; a bare address is its own /32 or /128."""
+    if "%" in value:
+        raise PlaitError(
+            code, f"{shown(value)} is not a valid CIDR", where=where, why="it has a zone"
+        )
     try:
         return ipaddress.ip_network(value)
     except ValueError:

@@ -126,6 +126,7 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
             out.touch(state, key)
             out.puts[key] = None
             state.delete(key)
+        _put_also(state, removal.also_put, out)
         if removal.closing:
             out.closing.add(removal.closing)
         out.results.append(entry.object)
@@ -141,16 +142,21 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
                 "PLAIT-API-011", f"{key.removeprefix('/closing/')} is being deleted just now"
             )
     out.guards.update(admitted.guards)
-    for obj in admitted.also_put:
-        out.touch(state, obj.key)
-        out.puts[obj.key] = obj
-        state.put(obj.key, obj, 0)
+    _put_also(state, admitted.also_put, out)
     out.results.append(stored)
     if entry is not None and with_revision(entry.object, 0) == stored:
         out.results[-1] = entry.object
         return  # Nothing changes: no revision, no event.
     out.puts[stored.key] = stored
     state.put(stored.key, stored, entry.revision if entry else 0)
+
+
+def _put_also(state: State, objects: Sequence[AnyObject], out: Plan) -> None:
+    """Objects that change with another one; to a later step they are as they were stored."""
+    for obj in objects:
+        out.touch(state, obj.key)
+        out.puts[obj.key] = obj
+        state.put(obj.key, obj, state.revision_of(obj.key))
 
 
 class Fence(Protocol):

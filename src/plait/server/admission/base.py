@@ -44,6 +44,7 @@ class Admitted(NamedTuple):
 class Removal(NamedTuple):
     """What goes with an object that is removed."""
 
+    also_put: tuple[AnyObject, ...] = ()
     also_delete: tuple[str, ...] = ()
     closing: str = ""
     """Mark to set before the check that nothing refers to the object; see `closing_key`."""
@@ -82,7 +83,9 @@ def same(where: str, before: str, after: str) -> None:
         raise syntax.invalid(where, f"the field is {syntax.shown(before)} and cannot be another")
 
 
-def in_use(kind: str, name: str, holders: list[str], fix: str) -> PlaitError:
+def in_use(
+    kind: str, name: str, holders: list[str], fix: str, *, who: str = "endpoints"
+) -> PlaitError:
     """PLAIT-API-011, naming some of those who use the object."""
     named = ", ".join(holders[:5])
     if len(holders) > 5:
@@ -91,7 +94,7 @@ def in_use(kind: str, name: str, holders: list[str], fix: str) -> PlaitError:
         "PLAIT-API-011",
         f"the {kind} {name} is in use",
         where=f"{kind}s/{name}",
-        why=f"endpoints use it: {named}",
+        why=f"{who} use it: {named}",
         fix=(fix,),
     )
 

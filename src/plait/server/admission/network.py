@@ -10,6 +10,7 @@ import msgspec
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, AnyObject, Cluster, Endpoint, Network, Object
 from plait.server import pools, syntax
+from plait.server.admission import references
 from plait.server.admission.base import (
     CLUSTER_NAME,
     POOLS_GUARD,
@@ -53,6 +54,7 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
     status = previous.status if previous else new.status
     return Admitted(
         msgspec.structs.replace(new, spec=spec, status=status),
+        also_put=() if previous else references.retold(state, Network, name, there=True),
         absent=() if previous else (closing_key(Network, name),),
         guards=() if previous else (POOLS_GUARD,),
     )
@@ -143,6 +145,7 @@ def remove(state: State, entry: Entry) -> Removal:
     if holders:
         raise in_use("network", name, holders, f"plait network inspect {name}")
     return Removal(
+        also_put=references.retold(state, Network, name, there=False),
         also_delete=tuple(block.key for block in state.in_network(AddressBlock, name)),
         closing=closing_key(Network, name),
     )

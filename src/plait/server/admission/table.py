@@ -13,14 +13,16 @@ from plait.model.objects import (
     AnyObject,
     Cluster,
     Endpoint,
+    Group,
     Metadata,
     Namespace,
     Network,
     Node,
     Object,
+    Policy,
 )
 from plait.server import syntax
-from plait.server.admission import block, endpoint, network, node, scope
+from plait.server.admission import block, endpoint, group, network, node, policy, scope
 from plait.server.admission.base import DEFAULT_NAMESPACE, Admitted, Context, Removal
 from plait.server.state import Entry, State
 from plait.server.syntax import invalid
@@ -70,10 +72,15 @@ def _metadata(context: Context, old: Object | None, new: AnyObject) -> AnyObject
 
 
 def _name_rule(kind: type[Object]) -> Callable[[str, str], str]:
-    if kind is Endpoint:
-        return syntax.endpoint_id
-    return syntax.block_id if kind is AddressBlock else syntax.dns_label
+    return NAME_RULE.get(kind, syntax.dns_label)
 
+
+NAME_RULE: Final[dict[type[Object], Callable[[str, str], str]]] = {
+    Endpoint: syntax.endpoint_id,
+    AddressBlock: syntax.block_id,
+    Policy: syntax.dns_subdomain,
+}
+"""What a name may be; where it is not a DNS label."""
 
 Admit = Callable[[State, Context, Object | None, AnyObject], Admitted]
 
@@ -84,6 +91,8 @@ ADMIT: Final[dict[type[Object], Admit]] = {
     Network: network.admit,
     AddressBlock: block.admit,
     Endpoint: endpoint.admit,
+    Policy: policy.admit,
+    Group: group.admit,
 }
 REMOVE: Final[dict[type[Object], Callable[[State, Entry], Removal]]] = {
     Cluster: scope.remove_cluster,
@@ -92,4 +101,6 @@ REMOVE: Final[dict[type[Object], Callable[[State, Entry], Removal]]] = {
     Network: network.remove,
     AddressBlock: block.remove,
     Endpoint: endpoint.remove,
+    Policy: policy.remove,
+    Group: group.remove,
 }
