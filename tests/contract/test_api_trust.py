@@ -23,6 +23,7 @@ from plait.model.objects import (
     Cluster,
     Endpoint,
     EndpointSpec,
+    Group,
     Loan,
     Metadata,
     Namespace,
@@ -30,9 +31,11 @@ from plait.model.objects import (
     NetworkSpec,
     Node,
     Object,
+    Policy,
     block_name,
     encode,
 )
+from plait.model.policies import GroupSpec
 from plait.server.api import ROUTES, Route
 from plait.server.server import Server
 from plait.wire.api import SERVER_NAME, EnrolRequest, TokenRequest
@@ -55,6 +58,8 @@ SAMPLES: dict[type[Object], Object] = {
         metadata=Metadata(name="abc", namespace="default"),
         spec=EndpointSpec(node="h2", network="plait"),
     ),
+    Group: Group(metadata=Metadata(name="office"), spec=GroupSpec(cidrs=("192.0.2.0/24",))),
+    Policy: Policy(metadata=Metadata(name="knp.default.web")),
 }
 """An object of each kind that does not belong to node h1."""
 
