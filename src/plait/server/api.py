@@ -13,9 +13,10 @@ import msgspec
 from aiohttp import web
 
 from plait.client.base import BatchOp
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import KINDS, PLURALS, Object, object_key
-from plait.server import http, pools, syntax
+from plait.server import http, pools
 from plait.server.authorize import Actor, Verb, refuse
 from plait.server.clock import rfc3339
 from plait.server.hub import Watcher

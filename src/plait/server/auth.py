@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
 from plait.model.errors import PlaitError
+from plait.model.syntax import shown
 from plait.server.authorize import Actor
 from plait.server.ca import parse_node_uri
 from plait.server.clock import Clock
-from plait.server.syntax import shown
 from plait.server.tokens import Trust, node_key, own_enrolment
 from plait.wire.api import NODE_SCHEME, split_token
 

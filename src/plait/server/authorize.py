@@ -22,7 +22,7 @@ from plait.model.objects import (
     Node,
     Object,
 )
-from plait.server.syntax import printable
+from plait.model.syntax import printable
 
 Verb = Literal["create", "update", "delete"]
 

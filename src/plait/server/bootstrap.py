@@ -17,11 +17,11 @@ from plait.model.objects import (
     NetworkSpec,
     encode,
 )
+from plait.model.syntax import cidr
 from plait.server import pools
 from plait.server.admission import base, table
 from plait.server.clock import Clock, rfc3339
 from plait.server.state import State
-from plait.server.syntax import cidr
 from plait.store.base import Compare, Put, Store
 
 HISTORY_KEY: Final = "/meta/history"

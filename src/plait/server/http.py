@@ -12,8 +12,8 @@ from aiohttp import web
 
 from plait.model.errors import PlaitError
 from plait.model.objects import KINDS, PLURALS, Object
+from plait.model.syntax import printable
 from plait.server.config import Config
-from plait.server.syntax import printable
 
 T = TypeVar("T")
 

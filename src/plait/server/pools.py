@@ -11,8 +11,8 @@ import msgspec
 from plait.model import marks
 from plait.model.errors import PlaitError
 from plait.model.objects import Cluster, Network, NetworkStatus, Node
+from plait.model.syntax import Cidr, cidr
 from plait.server.state import State, with_revision
-from plait.server.syntax import Cidr, cidr
 from plait.wire.api import PoolUse
 
 CUT: Final[dict[int, int]] = {4: 20, 6: 64}

@@ -15,10 +15,10 @@ import msgspec
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Node, object_key
+from plait.model.syntax import text
 from plait.server.authorize import Actor, refuse
 from plait.server.clock import Clock, rfc3339
 from plait.server.mirror import Mirror
-from plait.server.syntax import text
 from plait.store.base import Compare, Delete, Put, Store
 from plait.wire.api import (
     EnrolRequest,

@@ -15,13 +15,13 @@ import msgspec
 from plait.client.base import BatchOp
 from plait.model.errors import PlaitError
 from plait.model.objects import PLURALS, AnyObject, Object, encode
+from plait.model.syntax import printable
 from plait.server.admission.base import Context
 from plait.server.admission.table import admit, remove
 from plait.server.authorize import Actor, Verb, authorize
 from plait.server.clock import Clock, rfc3339
 from plait.server.mirror import Mirror
 from plait.server.state import State, with_revision
-from plait.server.syntax import printable
 from plait.store.base import Compare, Delete, Put, Store
 
 CLOSING_TTL = 30.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import AnyObject, Endpoint, Network, Object
-from plait.server import syntax
 from plait.server.state import Entry, State
 
 CLUSTER_NAME: Final = "plait"

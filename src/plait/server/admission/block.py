@@ -6,9 +6,10 @@ import ipaddress
 from typing import cast
 
 from plait.ipam.pool import Pool
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, AnyObject, Endpoint, Network, Object, block_name
-from plait.server import syntax
+from plait.model.syntax import Address, Cidr, invalid
 from plait.server.admission.base import (
     Admitted,
     Context,
@@ -20,7 +21,6 @@ from plait.server.admission.base import (
 )
 from plait.server.admission.network import inside
 from plait.server.state import Entry, State
-from plait.server.syntax import Address, Cidr, invalid
 
 
 def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:

@@ -7,6 +7,7 @@ from typing import Final, cast
 
 import msgspec
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import (
     AddressBlock,
@@ -20,10 +21,9 @@ from plait.model.objects import (
     Object,
     block_name,
 )
-from plait.server import syntax
+from plait.model.syntax import Address, invalid
 from plait.server.admission.base import Admitted, Context, Removal, closing_key, known_network, same
 from plait.server.state import Entry, State
-from plait.server.syntax import Address, invalid
 
 MAX_NAMED_PORTS: Final = 256
 

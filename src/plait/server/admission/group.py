@@ -6,12 +6,12 @@ from typing import Final
 
 import msgspec
 
+from plait.model import syntax
 from plait.model.objects import AnyObject, Group, Object
-from plait.server import syntax
+from plait.model.syntax import invalid
 from plait.server.admission import references, selector
 from plait.server.admission.base import Admitted, Context, Removal, closing_key, in_use
 from plait.server.state import Entry, State
-from plait.server.syntax import invalid
 
 MAX_CIDRS: Final = 10_000
 

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import msgspec
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, AnyObject, Cluster, Endpoint, Network, Object
-from plait.server import pools, syntax
+from plait.model.syntax import Address, Cidr
+from plait.server import pools
 from plait.server.admission import references
 from plait.server.admission.base import (
     CLUSTER_NAME,
@@ -22,7 +24,6 @@ from plait.server.admission.base import (
     users,
 )
 from plait.server.state import Entry, State
-from plait.server.syntax import Address, Cidr
 
 
 def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:

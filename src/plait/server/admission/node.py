@@ -6,12 +6,13 @@ from typing import cast
 
 import msgspec
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, AnyObject, Endpoint, Node, Object
-from plait.server import pools, syntax
+from plait.model.syntax import invalid
+from plait.server import pools
 from plait.server.admission.base import Admitted, Context, Removal
 from plait.server.state import Entry, State
-from plait.server.syntax import invalid
 
 
 def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:

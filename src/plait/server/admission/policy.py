@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import AnyObject, Cluster, Object, Policy
 from plait.model.policies import (
@@ -23,11 +24,10 @@ from plait.model.policies import (
     Port,
     Rule,
 )
-from plait.server import syntax
+from plait.model.syntax import Cidr, invalid
 from plait.server.admission import references, selector
 from plait.server.admission.base import CLUSTER_NAME, Admitted, Context, Removal, closing_key
 from plait.server.state import Entry, State
-from plait.server.syntax import Cidr, invalid
 
 MAX_RULES: Final = 200
 """In one direction."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import AnyObject, Cluster, Namespace, Object
-from plait.server import pools, syntax
+from plait.model.syntax import invalid
+from plait.server import pools
 from plait.server.admission.base import (
     CLUSTER_NAME,
     DEFAULT_NAMESPACE,
@@ -18,7 +20,6 @@ from plait.server.admission.base import (
     users,
 )
 from plait.server.state import Entry, State
-from plait.server.syntax import invalid
 
 
 def admit_cluster(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from plait.model import syntax
 from plait.model.selectors import Requirement, Selector
-from plait.server import syntax
-from plait.server.syntax import invalid
+from plait.model.syntax import invalid
 
 MAX_EXPRESSIONS: Final = 64
 MAX_VALUES: Final = 256

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import (
     AddressBlock,
@@ -21,11 +22,10 @@ from plait.model.objects import (
     Object,
     Policy,
 )
-from plait.server import syntax
+from plait.model.syntax import invalid
 from plait.server.admission import block, endpoint, group, network, node, policy, scope
 from plait.server.admission.base import DEFAULT_NAMESPACE, Admitted, Context, Removal
 from plait.server.state import Entry, State
-from plait.server.syntax import invalid
 
 
 def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plait.model import syntax
 from plait.model.errors import PlaitError
-from plait.server import syntax
 
 RULES: dict[str, tuple[Callable[[str, str], object], tuple[str, ...], tuple[str, ...]]] = {
     "label": (
