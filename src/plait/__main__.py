@@ -27,6 +27,7 @@ COMMANDS = {
     "ps": Entry("plait.cli.views:ps", "Endpoints of the whole network", LOOK),
     "get": Entry("plait.cli.resources:get", "List objects of a kind, or show one", LOOK),
     "describe": Entry("plait.cli.resources:describe", "An object and all about it", LOOK),
+    "policy": Entry("plait.cli.policy:policy", "Policies: matrix, and what follows", USE),
     "network": Entry("plait.cli.networks:network", "Networks: ls, create, rm, inspect", USE),
     "attach": Entry("plait.cli.endpoints:attach", "Join a process to the network", USE),
     "detach": Entry("plait.cli.endpoints:detach", "Take an endpoint off the network", USE),

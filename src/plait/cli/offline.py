@@ -1,0 +1,54 @@
+"""The world that a question is about: of manifests alone, of the server, or as last seen here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from plait.model.objects import AnyObject
+    from plait.policy.world import World
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def files_option(function: F) -> F:
+    """`-f/--file`: ask about the objects of manifests, with no server, root or network."""
+    return click.option(
+        "-f",
+        "--file",
+        "files",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(allow_dash=True),
+        help="Answer from manifests alone: file, directory, or - for standard input.",
+    )(function)
+
+
+def world_of(files: Sequence[str]) -> World:
+    """The world of these manifests, or with none of the server's objects."""
+    from plait.policy.world import World
+
+    return World.of(read(files) if files else stored())
+
+
+def read(files: Sequence[str]) -> list[AnyObject]:
+    """The objects of manifests that have a part in policy."""
+    from plait.cli.reading import read_manifests
+
+    return read_manifests(files)
+
+
+def stored() -> list[AnyObject]:
+    """The objects of the server that have a part in policy."""
+    from plait.cli import connect
+    from plait.model.objects import Endpoint, Group, Namespace, Network, Node, Policy
+
+    async def ask() -> list[Any]:
+        async with connect.api() as client:
+            kinds: tuple[Any, ...] = (Namespace, Node, Network, Group, Policy, Endpoint)
+            return [obj for kind in kinds for obj in await client.list(kind)]
+
+    return connect.wait_for(ask())

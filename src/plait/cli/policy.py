@@ -1,0 +1,79 @@
+"""`plait policy`: what rules there are and what follows from them."""
+
+from __future__ import annotations
+
+import click
+
+from plait.cli import complete
+from plait.cli.frame import Group
+from plait.cli.offline import files_option
+from plait.cli.options import json_option
+
+
+@click.group(
+    cls=Group,
+    examples=["plait policy matrix --port 80/tcp", "plait policy matrix -f manifests/ --json"],
+)
+def policy() -> None:
+    """Policies: who may talk to whom, and why."""
+
+
+@policy.command(
+    examples=[
+        "plait policy matrix --port 80/tcp",
+        "plait policy matrix -f manifests/ --port 80/tcp --port http --json",
+        "plait policy matrix -n shop --csv > shop.csv",
+    ]
+)
+@files_option
+@click.option(
+    "--port",
+    "ports",
+    multiple=True,
+    metavar="PORT",
+    help="80/tcp, 53/udp, a port's name, icmp. Default: those that policies name.",
+)
+@click.option(
+    "-n",
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    shell_complete=complete.namespaces,
+    help="Endpoints of this namespace only.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@json_option
+def matrix(
+    files: tuple[str, ...],
+    ports: tuple[str, ...],
+    namespaces: tuple[str, ...],
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Show which endpoint reaches which other one, by port.
+
+    With -f the answer comes from manifests alone: no server, no root, no network.
+    """
+    from plait.cli import output
+    from plait.cli.grid import write_csv, write_grids
+    from plait.cli.offline import world_of
+    from plait.policy.asking import parse_port
+    from plait.policy.matrix import matrix as ask
+    from plait.policy.matrix import ports_of
+
+    asked = [parse_port(text) for text in dict.fromkeys(ports)]
+    world = world_of(files)
+    found = ask(world, asked or ports_of(world), namespaces)
+    if as_json:
+        rows = [
+            {"src": c.src, "dst": c.dst, "port": c.port, "allowed": c.allowed}
+            | ({"why": c.why} if c.why else {})
+            for c in found.cells()
+        ]
+        output.json_out({"kind": "List", "items": rows})
+    elif as_csv:
+        write_csv(found)
+    elif not found.endpoints:
+        output.say("there is no endpoint", err=True)
+    else:
+        write_grids(found)
