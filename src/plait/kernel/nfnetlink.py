@@ -36,14 +36,21 @@ class NetfilterError(OSError):
 class NfnetlinkSocket:
     """One NETLINK_NETFILTER socket of the namespace in which it was opened."""
 
-    def __init__(self, groups: Sequence[int] = (), *, sock: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[int] = (),
+        *,
+        sock: socket.socket | None = None,
+        buffer: int = _RCVBUF,
+    ) -> None:
+        """`groups` are multicast groups to join, `buffer` the bytes that may wait to be read."""
         self._sock = sock or _open()
         for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK):
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(_SOL_NETLINK, option, 1)
         for group in groups:
             self._sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RCVBUF)
+        self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
         self._sock.setblocking(False)
         self._seq = 0
 
@@ -86,10 +93,12 @@ class NfnetlinkSocket:
             refused[-1] = nl.Reply(seq, errno.ENOBUFS, "the answer was lost")
         return refused
 
-    def call(self, kind: int, body: bytes, *, flags: int = 0, family: int = 0) -> list[nl.Message]:
+    def call(
+        self, kind: int, body: bytes, *, flags: int = 0, family: int = 0, res: int = 0
+    ) -> list[nl.Message]:
         """One request and its answers. Raises NetfilterError when it is refused."""
         seq = self._next()
-        self._send(nl.message(kind, flags | nl.F_ACK, seq, body, family=family))
+        self._send(nl.message(kind, flags | nl.F_ACK, seq, body, family=family, res=res))
         answers = []
         for msg in self._drain():
             if msg.seq != seq:
@@ -136,6 +145,13 @@ class NfnetlinkSocket:
     def notifications(self) -> Iterator[nl.Message]:
         """What arrived from the groups; raises OSError (ENOBUFS) when some were lost."""
         return self._drain()
+
+    def receive(self) -> bytes:
+        """One datagram, empty when none waits; raises OSError (ENOBUFS) when some were lost."""
+        try:
+            return self._sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return b""
 
     def _drain(self) -> Iterator[nl.Message]:
         while True:

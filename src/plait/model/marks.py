@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from typing import Final
 
 PROTOCOL: Final = 112
@@ -19,6 +20,13 @@ DOOM_GROUP: Final = 0x706C_0071
 alone takes the kernel 20 ms. Never seen as an endpoint again."""
 NFT_TABLE: Final = "plait"
 """nftables table, family inet."""
+LOG_GROUP: Final = 0x706C
+"""NFLOG group to which our rules log, in each namespace that has our table."""
+LOG_PREFIX: Final = re.compile(r"([a-z0-9]{1,16})\.([ei])([ads])")
+"""Prefix of what our rules log: id of the rule or word for the reason; egress or ingress; accept,
+deny, or staged: would be denied."""
+NFLOG_GROUP: Final = 0x706C
+"""Group of NFLOG that our rules log to; 28780."""
 COMMENT: Final = "plait"
 """Comment of our rules in chains that belong to others (DOCKER-USER)."""
 ALIAS_PREFIX: Final = "plait:"
