@@ -7,11 +7,13 @@ it. Nothing is written or swept before there is a desired state (the first full 
 What opens traffic comes last and what closes it comes first:
 
 1. the base rules, which drop unknown endpoints;
-2. the gate (per-endpoint rules), without the endpoints that go and those that have no link yet;
-3. links that go;
-4. all that comes or changes, in the programmers' order;
-5. all that goes, in the reversed order;
-6. the gate with every endpoint whose link stands.
+2. the gate (per-endpoint rules) is closed for the endpoints that go, change or have no link;
+3. policies, all of a change in one transaction: nothing is open yet that they do not know, and
+   nothing open any more that they no longer know;
+4. links that go;
+5. all that comes or changes, in the programmers' order;
+6. all that goes, in the reversed order;
+7. the gate with every endpoint whose link and whose policies stand.
 
 An object that the kernel refuses is quarantined: retried with backoff, reported, in nobody's way.
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Any, Final
@@ -31,12 +33,14 @@ import structlog
 
 from plait.agent.failpoints import failpoint
 from plait.agent.programmers.base import Failure, Op, Programmer
-from plait.model.hoststate import HostState
+from plait.model.hoststate import FilterEndpoint, HostState
 
 FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
     "filter.base": attrgetter(
         "filter.pools", "filter.vteps", "filter.vxlan_port", "filter.vni", "filter.dns"
     ),
+    # A ruleset that changed is another object, though it may share sets with the former one.
+    "filter.policy": lambda want: Same(want.policy),
     "links": attrgetter("links"),
     "addresses": attrgetter("addresses"),
     "tunnels": attrgetter("tunnels"),
@@ -50,12 +54,15 @@ FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
 }
 """Programmer to what it programs of HostState: while that is equal, it has nothing to do."""
 DEPENDENTS: Final = {
+    "filter.base": ("filter.policy",),
     "links": ("routes",),
     "tunnels": ("routes", "neighbours", "fdb", "sysctls"),
 }
-"""Programmers whose objects go with a link that is made anew."""
+"""Programmers whose objects go with a link, or a table, that is made anew."""
 GATE: Final = "filter.endpoints"
 """The programmer that opens traffic and closes it."""
+POLICY: Final = "filter.policy"
+"""The programmer of the rules that an endpoint needs before it is opened."""
 LINKS: Final = "links"
 
 RESYNC: Final = 5.0
@@ -75,6 +82,20 @@ _WORD: Final = re.compile(r"[0-9A-Za-z.:/-]+")
 Offload = Callable[[Callable[[], object]], Awaitable[object]]
 
 log: Final = structlog.get_logger("plait.agent.loop")
+
+
+class Same:
+    """Equal to what holds the very same object: rules of thousands of sets are not compared."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.held is other.held
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Quarantined(msgspec.Struct, frozen=True):
@@ -114,6 +135,10 @@ class Loop:
         """Programmer to the fields that it was last brought to, without a failure."""
         self._standing: set[str] | None = None
         """Links that stand; None before the first turn: what stands then is not known."""
+        self._opened: Mapping[str, FilterEndpoint] | None = None
+        """Endpoints as the gate was last told to let them pass; None before the first turn."""
+        self._withheld: dict[str, Failure] = {}
+        """Links that stand but stay closed, to what the kernel refused of their policies."""
         self._quarantine: dict[tuple[str, str], Quarantined] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._pass: asyncio.Future[None] | None = None
@@ -137,11 +162,13 @@ class Loop:
         if not self._quarantine:
             return ()
         wanted = frozenset(words)
-        return tuple(
+        found = [
             failure
             for failure in self.failures
             if wanted & set(_WORD.findall(f"{failure.op.key!r} {failure.op.text}"))
-        )
+        ]
+        found += [why for link, why in self._withheld.items() if link in wanted]
+        return tuple(found)
 
     async def settle(self) -> None:
         """Have a turn that sees everything that was true before this call, and wait for it."""
@@ -239,7 +266,7 @@ class Loop:
         want = self._compute()
         if self._gate is None or self._standing is None or want is None:
             return frozenset()
-        return frozenset(map(_key, self._gate.plan(_closed(want, self._standing))))
+        return frozenset(map(_key, self._gate.plan(_closed(want, self._passing(self._standing)))))
 
     def turn(self) -> tuple[Op, ...]:
         """Make the kernel equal to the desired state; returns what was done."""
@@ -251,16 +278,27 @@ class Loop:
                 programmer.observe()
             self.observed = True
         self.turns += 1
+        if self._quarantine:
+            self._forget_settled(want)
         arriving = self._standing is not None and bool(want.links.keys() - self._standing)
         done: list[Op] = []
         gate = self._gate
+        shut = gate is None
         standing: set[str] | None = None
         later: list[tuple[Programmer, tuple[Op, ...]]] = []
         for programmer in self._programmers:
             if programmer is gate:
                 continue
-            if programmer.name == LINKS and gate is not None and self._standing is not None:
-                done += self._bring(gate, _closed(want, self._standing))
+            if gate is not None and not shut and programmer.name in (POLICY, LINKS):
+                done += self._shut(gate, want)
+                shut = True
+            if programmer.name == POLICY:
+                ruled = self._bring(programmer, want)
+                self._withheld = self._without_policies(want)
+                done += ruled
+                if arriving and ruled:
+                    failpoint(f"attach.programmed.{POLICY}")
+                continue
             fields = _fields(programmer, want)
             if self._applied.get(programmer.name) == fields:
                 continue
@@ -287,12 +325,50 @@ class Loop:
             done += self._apply(programmer, removals)
         self._standing = self._links_that_stand(want) if standing is None else standing
         if gate is not None:
-            done += self._bring(gate, _closed(want, self._standing))
+            opened = _closed(want, self._passing(self._standing))
+            done += self._bring(gate, opened)
+            self._opened = opened.filter.endpoints
             if arriving:
                 failpoint("attach.programmed.gate")
         if self._quarantine:
             self._forget_settled(want)
         return tuple(done)
+
+    def _shut(self, gate: Programmer, want: HostState) -> tuple[Op, ...]:
+        """Close the gate for what may not pass, now or until its rules are there; open nothing."""
+        if self._standing is not None and self._opened is not None:
+            opened = self._opened
+            unchanged = {
+                name
+                for name, endpoint in want.filter.endpoints.items()
+                if opened.get(name) == endpoint and name in self._standing
+            }
+            want = _closed(want, unchanged)
+        if self._applied.get(gate.name) == _fields(gate, want):
+            return ()
+        ops = tuple(op for op in self._due(gate.plan(want)) if op.verb == "delete")
+        if ops:
+            self._applied.pop(gate.name, None)
+        return self._apply(gate, ops)
+
+    def _without_policies(self, want: HostState) -> dict[str, Failure]:
+        """Links of endpoints whose dispatch or class the kernel refused: they stay closed."""
+        refused = {
+            word: item.failure
+            for (part, key), item in self._quarantine.items()
+            if part == POLICY
+            for word in _WORD.findall(key)
+        }
+        found = {}
+        for link, endpoint in want.filter.endpoints.items():
+            for address in endpoint.addresses:
+                names = (address, *want.policy.dispatch.get(address, ()))
+                if why := next((refused[name] for name in names if name in refused), None):
+                    found[link] = why
+        return found
+
+    def _passing(self, standing: set[str]) -> set[str]:
+        return standing - self._withheld.keys() if self._withheld else standing
 
     def _links_that_stand(self, want: HostState) -> set[str]:
         broken = {key[1] for key in self._quarantine if key[0] == LINKS}

@@ -1,8 +1,9 @@
 """One module for each part of HostState: observe() -> actual, plan() -> ops (pure), apply(ops).
 
 `ORDER` is the order in which they add; they remove in the reversed one. The base rules come
-first, for they drop what they do not know; the gate comes last, for it opens traffic. A peer's
-neighbour and FDB entries stand before the routes that need them.
+first, for they drop what they do not know; policies stand before an endpoint that they rule; the
+gate comes last, for it opens traffic. A peer's neighbour and FDB entries stand before the routes
+that need them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from plait.agent.programmers.base import Programmer
 
 ORDER: Final = (
     "filter.base",
+    "filter.policy",
     "links",
     "addresses",
     "tunnels",
