@@ -58,7 +58,7 @@ def matrix(world: World, ports: Sequence[PortAsked], namespaces: Sequence[str] =
     chosen = [e for e in world.endpoints if not namespaces or e.metadata.namespace in namespaces]
     called = names(world.endpoints)
     numbers: dict[Any, int] = {}
-    kinds = tuple(numbers.setdefault(_kind(world, e), len(numbers)) for e in chosen)
+    kinds = tuple(numbers.setdefault(kind_of(world, e), len(numbers)) for e in chosen)
     members: dict[int, list[Endpoint]] = {}
     for kind, endpoint in zip(kinds, chosen, strict=True):
         members.setdefault(kind, []).append(endpoint)
@@ -96,7 +96,7 @@ def reaches(world: World, src: Endpoint, dst: Endpoint, port: PortAsked) -> tupl
     return all(by_family.values()), ""
 
 
-def _kind(world: World, endpoint: Endpoint) -> Any:
+def kind_of(world: World, endpoint: Endpoint) -> Any:
     """All of an endpoint that a policy or a network can tell."""
     parties = world.parties(endpoint)
     spec = endpoint.spec
