@@ -182,7 +182,7 @@ def _cidr(peer: Peer, where: str) -> Peer:
     parts = []
     for i, text in enumerate(peer.excepted):
         part = syntax.cidr(text, f"{where}.except[{i}]", code="PLAIT-API-002")
-        if not _strictly_inside(part, whole):
+        if not strictly_inside(part, whole):
             raise invalid(
                 f"{where}.except[{i}]",
                 f"{part} is not a part of {whole}",
@@ -192,7 +192,8 @@ def _cidr(peer: Peer, where: str) -> Peer:
     return msgspec.structs.replace(peer, cidr=str(whole), excepted=tuple(parts))
 
 
-def _strictly_inside(inner: Cidr, outer: Cidr) -> bool:
+def strictly_inside(inner: Cidr, outer: Cidr) -> bool:
+    """Whether one range is a part of the other, and not all of it."""
     return inner.version == outer.version and inner != outer and cast(Any, inner).subnet_of(outer)
 
 
@@ -213,6 +214,19 @@ def _domains(peer: Peer, rule: Rule, direction: Direction, domain: str, where: s
 
 
 def _domain(text: str, ours: str, where: str) -> str:
+    found = domain_name(text, where)
+    name = found.removeprefix("*.")
+    if ours and (name == ours or name.endswith(f".{ours}")):
+        raise invalid(
+            where,
+            f"{syntax.shown(text)} is a name of this network",
+            why="domains are names outside of it",
+            fix="write `endpoints`, `namespaces`, `service` or `group`",
+        )
+    return found
+
+
+def domain_name(text: str, where: str) -> str:
     """A name, or `*.` and a name; in lower case, without the dot of the root."""
     lowered = text.lower().removesuffix(".")
     name = lowered.removeprefix("*.")
@@ -227,13 +241,6 @@ def _domain(text: str, ours: str, where: str) -> str:
         syntax.dns_name(name, where)
     except PlaitError as error:
         raise invalid(where, f"{syntax.shown(text)} is not a domain", why=error.why) from None
-    if ours and (name == ours or name.endswith(f".{ours}")):
-        raise invalid(
-            where,
-            f"{syntax.shown(text)} is a name of this network",
-            why="domains are names outside of it",
-            fix="write `endpoints`, `namespaces`, `service` or `group`",
-        )
     return lowered
 
 
