@@ -1,4 +1,4 @@
-"""Ports as a command line names them: `80/tcp`, `8000-8080/udp`, `http`, `icmp:8`."""
+"""Ports as a command line names them: `80/tcp`, `8000-8080/udp`, `http`, `icmp/8`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 }
 _NUMBERS: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 _NAME: Final = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_ICMP: Final = re.compile(r"(icmp|icmpv6)(?::(\d{1,3})(?:/(\d{1,3}))?)?", re.ASCII)
+_ICMP: Final = re.compile(r"(icmp|icmpv6)(?:/(\d{1,3})(?:/(\d{1,3}))?)?", re.ASCII)
 
 
 def parse_port(text: str) -> Port:
     """The port that a text names.
 
     `80` is TCP, as in Kubernetes; `http` is the destination's port of that name in whatever
-    protocol; `tcp` is all of TCP; `icmp:8` and `icmp:3/1` are a type, and a type with a code.
+    protocol; `tcp` is all of TCP; `icmp/8` and `icmp/3/1` are a type, and a type with a code.
     PLAIT-CLI-001 for anything else.
     """
     word = text.strip().lower()
@@ -54,5 +54,5 @@ def _unclear(text: str, why: str) -> PlaitError:
     return PlaitError(
         "PLAIT-CLI-001",
         f"`{text}` is no port",
-        why=f"{why}; write 80/tcp, 8000-8080/udp, http/tcp, http, tcp or icmp:8",
+        why=f"{why}; write 80/tcp, 8000-8080/udp, http/tcp, http, tcp or icmp/8",
     )

@@ -119,8 +119,8 @@ def test_the_world_is_everything_but_the_pools() -> None:
         ("http/sctp", Port(protocol="SCTP", port="http")),
         ("tcp", Port(protocol="TCP")),
         ("icmp", Port(protocol="ICMP")),
-        ("icmp:8", Port(protocol="ICMP", icmp_type=8)),
-        ("icmpv6:1/4", Port(protocol="ICMPv6", icmp_type=1, icmp_code=4)),
+        ("icmp/8", Port(protocol="ICMP", icmp_type=8)),
+        ("icmpv6/1/4", Port(protocol="ICMPv6", icmp_type=1, icmp_code=4)),
     ],
 )
 def test_ports(text: str, port: Port) -> None:
@@ -129,7 +129,7 @@ def test_ports(text: str, port: Port) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "65536", "9-8", "80/icmp", "/tcp", "a b", "icmp:256", "80/", "-1", "²", "http/"],
+    ["", "0", "65536", "9-8", "80/icmp", "/tcp", "a b", "icmp/256", "80/", "-1", "²", "http/"],
 )
 def test_what_is_no_port(text: str) -> None:
     with pytest.raises(PlaitError) as caught:
