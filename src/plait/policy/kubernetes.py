@@ -1,6 +1,9 @@
-"""Kubernetes' policies as ours: NetworkPolicy v1, ClusterNetworkPolicy v1alpha2. Pure.
+"""Kubernetes' manifests as objects of ours. Pure.
 
-They mean what their specifications say (`k8s.io/api/networking/v1/types.go`,
+`to_policy` takes NetworkPolicy (networking.k8s.io/v1) and ClusterNetworkPolicy
+(policy.networking.k8s.io/v1alpha2); `to_object` these and Namespace, Pod and Node of core v1.
+
+The policies mean what their specifications say (`k8s.io/api/networking/v1/types.go`,
 `sigs.k8s.io/network-policy-api/apis/v1alpha2`), and what an API server refuses is refused here,
 with the path of the field: PLAIT-API-002, or PLAIT-NAME-001 for a name.
 
@@ -15,13 +18,15 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
 import msgspec
 
 from plait.model import syntax
+from plait.model.errors import PlaitError
 from plait.model.meta import Metadata
+from plait.model.objects import AnyObject
 from plait.model.policies import (
     MAX_PRIORITY,
     Action,
@@ -38,7 +43,7 @@ from plait.model.policies import (
 )
 from plait.model.selectors import NAMESPACE_NAME, Selector
 from plait.model.syntax import Cidr, invalid, shown
-from plait.policy import validate
+from plait.policy import core_v1, validate
 from plait.policy.fields import (
     UnknownField,
     chosen,
@@ -54,11 +59,6 @@ from plait.policy.fields import (
     text,
 )
 
-NETWORK_POLICY: Final = ("networking.k8s.io/v1", "NetworkPolicy")
-CLUSTER_NETWORK_POLICY: Final = (
-    "policy.networking.k8s.io/v1alpha2",
-    "ClusterNetworkPolicy",
-)
 DEFAULT_NAMESPACE: Final = "default"
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
@@ -433,3 +433,52 @@ def _some(value: Any, where: str) -> list[Any]:
 def _distinct(items: list[str], where: str) -> None:
     if len(set(items)) != len(items):
         raise invalid(where, "an item stands twice")
+
+
+# All kinds.
+
+Key = tuple[str, str]
+"""apiVersion and kind."""
+
+POLICIES: Final[dict[Key, Callable[..., Policy]]] = {
+    ("networking.k8s.io/v1", "NetworkPolicy"): network_policy,
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"): cluster_network_policy,
+}
+OTHERS: Final[dict[Key, Callable[[Mapping[str, Any]], AnyObject | None]]] = {
+    ("v1", "Namespace"): core_v1.namespace,
+    ("v1", "Pod"): core_v1.pod,
+    ("v1", "Node"): core_v1.node,
+}
+
+
+def key_of(data: Mapping[str, Any]) -> Key:
+    """apiVersion and kind of a manifest, as far as it says so."""
+    return str(data.get("apiVersion", "")), str(data.get("kind", ""))
+
+
+def understood(data: Mapping[str, Any]) -> bool:
+    """Whether `to_object` takes it."""
+    return key_of(data) in POLICIES or key_of(data) in OTHERS
+
+
+def to_policy(data: Mapping[str, Any], *, strict: bool = True) -> Policy:
+    """The policy of a manifest; see the module's docstring."""
+    read = POLICIES.get(key_of(data))
+    if read is None:
+        raise _no_kind(data, POLICIES)
+    return read(data, strict=strict)
+
+
+def to_object(data: Mapping[str, Any], *, strict: bool = True) -> AnyObject | None:
+    """The object of a manifest; None for a pod without addresses of its own."""
+    read = OTHERS.get(key_of(data))
+    return to_policy(data, strict=strict) if read is None else read(data)
+
+
+def _no_kind(data: Mapping[str, Any], kinds: Mapping[Key, object]) -> PlaitError:
+    version, kind = key_of(data)
+    return invalid(
+        "kind",
+        f"{shown(kind)} of {shown(version)} is not read",
+        why="read are " + ", ".join(f"{name} of {group}" for group, name in kinds),
+    )
