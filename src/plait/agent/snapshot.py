@@ -8,28 +8,41 @@ and is not newer than it does not exist.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from plait.model.objects import (
     AddressBlock,
     AnyObject,
     Cluster,
     Endpoint,
+    Group,
     Metadata,
     Namespace,
     Network,
     Node,
     Object,
+    Policy,
 )
 
 DEFAULT_CLUSTER: Final = Cluster(metadata=Metadata(name="plait"))
 """The cluster's settings until they are known."""
 
 
+class Follower(Protocol):
+    """Hears of every change of the snapshot, wherever it came from, when it is made."""
+
+    def put(self, obj: AnyObject) -> None:
+        """The object is new, or other than it was."""
+
+    def delete(self, obj: AnyObject) -> None:
+        """The object is no more."""
+
+
 class Snapshot:
     """Objects by name; endpoints by (namespace, name). Read-only to everyone but its feeder."""
 
-    def __init__(self) -> None:
+    def __init__(self, *followers: Follower) -> None:
+        self._followers = followers
         self.revision = 0
         self.ready = False
         """A whole listing was seen, of the server or from the disk."""
@@ -44,6 +57,8 @@ class Snapshot:
         self.blocks: dict[str, AddressBlock] = {}
         self.endpoints: dict[tuple[str, str], Endpoint] = {}
         self.namespaces: dict[str, Namespace] = {}
+        self.policies: dict[str, Policy] = {}
+        self.groups: dict[str, Group] = {}
 
     def __iter__(self) -> Iterator[AnyObject]:
         return iter(self._by_key.values())
@@ -127,6 +142,12 @@ class Snapshot:
                 self.endpoints[obj.metadata.namespace, name] = obj
             case Namespace():
                 self.namespaces[name] = obj
+            case Policy():
+                self.policies[name] = obj
+            case Group():
+                self.groups[name] = obj
+        for follower in self._followers:
+            follower.put(obj)
 
     def _unindex(self, obj: AnyObject) -> None:
         name = obj.metadata.name
@@ -143,3 +164,9 @@ class Snapshot:
                 self.endpoints.pop((obj.metadata.namespace, name), None)
             case Namespace():
                 self.namespaces.pop(name, None)
+            case Policy():
+                self.policies.pop(name, None)
+            case Group():
+                self.groups.pop(name, None)
+        for follower in self._followers:
+            follower.delete(obj)

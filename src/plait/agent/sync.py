@@ -29,15 +29,17 @@ from plait.model.objects import (
     Endpoint,
     EndpointSpec,
     EndpointStatus,
+    Group,
     Metadata,
     Namespace,
     Network,
     Node,
     NodeSpec,
     NodeStatus,
+    Policy,
 )
 
-KINDS: Final = (Cluster, Namespace, Node, Network, AddressBlock, Endpoint)
+KINDS: Final = (Cluster, Namespace, Node, Network, AddressBlock, Endpoint, Group, Policy)
 """Everything an agent follows; endpoints and namespaces are for names and policies."""
 HEARTBEAT: Final = 20.0
 """Seconds between writes of our own Node: a third of the time after which it counts as lost."""
@@ -332,7 +334,13 @@ class Sync:
         self.problems.pop(key, None)
 
     def _learn(self, obj: AnyObject) -> None:
-        self._snapshot.put(obj, answer=True)
+        former = self._snapshot.put(obj, answer=True)
+        if isinstance(obj, Node) and former is not obj:
+            # Somebody's labels came with it, and the watch's event will find nothing new.
+            inputs: set[Input] = set()
+            touched(obj, former, inputs, set())
+            if inputs:
+                self._changed(frozenset(inputs), frozenset())
 
 
 def touched(
@@ -346,19 +354,31 @@ def touched(
         case Node():
             # A heartbeat changes the status alone, and the kernel does not depend on it.
             if not (isinstance(obj, Node) and isinstance(former, Node) and _same_node(obj, former)):
-                inputs.add("nodes")
+                inputs |= {"nodes", "policy"}
         case Network():
             inputs.add("networks")
             networks.add(some.metadata.name)
         case AddressBlock():
             inputs.add("blocks")
             networks.add(some.spec.network)
-        case _:
-            pass
+        case Endpoint():
+            both = isinstance(obj, Endpoint) and isinstance(former, Endpoint)
+            if not (both and _same_party(obj, former)):  # type: ignore[arg-type]
+                inputs.add("policy")
+        case Namespace() | Group() | Policy():
+            inputs.add("policy")
 
 
 def _same_node(one: Node, other: Node) -> bool:
-    return one.spec == other.spec and one.metadata.uid == other.metadata.uid
+    return (
+        one.spec == other.spec
+        and one.metadata.uid == other.metadata.uid
+        and one.metadata.labels == other.metadata.labels
+    )
+
+
+def _same_party(one: Endpoint, other: Endpoint) -> bool:
+    return one.spec == other.spec and one.metadata.labels == other.metadata.labels
 
 
 class Objects:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, Literal
 
+import msgspec
+
 from plait.agent.desired.addresses import addresses
 from plait.agent.desired.filter import filter_
 from plait.agent.desired.inputs import Attachment, Host, Memo, Underlay, View
@@ -20,8 +22,8 @@ from plait.model.hoststate import FdbEntry, Filter, HostState, Link, Neighbour, 
 
 __all__ = ["ALL", "INPUTS", "Attachment", "Desired", "Host", "Input", "Underlay", "View", "desired"]
 
-Input = Literal["cluster", "nodes", "networks", "blocks", "host", "attachments"]
-"""What may change; `host` is all of the host but its attachments."""
+Input = Literal["cluster", "nodes", "networks", "blocks", "host", "attachments", "policy"]
+"""What may change; `host` is all of the host but its attachments, `policy` the ruleset."""
 
 INPUTS: Final[dict[str, frozenset[Input]]] = {
     "links": frozenset(("cluster", "networks", "host", "attachments")),
@@ -34,8 +36,11 @@ INPUTS: Final[dict[str, frozenset[Input]]] = {
 """Part to the inputs it depends on. Parts that are not here cost nothing to recompute."""
 
 ALL: Final[frozenset[Input]] = frozenset(
-    ("cluster", "nodes", "networks", "blocks", "host", "attachments")
+    ("cluster", "nodes", "networks", "blocks", "host", "attachments", "policy")
 )
+
+RULES: Final[frozenset[Input]] = frozenset(("policy",))
+"""Where only this changed, all else is as it was: thousands of endpoints of others come and go."""
 
 
 class Desired:
@@ -43,7 +48,7 @@ class Desired:
 
     def __init__(self) -> None:
         self._memos = {part: Memo() for part in INPUTS}
-        self._fresh = False
+        self._last: HostState | None = None
         self._links: dict[str, Link] = {}
         self._remote: frozenset[Route] = frozenset()
         self._local: frozenset[Route] = frozenset()
@@ -52,8 +57,11 @@ class Desired:
 
     def compute(self, view: View, host: Host, changed: Collection[Input]) -> HostState:
         """The state now, given which inputs changed since the last call."""
-        inputs = frozenset(changed) if self._fresh else ALL
-        self._fresh = True
+        inputs = frozenset(changed) if self._last is not None else ALL
+        if inputs <= RULES and self._last is not None:
+            if self._last.policy is not view.policy:
+                self._last = msgspec.structs.replace(self._last, policy=view.policy)
+            return self._last
         stale = {part for part, needs in INPUTS.items() if needs & inputs}
         if "links" in stale:
             self._links = links(view, host, self._memos["links"])
@@ -68,7 +76,7 @@ class Desired:
         for part in stale:
             self._memos[part].turn()
         devices = tunnels(view, host)
-        return HostState(
+        self._last = HostState(
             links=self._links,
             tunnels=devices,
             addresses=addresses(view, host),
@@ -77,9 +85,11 @@ class Desired:
             neighbours=self._hops[0],
             fdb=self._hops[1],
             filter=self._filter,
+            policy=view.policy,
             sysctls=sysctls(host, devices),
             forward_accept=host.forward_accept,
         )
+        return self._last
 
 
 def desired(view: View, host: Host) -> HostState:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from plait.model.objects import AddressBlock, Cluster, Network, Node, PublishedPort
+from plait.model.ruleset import Ruleset
 
 T = TypeVar("T")
 V4_ANY: Final = "0.0.0.0/0"
@@ -78,12 +79,14 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of the snapshot that the kernel's state depends on."""
+    """The parts of the snapshot that the kernel's state depends on, and what policies make of
+    the rest."""
 
     cluster: Cluster
     nodes: Mapping[str, Node] = {}
     networks: Mapping[str, Network] = {}
     blocks: Mapping[str, AddressBlock] = {}
+    policy: Ruleset = Ruleset()
 
 
 class Memo:
