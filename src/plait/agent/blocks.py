@@ -78,14 +78,20 @@ class Blocks:
         Raises PLAIT-IPAM-012 (the pool is used up), 013 (the server is away), 010 or 015 (a
         requested address cannot be had).
         """
-        for family in missing.families:
-            async with self._locks[network, family]:
-                space = self._space(network, family)
-                if find_free(space, self._clock()) is None:
-                    await self._claim(space)
-        for address in missing.addresses:
-            async with self._locks[network, bounds(address)[0]]:
-                await self._obtain_address(network, address)
+        # None of them is used before all are there, and what nobody uses is given back.
+        asked = {(network, address) for address in missing.addresses} - self._asking
+        self._asking |= asked
+        try:
+            for family in missing.families:
+                async with self._locks[network, family]:
+                    space = self._space(network, family)
+                    if find_free(space, self._clock()) is None:
+                        await self._claim(space)
+            for address in missing.addresses:
+                async with self._locks[network, bounds(address)[0]]:
+                    await self._obtain_address(network, address)
+        finally:
+            self._asking -= asked
 
     def _space(self, network: str, family: Family) -> Space:
         return next(s for s in self._book.spaces(network) if s.pool.family == family)
@@ -162,33 +168,26 @@ class Blocks:
     async def _borrow(self, block: AddressBlock, address: str, holder: Holder) -> bool:
         """Ask the block's owner for one address and wait for the answer."""
         network, name = block.spec.network, block.metadata.name
-        key = (network, address)
-        self._asking.add(key)
-        try:
-            if not await self._update(
-                block, _with_loan(block.spec, self._loan(address, "requested"))
-            ):
-                return False
-            deadline = self._clock() + self._loan_wait
-            while True:
-                loan = self._my_loan(name, address)
-                if loan is not None and loan.state == "granted":
-                    self._keep(network, _single(address))
-                    return True
-                if loan is not None and loan.state == "refused":
-                    await self._withdraw(name, address)
-                    raise _in_use(network, address, f"node {holder.node}: {loan.reason}")
-                if self._clock() >= deadline:
-                    await self._withdraw(name, address)
-                    raise _not_lent(
-                        network,
-                        address,
-                        f"node {holder.node} owns the block {block.spec.cidr} and did not "
-                        f"answer within {self._loan_wait:g} s",
-                    )
-                await asyncio.sleep(0.02)
-        finally:
-            self._asking.discard(key)
+        if not await self._update(block, _with_loan(block.spec, self._loan(address, "requested"))):
+            return False
+        deadline = self._clock() + self._loan_wait
+        while True:
+            loan = self._my_loan(name, address)
+            if loan is not None and loan.state == "granted":
+                self._keep(network, _single(address))
+                return True
+            if loan is not None and loan.state == "refused":
+                await self._withdraw(name, address)
+                raise _in_use(network, address, f"node {holder.node}: {loan.reason}")
+            if self._clock() >= deadline:
+                await self._withdraw(name, address)
+                raise _not_lent(
+                    network,
+                    address,
+                    f"node {holder.node} owns the block {block.spec.cidr} and did not "
+                    f"answer within {self._loan_wait:g} s",
+                )
+            await asyncio.sleep(0.02)
 
     def _my_loan(self, name: str, address: str) -> Loan | None:
         block = self._snapshot.blocks.get(name)

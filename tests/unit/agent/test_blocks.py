@@ -232,6 +232,37 @@ async def test_a_loan_on_its_way_back_is_not_given_out(host: fake.FakeHost) -> N
         assert not block.spec.loans
 
 
+async def test_a_loan_is_kept_while_its_attach_waits_for_another(tmp_path: Path) -> None:
+    """An IPv4 address is there, the IPv6 address of the same request is still asked for."""
+    host = fake.FakeHost(fake.server(), tmp_path)
+    spec = AddressBlockSpec(network="plait", cidr="fd09::500/122", node="h2")
+    name = block_name("plait", spec.cidr)
+    host.server.put(AddressBlock(metadata=Metadata(name=name), spec=spec))
+    async with alone(host) as (agent, wire):
+        wire.gate.clear()
+        wire.waiting.clear()
+        attaching = asyncio.create_task(
+            agent.service.attach(request("e1", "plait", "10.9.3.9", "fd09::507"))
+        )
+        await wire.waiting.wait()
+        mine = Loan(address="10.9.3.9", node=host.name, state="granted")
+        lent = agent.state.snapshot.blocks[block_name("plait", "10.9.3.0/26")]
+        assert lent.spec.loans == (mine,)
+        tidying = asyncio.create_task(agent.blocks.reconcile())
+        await asyncio.sleep(0)
+        assert ("plait", "10.9.3.9/32") not in agent.state.records.ledger.returning
+        wire.gate.set()
+        loan = Loan(address="fd09::507", node=host.name, state="granted")
+        host.server.put(
+            AddressBlock(
+                metadata=Metadata(name=name), spec=msgspec.structs.replace(spec, loans=(loan,))
+            )
+        )
+        async with asyncio.timeout(5):
+            assert (await attaching).addresses == ("10.9.3.9", "fd09::507")
+            await tidying
+
+
 async def test_a_network_that_became_quiet_gives_its_spare_block_back(host: fake.FakeHost) -> None:
     for cidr in ("10.9.1.0/26", "10.9.2.0/26"):
         own_block(host, cidr)
