@@ -1,5 +1,6 @@
 """Manifests: YAML or JSON text with one or several documents, into objects of the API.
 
+Documents are Plait's own or Kubernetes' (`plait.policy.kubernetes`), alone or in a List.
 A mistake is reported with its file and line and the nearest right word. Text is bounded in size,
 depth and number of nodes, aliases counted each time they are used, for a manifest may come from
 a stranger (`plait apply -f -`).
@@ -16,11 +17,15 @@ import yaml
 
 from plait.cli.frame import nearest
 from plait.model.errors import PlaitError
-from plait.model.objects import API_VERSION, KINDS, AnyObject, Object
+from plait.model.objects import API_VERSION, KINDS, AnyObject, Group, Object, Policy
+from plait.policy import kubernetes, validate
 
 MAX_BYTES: Final = 8 << 20
 MAX_NODES: Final = 200_000
 MAX_DEPTH: Final = 64
+
+STORED: Final = (*kubernetes.POLICIES, ("v1", "Namespace"))
+"""Kinds of Kubernetes' that become objects of the server."""
 
 Lines = dict[str, int]
 """Line, from 1, of each value by its path as msgspec writes it: `$.spec.pools[0]`."""
@@ -32,9 +37,12 @@ class Document(NamedTuple):
     source: str
     data: Any
     lines: Lines
+    root: str = "$"
+    """Path of the data in the text: of an item of a List, `$.items[0]`."""
 
     def where(self, path: str = "$") -> str:
         """`file:line` of a path, or of the nearest value around it."""
+        path = self.root + path.removeprefix("$")
         while path not in self.lines and path != "$":
             path = re.sub(r"(\.[^.\[]*|\[[^\]]*\])$", "", path) or "$"
         return f"{self.source}:{self.lines.get(path, 1)}"
@@ -97,7 +105,7 @@ def documents(text: str, source: str) -> Iterator[Document]:
             lines: Lines = {}
             data = builder.build(node, "$", lines, 0)
             if data is not None:
-                yield Document(source, data, lines)
+                yield from _items(Document(source, data, lines))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -106,6 +114,22 @@ def documents(text: str, source: str) -> Iterator[Document]:
         raise _invalid(source, str(error).splitlines()[0]) from None
     except RecursionError:
         raise _invalid(source, "it is nested too deep") from None
+
+
+def _items(document: Document) -> Iterator[Document]:
+    """The items of a List, as `kubectl get` and `plait get` print it, or the document itself.
+
+    Items of a `NetworkPolicyList`, as an API server sends it, do not say what they are."""
+    data = document.data
+    kind = str(data.get("kind", "")) if isinstance(data, dict) else ""
+    if not kind.endswith("List") or not isinstance(data.get("items"), list):
+        yield document
+        return
+    known = {"apiVersion": data.get("apiVersion"), "kind": kind.removesuffix("List")}
+    for i, item in enumerate(data["items"]):
+        if kind != "List" and isinstance(item, dict):
+            item = known | item
+        yield document._replace(data=item, root=f"{document.root}.items[{i}]")
 
 
 def _known_fields(path: str, kind: type[Object]) -> tuple[str, ...]:
@@ -130,17 +154,18 @@ def _known_fields(path: str, kind: type[Object]) -> tuple[str, ...]:
 
 
 def to_object(document: Document) -> AnyObject:
-    """The object of a document; PLAIT-CLI-004 names file, line and the nearest right word."""
+    """The object of a document that can be stored; PLAIT-CLI-004 names file, line and the nearest
+    right word."""
     data = document.data
     if not isinstance(data, dict):
         raise _invalid(document.where(), "a document must be a mapping with `kind`")
+    if kubernetes.key_of(data) in STORED:
+        found = _translated(document)
+        assert found is not None
+        return found
     version = data.get("apiVersion")
     if version != API_VERSION:
-        raise _invalid(
-            document.where("$.apiVersion"),
-            f"`apiVersion` is {version!r}" if version is not None else "`apiVersion` is missing",
-            f"write `apiVersion: {API_VERSION}`",
-        )
+        raise _foreign(document, version)
     kind = KINDS.get(str(data.get("kind", "")))
     if kind is None:
         word = str(data.get("kind", ""))
@@ -154,10 +179,70 @@ def to_object(document: Document) -> AnyObject:
         metadata = {"namespace": "default", **data["metadata"]}
         data = {**data, "metadata": metadata}
     try:
-        found: AnyObject = msgspec.convert(data, type=AnyObject)
+        return _checked(msgspec.convert(data, type=AnyObject))
     except msgspec.ValidationError as error:
         raise _explained(document, kind, str(error)) from None
-    return found
+    except PlaitError as error:
+        raise _refused(document, error) from None
+
+
+def to_known(document: Document) -> AnyObject | None:
+    """The object of a document that has a part in policy, for answers without a server.
+
+    Pods and nodes of Kubernetes count too. None for what has no part: a Deployment, a pod without
+    an address of its own. Policies of kinds that are not known are refused, for without them the
+    answer would be another."""
+    data = document.data
+    if isinstance(data, dict) and data.get("apiVersion") != API_VERSION:
+        if kubernetes.understood(data):
+            return _translated(document)
+        kind = str(data.get("kind", ""))
+        if data.get("apiVersion") and kind and kind not in KINDS and "Policy" not in kind:
+            return None
+    return to_object(document)
+
+
+def _translated(document: Document) -> AnyObject | None:
+    try:
+        return kubernetes.to_object(document.data)
+    except PlaitError as error:
+        raise _refused(document, error) from None
+
+
+def _checked(obj: AnyObject) -> AnyObject:
+    """What the server would refuse of a policy is refused here, where its line is known."""
+    if isinstance(obj, Policy):
+        validate.policy(obj.spec)
+    elif isinstance(obj, Group):
+        validate.group(obj.spec)
+    return obj
+
+
+def _refused(document: Document, error: PlaitError) -> PlaitError:
+    """A refusal of a field, by its line."""
+    why = f"{error.where}: {error.detail}" + (f"; {error.why}" if error.why else "")
+    return _invalid(document.where(f"$.{error.where}"), why, *error.fix)
+
+
+def _foreign(document: Document, version: Any) -> PlaitError:
+    data = document.data
+    if kubernetes.understood(data):
+        return _invalid(
+            document.where("$.kind"),
+            f"a {data['kind']} is read, but not stored: Kubernetes keeps it",
+            "plait policy matrix -f FILE   # answers from it",
+        )
+    return _invalid(
+        document.where("$.apiVersion"),
+        f"`apiVersion` is {version!r}" if version is not None else "`apiVersion` is missing",
+        _right_version(str(data.get("kind", ""))),
+    )
+
+
+def _right_version(kind: str) -> str:
+    """What to write as `apiVersion` of a kind."""
+    versions = {name: group for group, name in STORED if name not in KINDS}
+    return f"write `apiVersion: {versions.get(kind, API_VERSION)}`"
 
 
 def _explained(document: Document, kind: type[Object], message: str) -> PlaitError:

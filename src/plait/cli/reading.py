@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from plait.cli.manifests import MAX_BYTES, documents, to_object
+from plait.cli.manifests import MAX_BYTES, Document, documents, to_known, to_object
 from plait.model.errors import PlaitError
 from plait.model.objects import KINDS, AnyObject
 
@@ -49,11 +49,22 @@ def read_manifests(names: Sequence[str]) -> list[AnyObject]:
 
     PLAIT-CLI-004 when two of them are the same object: which one counts would be a guess.
     """
+    return _read(names, to_object)
+
+
+def read_world(names: Sequence[str]) -> list[AnyObject]:
+    """As `read_manifests`, of what has a part in policy; the rest is passed over."""
+    return _read(names, to_known)
+
+
+def _read(names: Sequence[str], convert: Callable[[Document], AnyObject | None]) -> list[AnyObject]:
     found: list[AnyObject] = []
     places: dict[str, str] = {}
     for text, source in _texts(names):
         for document in documents(text, source):
-            obj = to_object(document)
+            obj = convert(document)
+            if obj is None:
+                continue
             if obj.key in places:
                 raise PlaitError(
                     "PLAIT-CLI-004",
