@@ -115,6 +115,27 @@ def test_an_address_is_forgotten_on_every_side(door: Door, address: str, gone: S
     assert left(door) == set(SENT) - gone
 
 
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        (SERVER, {SENT[0]}),
+        (WEB, {SENT[1]}),
+        (CLIENT, {SENT[0], SENT[1], SENT[2]}),
+        (CLIENT6, {SENT[3]}),
+        (SERVER6, {SENT[3]}),
+        ("10.7.0.99", set()),
+    ],
+)
+def test_flows_of_an_address_are_found_by_their_true_ends_and_ended(
+    door: Door, address: str, found: Summary
+) -> None:
+    flows = door.flows_of([address, "fd07::99"])
+    assert {(f.original.src, f.original.dst, f.original.dport) for f in flows} == found
+    assert door.forget(flows) == len(found)
+    assert door.forget(flows) == 0
+    assert left(door) == set(SENT) - found
+
+
 def test_a_port_is_forgotten_whether_translated_or_missed(door: Door) -> None:
     door.forget_ports([("udp", 80), ("udp", 7), ("tcp", 53)])
     assert left(door) == {SENT[0], SENT[3]}

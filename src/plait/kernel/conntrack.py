@@ -11,6 +11,7 @@ all that was asked meanwhile.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import threading
 from collections.abc import Iterable
 from typing import Protocol
@@ -34,6 +35,20 @@ class Conntrack:
         """Every flow of both families."""
         found = (ct.flow(msg) for msg in self._nl.dump(ct.CT_GET, b""))
         return tuple(flow for flow in found if flow is not None)
+
+    def flows_of(self, addresses: Iterable[str]) -> tuple[ct.Flow, ...]:
+        """Flows of which one of the addresses is the sender, or the receiver as translated."""
+        wanted = frozenset(ipaddress.ip_address(address).packed for address in addresses)
+        found = (
+            ct.flow(msg)
+            for msg in self._nl.dump(ct.CT_GET, b"")
+            if not wanted.isdisjoint(ct.ends(msg))
+        )
+        return tuple(flow for flow in found if flow is not None)
+
+    def forget(self, flows: Iterable[ct.Flow]) -> int:
+        """Delete these flows; how many there still were."""
+        return self._delete(flows)
 
     def forget_addresses(self, addresses: Iterable[str]) -> int:
         """Delete the flows of these addresses, on whatever side; how many there were."""
@@ -75,6 +90,16 @@ def decided(flow: ct.Flow, ports: frozenset[tuple[int, int]]) -> bool:
         return False
     translated = flow.original.dst != flow.reply.src or flow.original.dport != flow.reply.sport
     return translated or flow.protocol == PROTOCOLS["udp"]
+
+
+class FlowTable(Protocol):
+    """What is needed to look for flows and end them. Both calls take a while."""
+
+    def flows_of(self, addresses: Iterable[str]) -> tuple[ct.Flow, ...]:
+        """Flows of which one of the addresses is the sender, or the receiver as translated."""
+
+    def forget(self, flows: Iterable[ct.Flow]) -> int:
+        """Delete these flows; how many there still were."""
 
 
 class FlowDoor(Protocol):
@@ -176,6 +201,19 @@ class FakeConntrack:
     def flows(self) -> tuple[ct.Flow, ...]:
         """Every flow."""
         return tuple(self.entries)
+
+    def flows_of(self, addresses: Iterable[str]) -> tuple[ct.Flow, ...]:
+        """See Conntrack."""
+        wanted = frozenset(addresses)
+        return tuple(
+            flow
+            for flow in self.entries
+            if not wanted.isdisjoint((flow.original.src, flow.reply.src))
+        )
+
+    def forget(self, flows: Iterable[ct.Flow]) -> int:
+        """See Conntrack."""
+        return self._forget([flow for flow in flows if flow in self.entries])
 
     def forget_addresses(self, addresses: Iterable[str]) -> int:
         """See Conntrack."""
