@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from plait.client.base import Api
     from plait.model.objects import AnyObject
     from plait.policy.world import World
 
@@ -44,11 +45,17 @@ def read(files: Sequence[str]) -> list[AnyObject]:
 def stored() -> list[AnyObject]:
     """The objects of the server that have a part in policy."""
     from plait.cli import connect
-    from plait.model.objects import Endpoint, Group, Namespace, Network, Node, Policy
 
-    async def ask() -> list[Any]:
+    async def ask() -> list[AnyObject]:
         async with connect.api() as client:
-            kinds: tuple[Any, ...] = (Namespace, Node, Network, Group, Policy, Endpoint)
-            return [obj for kind in kinds for obj in await client.list(kind)]
+            return await deciding(client)
 
     return connect.wait_for(ask())
+
+
+async def deciding(client: Api) -> list[AnyObject]:
+    """The objects that have a part in policy, as a server has them now."""
+    from plait.model.objects import Endpoint, Group, Namespace, Network, Node, Policy
+
+    kinds: tuple[Any, ...] = (Namespace, Node, Network, Group, Policy, Endpoint)
+    return [obj for kind in kinds for obj in await client.list(kind)]

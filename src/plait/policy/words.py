@@ -153,3 +153,16 @@ def isolation_words(policy: Policy) -> str:
     """`ingress`, `ingress and egress`, or nothing: what the policy closes."""
     closed = [direction for direction in DIRECTIONS if policy.spec.isolates(direction)]
     return joined(closed) if closed else ""
+
+
+def policy_words(policy: Policy) -> list[str]:
+    """A policy in lines: whom it rules, its rules, and what is left when none matches."""
+    spec = policy.spec
+    lines = [f"{subject_words(spec.subject)}:"]
+    for direction in DIRECTIONS:
+        for rule in spec.rules(direction):
+            called = f"{rule.name}: " if rule.name else ""
+            lines.append(f"  {direction}: {called}{rule_words(rule, direction)}")
+        if spec.isolates(direction):
+            lines.append(f"  {direction}: nothing else, but what other policies accept")
+    return lines
