@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint
+from plait.policy import portspec
 from plait.policy.flows import Flow
 from plait.policy.world import Party, World, endpoint_text
 
-PROTOCOLS: Final = {"tcp": "TCP", "udp": "UDP", "sctp": "SCTP"}
 ECHO: Final = {4: ("ICMP", 8), 6: ("ICMPv6", 128)}
 """Protocol and type of an echo request (RFC 792, RFC 4443)."""
-EXAMPLES: Final = "80, 80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE[/CODE]"
 
 
 class PortAsked(NamedTuple):
@@ -23,7 +21,7 @@ class PortAsked(NamedTuple):
     text: str
     """As people write it: `80/tcp`, `http`, `icmp`."""
     protocol: str = ""
-    """`TCP`, `UDP`, `SCTP`, `ICMP`; empty: that of the named port."""
+    """`TCP`, `UDP`, `SCTP`, `ICMP`, `ICMPv6`; empty: that of the named port."""
     port: int = 0
     name: str = ""
     """Of a port of the receiver."""
@@ -32,12 +30,12 @@ class PortAsked(NamedTuple):
     icmp_code: int = -1
 
     def flows(self, world: World, src: Party, dst: Party) -> tuple[Flow, ...]:
-        """The flows that it means between two parties; none if the receiver has no such port."""
-        if self.protocol == "ICMP":
-            protocol, echo = ECHO[6 if ":" in (dst.address or src.address) else 4]
-            if self.icmp_type < 0:
-                return (Flow(src, dst, protocol, 0, echo, 0),)
-            return (Flow(src, dst, protocol, 0, self.icmp_type, max(self.icmp_code, 0)),)
+        """The flows that it means between two parties.
+
+        None if the receiver has no such port, or the message is one of the other family.
+        """
+        if self.protocol in {"ICMP", "ICMPv6"}:
+            return self._message(src, dst)
         if not self.name:
             return (Flow(src, dst, self.protocol, self.port),)
         return tuple(
@@ -52,37 +50,37 @@ class PortAsked(NamedTuple):
             )
         )
 
+    def _message(self, src: Party, dst: Party) -> tuple[Flow, ...]:
+        protocol, echo = ECHO[6 if ":" in (dst.address or src.address) else 4]
+        if self.icmp_type < 0:
+            # An echo request is one in either family.
+            return (Flow(src, dst, protocol, 0, echo, 0),)
+        if self.protocol != protocol:
+            return ()
+        return (Flow(src, dst, protocol, 0, self.icmp_type, max(self.icmp_code, 0)),)
+
 
 def parse_port(text: str) -> PortAsked:
-    """`PORT[/PROTOCOL]`, TCP unless it is said; PLAIT-CLI-001 says what may be written."""
-    head, slash, tail = text.strip().partition("/")
-    if head.lower() in {"icmp", "icmpv6"}:
-        return _icmp(text, tail if slash else None)
-    protocol = PROTOCOLS.get(tail.lower())
-    if slash and protocol is None:
-        raise _no_port(text)
-    if head.isascii() and head.isdigit():
-        if not 1 <= int(head) <= 65535:
-            raise _no_port(text)
-        protocol = protocol or "TCP"
-        return PortAsked(f"{int(head)}/{protocol.lower()}", protocol, int(head))
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", head):
-        raise _no_port(text)
-    return PortAsked(head + (f"/{tail.lower()}" if slash else ""), protocol or "", 0, head)
-
-
-def _icmp(text: str, rest: str | None) -> PortAsked:
-    if rest is None:
-        return PortAsked("icmp", "ICMP")
-    words = rest.split("/")
-    if len(words) > 2 or not all(w.isascii() and w.isdigit() and int(w) <= 255 for w in words):
-        raise _no_port(text)
-    code = int(words[1]) if len(words) == 2 else -1
-    return PortAsked("icmp/" + rest, "ICMP", 0, "", int(words[0]), code)
-
-
-def _no_port(text: str) -> PlaitError:
-    return PlaitError("PLAIT-CLI-001", f"`{text}` is no port", why=f"write {EXAMPLES}")
+    """One port, TCP unless it is said; PLAIT-CLI-001 says what may be written."""
+    said = portspec.parse_port(text)
+    protocol = said.protocol or ""
+    suffix = f"/{protocol.lower()}" if protocol else ""
+    if protocol in {"ICMP", "ICMPv6"}:
+        return PortAsked(
+            text.strip().lower(),
+            protocol,
+            icmp_type=-1 if said.icmp_type is None else said.icmp_type,
+            icmp_code=-1 if said.icmp_code is None else said.icmp_code,
+        )
+    if isinstance(said.port, str):
+        return PortAsked(f"{said.port}{suffix}", protocol, name=said.port)
+    if said.port is None or said.end_port is not None:
+        raise PlaitError(
+            "PLAIT-CLI-001",
+            f"`{text}` is not one port",
+            fix=("write 80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE[/CODE]",),
+        )
+    return PortAsked(f"{said.port}{suffix}", protocol, said.port)
 
 
 def names(endpoints: Iterable[Endpoint]) -> dict[tuple[str, str], str]:

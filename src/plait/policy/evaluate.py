@@ -221,7 +221,7 @@ def _guarded(
     if not other.address or other.address in world.at or world.network_at(other.address) is None:
         return False
     return any(
-        rule.action != "Accept" and _names_endpoints(world, rule)
+        rule.action != "Accept" and _names_endpoints(world, rule, direction)
         for _, policies in world.applicable(subject, direction)
         for policy in policies
         if enforce or not policy.spec.staged
@@ -229,7 +229,11 @@ def _guarded(
     )
 
 
-def _names_endpoints(world: World, rule: Rule) -> bool:
+def _names_endpoints(world: World, rule: Rule, direction: Direction) -> bool:
+    """Whether it makes a difference to the rule which endpoint the other side is."""
+    named = any(isinstance(port.port, str) for port in rule.ports or ())
+    if named and direction == "egress":
+        return True
     for peer in rule.peers or ():
         group = world.groups.get(peer.group) if peer.group else None
         if group is not None and not group.spec.cidrs:

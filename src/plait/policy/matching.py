@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final, Literal
 
 from plait.model.policies import Direction, Group, Peer, Port, Rule
+from plait.model.selectors import Selector
 from plait.policy.flows import Flow
 from plait.policy.world import Cidr, Party, World, parse_cidr
 
@@ -161,17 +162,20 @@ def broken(world: World, rule: Rule, direction: Direction) -> str:
     """Why a rule cannot be understood; empty if it can."""
     key = (id(rule), direction)
     if key not in world.broken:
-        world.broken[key] = next(
-            filter(
-                None,
-                (
-                    *(_bad_peer(world, peer, rule, direction) for peer in rule.peers or ()),
-                    *map(_bad_port, rule.ports or ()),
-                ),
-            ),
-            "",
-        )
+        world.broken[key] = next(filter(None, _faults(world, rule, direction)), "")
     return world.broken[key]
+
+
+def _faults(world: World, rule: Rule, direction: Direction) -> Iterator[str]:
+    """What is wrong with each part of a rule; empty where nothing is."""
+    if rule.peers == ():
+        yield "its list of peers is empty"
+    if rule.ports == ():
+        yield "its list of ports is empty"
+    for peer in rule.peers or ():
+        yield _bad_peer(world, peer, rule, direction)
+        yield from map(_bad_selector, (peer.namespaces, peer.endpoints, peer.nodes))
+    yield from map(_bad_port, rule.ports or ())
 
 
 def _bad_peer(world: World, peer: Peer, rule: Rule, direction: Direction) -> str:
@@ -194,14 +198,30 @@ def _bad_peer(world: World, peer: Peer, rule: Rule, direction: Direction) -> str
     if peer.group and peer.group not in world.groups:
         return f"there is no group `{peer.group}`"
     if peer.group:
-        for text in world.groups[peer.group].spec.cidrs:
-            if _network(text) is None:
-                return f"`{text}` of group `{peer.group}` is no CIDR"
+        return _bad_group(world.groups[peer.group])
     if peer.domains and (direction == "ingress" or rule.action != "Accept"):
         return "names are peers of egress rules that accept only"
     for pattern in peer.domains:
         if _PATTERN.fullmatch(pattern) is None:
             return f"`{pattern}` is no name"
+    return ""
+
+
+def _bad_group(group: Group) -> str:
+    name, spec = group.metadata.name, group.spec
+    for text in spec.cidrs:
+        if _network(text) is None:
+            return f"`{text}` of group `{name}` is no CIDR"
+    if spec.cidrs:
+        return ""
+    return _bad_selector(spec.namespaces) or _bad_selector(spec.endpoints)
+
+
+def _bad_selector(selector: Selector | None) -> str:
+    for requirement in selector.match_expressions if selector else ():
+        compares = requirement.operator in {"In", "NotIn"}
+        if bool(requirement.values) != compares:
+            return f"the operator {requirement.operator} has {'no ' if compares else ''}values"
     return ""
 
 
@@ -215,7 +235,7 @@ def _bad_port(port: Port) -> str:
         kinds = [v for v in (port.icmp_type, port.icmp_code) if v is not None]
         return "" if all(0 <= v <= 255 for v in kinds) else "an ICMP type or code is out of range"
     if port.icmp_type is not None or port.icmp_code is not None:
-        return "only ICMP has types"
+        return "only ICMP has types and codes"
     if port.protocol is None and not isinstance(number, str):
         return "a port needs a protocol"
     if last is not None and not isinstance(number, int):

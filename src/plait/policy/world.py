@@ -178,14 +178,15 @@ class World:
     # Labels and selection
 
     def labels(self, endpoint: Endpoint) -> Mapping[str, str]:
-        """Labels of an endpoint with the implicit ones, which win."""
+        """Labels of an endpoint with the implicit ones, which nobody can give himself."""
         key = (endpoint.metadata.namespace, endpoint.metadata.name)
         found = self._labels.get(key)
         if found is None:
             spec = endpoint.spec
             names = {f"{ENDPOINT_NAME}{name}": "" for name in (spec.name, *spec.aliases) if name}
+            own = endpoint.metadata.labels.items()
             found = self._labels[key] = {
-                **endpoint.metadata.labels,
+                **{k: v for k, v in own if not k.startswith(ENDPOINT_NAME)},
                 **names,
                 ENDPOINT_NETWORK: spec.network,
                 ENDPOINT_NODE: spec.node,
