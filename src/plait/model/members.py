@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -28,10 +28,11 @@ class Members(Generic[T]):
 
     __slots__ = ("_changes", "_items", "serial")
 
-    def __init__(self, items: frozenset[T] | set[T] = frozenset()) -> None:
+    def __init__(self, items: Iterable[T] = (), serial: int = 0) -> None:
+        """`serial`: one that no set which this one may be taken for has had."""
         self._items: set[T] = set(items)
         self._changes: deque[tuple[T, bool]] = deque(maxlen=REMEMBERED)
-        self.serial = 0
+        self.serial = serial
 
     def add(self, item: T) -> bool:
         """Add; False if it is there already."""

@@ -1,1 +1,1 @@
-"""Rules and labels to a neutral ruleset. No nft words and no IO. Room kept for the policy issue."""
+"""Rules and labels to a neutral ruleset, and what they mean. No nft words and no IO."""

@@ -1,0 +1,476 @@
+"""One policy to its chains, and several that apply together to a class. Pure.
+
+A rule's peers become at most one set of addresses, one list of ranges and one set of domains; its
+ports are joined, protocol by protocol. A rule that cannot be understood matches nothing if it
+accepts or passes, and everything in its direction if it denies: a mistake never opens anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+from plait.model.policies import (
+    DIRECTIONS,
+    TIERS,
+    Action,
+    Direction,
+    Group,
+    Peer,
+    Policy,
+    Port,
+    Rule,
+    TierName,
+)
+from plait.model.ruleset import ChainRule, Decision, PolicyChain, PolicyClass, PortMatch, Tier
+from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, NAMESPACE_NAME, Selector
+from plait.model.waist import Part
+from plait.policy import names, ranges
+from plait.policy.ranges import Range
+from plait.policy.terms import Condition, Term, endpoints, nodes
+
+DECISIONS: Final[dict[Action, Decision]] = {"Accept": "accept", "Deny": "deny", "Pass": "pass"}
+
+_TRANSPORTS: Final[tuple[Literal["tcp", "udp", "sctp"], ...]] = ("tcp", "udp", "sctp")
+_NUMBERS: Final = {"TCP": 0, "UDP": 1, "SCTP": 2}
+"""Places in `_TRANSPORTS`."""
+_ICMP: Final = frozenset({"ICMP", "ICMPv6"})
+_MESSAGES: Final[dict[str, Literal["icmp", "icmpv6"]]] = {"ICMP": "icmp", "ICMPv6": "icmpv6"}
+_LABEL: Final = r"[a-z0-9_](?:[-a-z0-9_]*[a-z0-9_])?"
+_DOMAIN: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+
+
+class Meaning(Part, frozen=True, kw_only=True):
+    """What an id in a ruleset stands for."""
+
+    direction: Direction
+    action: Action
+    staged: bool
+    policy: str = ""
+    """The rule's; empty for the denial of what isolating policies do not accept."""
+    index: int = -1
+    """The rule's place in its direction, from 0."""
+    name: str = ""
+    """The rule's, for people."""
+    isolating: tuple[str, ...] = ()
+    """The policies that isolate."""
+
+
+class Facet(NamedTuple):
+    """What a policy is to the classes that it is in, in one direction."""
+
+    chain: str = ""
+    """Empty: it has no rules there."""
+    isolates: bool = False
+    guard: bool = False
+    """It denies or passes what it knows by endpoints."""
+
+    @property
+    def matters(self) -> bool:
+        """Whether the policy has a say in this direction."""
+        return bool(self.chain) or self.isolates
+
+
+class Compiled(NamedTuple):
+    """One policy."""
+
+    name: str
+    tier: TierName
+    priority: int
+    staged: bool
+    facets: tuple[Facet, Facet]
+    """By direction, in the order of `DIRECTIONS`."""
+    chains: dict[str, PolicyChain]
+    sets: dict[str, frozenset[Term]]
+    """The sets of addresses that the chains name, and what is in them."""
+    sockets: dict[str, tuple[str, str]]
+    """Likewise the named ports: name and protocol, empty for any."""
+    domains: dict[str, tuple[str, ...]]
+    meanings: dict[str, Meaning]
+    groups: frozenset[str]
+    """Named by its rules, whether they exist or not."""
+    problem: str
+    """What is wrong with it; empty if nothing is."""
+
+    def facet(self, direction: Direction) -> Facet:
+        """What it is in a direction."""
+        return self.facets[DIRECTIONS.index(direction)]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """All that classes depend on."""
+        return self.tier, self.priority, self.staged, self.facets
+
+
+class NotUnderstood(ValueError):
+    """A rule makes no sense; the text says why."""
+
+
+class _Peers(NamedTuple):
+    """What a rule's peers come to."""
+
+    terms: frozenset[Term] = frozenset()
+    spans: tuple[Range, ...] = ()
+    domains: tuple[str, ...] = ()
+
+    @property
+    def nobody(self) -> bool:
+        return not (self.terms or self.spans or self.domains)
+
+
+def compile_policy(policy: Policy, groups: Mapping[str, Group]) -> Compiled:
+    """The chains of a policy, and what they need."""
+    return _Compiler(policy, groups).run()
+
+
+class _Compiler:
+    """Work in progress on one policy."""
+
+    def __init__(self, policy: Policy, groups: Mapping[str, Group]) -> None:
+        self._policy = policy
+        self._groups = groups
+        self._sets: dict[str, frozenset[Term]] = {}
+        self._sockets: dict[str, tuple[str, str]] = {}
+        self._domains: dict[str, tuple[str, ...]] = {}
+        self._meanings: dict[str, Meaning] = {}
+        self._problems: list[str] = []
+
+    def run(self) -> Compiled:
+        spec, name = self._policy.spec, self._policy.metadata.name
+        chains: dict[str, PolicyChain] = {}
+        facets: list[Facet] = []
+        for direction in DIRECTIONS:
+            given = spec.rules(direction)
+            rules = self._rules(direction, given)
+            chain = names.chain_name(name, direction) if rules else ""
+            if chain:
+                chains[chain] = PolicyChain(direction=direction, rules=rules)
+            guard = any(self._guards(rule, direction) for rule in given)
+            facets.append(Facet(chain, spec.isolates(direction), guard))
+        return Compiled(
+            name,
+            spec.tier,
+            spec.priority,
+            spec.staged,
+            (facets[0], facets[1]),
+            chains,
+            self._sets,
+            self._sockets,
+            self._domains,
+            self._meanings,
+            groups_of(self._policy),
+            "; ".join(self._problems),
+        )
+
+    def _rules(self, direction: Direction, given: Iterable[Rule]) -> tuple[ChainRule, ...]:
+        name, staged = self._policy.metadata.name, self._policy.spec.staged
+        same: Counter[str] = Counter()
+        rules: list[ChainRule] = []
+        for index, rule in enumerate(given):
+            first = names.rule_name(name, direction, rule, again=0, staged=staged)
+            again = same[first]
+            same[first] += 1
+            ident = (
+                names.rule_name(name, direction, rule, again=again, staged=staged)
+                if again
+                else first
+            )
+            self._meanings[ident] = Meaning(
+                direction=direction,
+                action=rule.action,
+                staged=staged,
+                policy=name,
+                index=index,
+                name=rule.name,
+            )
+            made = self._rule(ident, direction, index, rule)
+            if made is not None:
+                rules.append(made)
+        return tuple(rules)
+
+    def _rule(self, ident: str, direction: Direction, index: int, rule: Rule) -> ChainRule | None:
+        """The rule; None if nothing can match it."""
+        try:
+            peers = None if rule.peers is None else self._peers(rule, direction)
+            ports = () if rule.ports is None else self._ports(rule.ports)
+        except NotUnderstood as error:
+            self._problems.append(f"{direction} rule {index + 1}: {error}")
+            if rule.action != "Deny":
+                return None
+            peers, ports = None, ()
+        if peers is not None and peers.nobody:
+            return None
+        return ChainRule(
+            id=ident,
+            decision=DECISIONS[rule.action],
+            anyone=peers is None,
+            peers=self._set(peers.terms) if peers is not None else "",
+            ranges=tuple(map(ranges.text, peers.spans)) if peers is not None else (),
+            domains=self._domain_set(peers.domains) if peers is not None else "",
+            ports=ports,
+            reject=rule.reject and rule.action == "Deny",
+            staged=self._policy.spec.staged,
+        )
+
+    def _set(self, terms: frozenset[Term]) -> str:
+        if not terms:
+            return ""
+        name = names.set_name(terms)
+        self._sets[name] = terms
+        return name
+
+    def _domain_set(self, patterns: tuple[str, ...]) -> str:
+        if not patterns:
+            return ""
+        name = names.domains_name(patterns)
+        self._domains[name] = patterns
+        return name
+
+    # Peers
+
+    def _peers(self, rule: Rule, direction: Direction) -> _Peers:
+        if not rule.peers:
+            raise NotUnderstood("its list of peers is empty")
+        terms: set[Term] = set()
+        spans: list[Range] = []
+        domains: set[str] = set()
+        for peer in rule.peers:
+            match _way(peer):
+                case "group":
+                    group = self._group(peer.group)
+                    if group.spec.cidrs:
+                        spans += map(_cidr, group.spec.cidrs)
+                    else:
+                        terms.add(_selected(group.spec.namespaces, group.spec.endpoints))
+                case "cidr":
+                    spans += ranges.without(_cidr(peer.cidr), map(_cidr, peer.excepted))
+                case "domains":
+                    if direction == "ingress" or rule.action != "Accept":
+                        raise NotUnderstood("only an egress rule that accepts may name domains")
+                    domains.update(map(_domain, peer.domains))
+                case _:
+                    terms.add(_term(peer))
+        return _Peers(frozenset(terms), tuple(ranges.join(spans)), tuple(sorted(domains)))
+
+    def _group(self, name: str) -> Group:
+        group = self._groups.get(name)
+        if group is None:
+            raise NotUnderstood(f"there is no group {name}")
+        return group
+
+    def _guards(self, rule: Rule, direction: Direction) -> bool:
+        """Whether it decides other than by accepting, by who an address belongs to."""
+        if rule.action == "Accept" or self._policy.spec.staged:
+            return False
+        # Who sends has no named ports that matter; who receives ingress is known.
+        if direction == "egress" and any(isinstance(port.port, str) for port in rule.ports or ()):
+            return True
+        for peer in rule.peers or ():
+            group = self._groups.get(peer.group) if peer.group else None
+            if group is not None and not group.spec.cidrs:
+                return True
+            if peer.namespaces is not None or peer.endpoints is not None:
+                return True
+            if peer.network or peer.service is not None:
+                return True
+        return False
+
+    # Ports
+
+    def _ports(self, given: tuple[Port, ...]) -> tuple[PortMatch, ...]:
+        """The same ports, joined and sorted. Empty: every protocol and port."""
+        if not given:
+            raise NotUnderstood("its list of ports is empty")
+        spans: list[Range] = []
+        others: list[PortMatch] = []
+        for port in given:
+            _check_port(port)
+        for port in given:
+            if port.protocol in _ICMP:
+                others.append(_message(port))
+            elif isinstance(port.port, str):
+                protocol = (port.protocol or "").lower()
+                name = names.sockets_name(port.port, protocol)
+                self._sockets[name] = (port.port, protocol)
+                others.append(PortMatch(named=name))
+            else:
+                assert port.protocol is not None
+                first = port.port or 0
+                last = (port.end_port or first) if first else 65535
+                spans.append(Range(_NUMBERS[port.protocol], first, last))
+        numbered = [
+            # A span from 0 is of a port that names none: all of the protocol.
+            PortMatch(protocol=_TRANSPORTS[span.family], first=span.first, last=span.last)
+            if span.first
+            else PortMatch(protocol=_TRANSPORTS[span.family])
+            for span in ranges.join(spans)
+        ]
+        unique = {(m.protocol, m.named, m.icmp_type, m.icmp_code): m for m in others}
+        return (*numbered, *(unique[key] for key in sorted(unique)))
+
+
+def groups_of(policy: Policy) -> frozenset[str]:
+    """Names of the groups that a policy names."""
+    return frozenset(
+        peer.group
+        for direction in DIRECTIONS
+        for rule in policy.spec.rules(direction)
+        for peer in rule.peers or ()
+        if peer.group
+    )
+
+
+Way = Literal["selectors", "group", "network", "cidr", "nodes", "service", "domains"]
+
+
+def _way(peer: Peer) -> Way:
+    """How a peer is said."""
+    used: dict[Way, bool] = {
+        "selectors": peer.namespaces is not None or peer.endpoints is not None,
+        "group": bool(peer.group),
+        "network": bool(peer.network),
+        "cidr": bool(peer.cidr),
+        "nodes": peer.nodes is not None,
+        "service": peer.service is not None,
+        "domains": bool(peer.domains),
+    }
+    ways = [way for way, is_used in used.items() if is_used]
+    if len(ways) != 1:
+        raise NotUnderstood(f"a peer is said in {len(ways)} ways, not in one")
+    if peer.excepted and not peer.cidr:
+        raise NotUnderstood("a peer has exceptions but no CIDR")
+    return ways[0]
+
+
+def _term(peer: Peer) -> Term:
+    if peer.network:
+        return Term("endpoints", (), (Condition(ENDPOINT_NETWORK, True, (peer.network,)),))
+    if peer.service is not None:
+        return Term(
+            "endpoints",
+            (Condition(NAMESPACE_NAME, True, (peer.service.namespace,)),),
+            (Condition(f"{ENDPOINT_NAME}{peer.service.name}", True, None),),
+        )
+    if peer.nodes is not None:
+        _check_selector(peer.nodes)
+        return nodes(peer.nodes)
+    return _selected(peer.namespaces, peer.endpoints)
+
+
+def _selected(namespaces: Selector | None, labels: Selector | None) -> Term:
+    for selector in (namespaces, labels):
+        if selector is not None:
+            _check_selector(selector)
+    return endpoints(namespaces, labels)
+
+
+def _check_selector(selector: Selector) -> None:
+    for requirement in selector.match_expressions:
+        if bool(requirement.values) != (requirement.operator in {"In", "NotIn"}):
+            raise NotUnderstood(f"the operator {requirement.operator} has wrong values")
+
+
+def _cidr(text: str) -> Range:
+    try:
+        return ranges.of_cidr(text)
+    except ValueError:
+        raise NotUnderstood(f"{text!r} is no CIDR") from None
+
+
+def _domain(pattern: str) -> str:
+    lowered = pattern.lower().removesuffix(".")
+    if _DOMAIN.fullmatch(lowered) is None:
+        raise NotUnderstood(f"{pattern!r} is no domain")
+    return lowered
+
+
+def _check_port(port: Port) -> None:
+    """NotUnderstood if its fields do not fit each other."""
+    if port.protocol in _ICMP:
+        numbers = [n for n in (port.icmp_type, port.icmp_code) if n is not None]
+        if port.port is not None or port.end_port is not None:
+            raise NotUnderstood(f"{port.protocol} has no ports")
+        if port.icmp_code is not None and port.icmp_type is None:
+            raise NotUnderstood("an ICMP code has no type")
+        if any(not 0 <= number <= 255 for number in numbers):
+            raise NotUnderstood("an ICMP type or code is out of range")
+        return
+    if port.icmp_type is not None or port.icmp_code is not None:
+        raise NotUnderstood("only ICMP has types and codes")
+    if isinstance(port.port, str):
+        if not port.port or port.end_port is not None:
+            raise NotUnderstood("a port's name is empty, or begins a range")
+        return
+    if port.protocol is None:
+        raise NotUnderstood("a port has no protocol")
+    last = port.end_port
+    if port.port is None:
+        if last is not None:
+            raise NotUnderstood("a range of ports has no begin")
+    elif not 1 <= port.port <= (port.port if last is None else last) <= 65535:
+        raise NotUnderstood("a port is out of range")
+
+
+def _message(port: Port) -> PortMatch:
+    assert port.protocol is not None
+    return PortMatch(
+        protocol=_MESSAGES[port.protocol],
+        icmp_type=-1 if port.icmp_type is None else port.icmp_type,
+        icmp_code=-1 if port.icmp_code is None else port.icmp_code,
+    )
+
+
+class Classified(NamedTuple):
+    """The class of those to whom some policies apply."""
+
+    name: str
+    """Empty: no policy has a say."""
+    definition: PolicyClass | None = None
+    meanings: Mapping[str, Meaning] = {}
+
+
+NO_CLASS: Final = Classified("")
+
+
+def classify(direction: Direction, policies: Iterable[Compiled]) -> Classified:
+    """The class, in a direction, of the endpoints to which just these policies apply."""
+    having = sorted(
+        (p for p in policies if p.facet(direction).matters), key=lambda p: (p.priority, p.name)
+    )
+    if not having:
+        return NO_CLASS
+    meanings: dict[str, Meaning] = {}
+    order: list[tuple[str, list[str]]] = []
+    tiers: list[Tier] = []
+    for tier in TIERS:
+        members = [p for p in having if p.tier == tier]
+        if not members:
+            continue
+        order.append((tier, [p.name for p in members]))
+        tiers.append(
+            Tier(
+                chains=tuple(p.facet(direction).chain for p in members if p.facet(direction).chain),
+                deny=_isolation(direction, members, meanings, staged=False),
+                staged_deny=_isolation(direction, members, meanings, staged=True),
+            )
+        )
+    guard = any(p.facet(direction).guard for p in having)
+    definition = PolicyClass(direction=direction, tiers=tuple(tiers), guard=guard)
+    return Classified(names.class_name(direction, order), definition, meanings)
+
+
+def _isolation(
+    direction: Direction, members: Sequence[Compiled], meanings: dict[str, Meaning], *, staged: bool
+) -> str:
+    isolating = sorted(
+        p.name for p in members if p.staged == staged and p.facet(direction).isolates
+    )
+    if not isolating:
+        return ""
+    ident = names.isolation_name(direction, isolating, staged=staged)
+    meanings[ident] = Meaning(
+        direction=direction, action="Deny", staged=staged, isolating=tuple(isolating)
+    )
+    return ident

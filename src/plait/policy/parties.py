@@ -1,0 +1,97 @@
+"""Who takes part: endpoints of this host and of others, and nodes, with all their labels."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from plait.model.objects import Endpoint, NamedPort, Node
+from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, ENDPOINT_NODE, NAMESPACE_NAME
+from plait.model.waist import Part
+
+
+class LocalParty(Part, frozen=True, kw_only=True):
+    """An endpoint of this host, as its agent knows it."""
+
+    namespace: str
+    names: tuple[str, ...] = ()
+    """Its name and its aliases."""
+    labels: dict[str, str] = {}
+    network: str = ""
+    addresses: tuple[str, ...] = ()
+    """Without prefix length."""
+    named_ports: tuple[NamedPort, ...] = ()
+
+
+class Party:
+    """What selectors and sets need to know of an endpoint or a node. Equality is identity."""
+
+    __slots__ = ("addresses", "labels", "ports", "space")
+
+    def __init__(
+        self,
+        space: str,
+        labels: Mapping[str, str],
+        addresses: Iterable[str],
+        ports: tuple[NamedPort, ...] = (),
+    ) -> None:
+        self.space = space
+        """Namespace of an endpoint; nodes are all in one space, without a name."""
+        self.labels = labels
+        """With the implicit ones."""
+        self.addresses = canonical(addresses)
+        self.ports = ports
+
+    def says(self, other: Party | None) -> bool:
+        """Whether the other one has the same content."""
+        return other is not None and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
+
+
+def endpoint_party(endpoint: Endpoint) -> Party:
+    """An endpoint, as its object tells."""
+    spec = endpoint.spec
+    labels = _labels(endpoint.metadata.labels, (spec.name, *spec.aliases), spec.network, spec.node)
+    return Party(endpoint.metadata.namespace, labels, spec.addresses, spec.named_ports)
+
+
+def local_party(local: LocalParty, node: str) -> Party:
+    """An endpoint, as the agent of its node tells."""
+    labels = _labels(local.labels, local.names, local.network, node)
+    return Party(local.namespace, labels, local.addresses, local.named_ports)
+
+
+def node_party(node: Node) -> Party:
+    """A node with its underlay addresses."""
+    labels = {**node.metadata.labels, ENDPOINT_NODE: node.metadata.name}
+    return Party("", labels, (text.partition("/")[0] for text in node.spec.addresses))
+
+
+def namespace_labels(name: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels of a namespace with the implicit one."""
+    return {**labels, NAMESPACE_NAME: name}
+
+
+def canonical(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Addresses in canonical form, each once; what is none is left out: nobody can have it."""
+    found: dict[str, None] = {}
+    for text in addresses:
+        try:
+            # The same object where the text is canonical: there may be very many.
+            address = str(ipaddress.ip_address(text))
+        except ValueError:
+            continue
+        found[text if text == address else address] = None
+    return tuple(found)
+
+
+def _labels(
+    own: Mapping[str, str], names: Iterable[str], network: str, node: str
+) -> dict[str, str]:
+    """Nobody gives himself an implicit label: a service is not whoever says so."""
+    labels = {key: value for key, value in own.items() if not key.startswith(ENDPOINT_NAME)}
+    labels.update((f"{ENDPOINT_NAME}{name}", "") for name in names if name)
+    labels[ENDPOINT_NETWORK] = network
+    labels[ENDPOINT_NODE] = node
+    return labels
