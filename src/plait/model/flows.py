@@ -78,7 +78,9 @@ class FlowRecord(Base, frozen=True, kw_only=True):
     """-1: not ICMP."""
     icmp_code: int = -1
     policy: Word = ""
-    """That decided; empty when none did."""
+    """That decided; empty when none did. Of several that isolate, the first."""
+    isolating: tuple[Word, ...] = ()
+    """The policies that close the endpoint, where it was denied because none accepts it."""
     rule: Word = ""
     """Name of the rule; empty when it has none or none decided."""
     index: int = -1
@@ -96,7 +98,10 @@ class RuleCount(Base, frozen=True, kw_only=True):
 
     id: Word
     policy: Word = ""
-    """Empty where no policy is behind it; `id` then is one of the words of `REASONS`."""
+    """Empty where no policy is behind it; `id` then is one of the words of `REASONS`. Of several
+    that isolate, the first."""
+    isolating: tuple[Word, ...] = ()
+    """Policies that refused together what none of them accepts."""
     rule: Word = ""
     index: int = -1
     """-1: not a rule, but what an isolating policy refused."""
@@ -144,6 +149,24 @@ class FlowFilter(Base, frozen=True, kw_only=True):
 
 
 EVERY_FLOW: Final = FlowFilter()
+PAGE: Final = 1_000
+"""Records in one answer, at most."""
+MAX_WAIT: Final = 10.0
+"""Seconds for which an answer may wait for a first record."""
+
+
+class FlowQuery(FlowFilter, frozen=True, kw_only=True):
+    """A question to a flow log."""
+
+    after: Count = 0
+    """Only records with a number above this one: `FlowPage.cursor` of the last answer."""
+    within: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Only records of the last so many seconds; 0: all."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE)] = PAGE
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 0.0
+    """Seconds to wait for a first record when there is none."""
+    latest: bool = False
+    """No records: only the cursor behind the last one."""
 
 
 class FlowPage(Base, frozen=True, kw_only=True):
