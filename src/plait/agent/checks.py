@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from plait.client.agent import AttachRequest
+from plait.model import portnames
 from plait.model.errors import PlaitError
 
 ID: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
@@ -32,6 +33,7 @@ def check_request(request: AttachRequest) -> None:
     for port in request.ports:
         if not (1 <= port.port <= 65535 and 0 <= port.host_port <= 65535):
             raise _invalid("ports", f"{port.host_port}:{port.port}", "port numbers up to 65535")
+    portnames.check(request.named_ports, "namedPorts")
     check_identity(request.name, request.aliases, request.namespace)
 
 

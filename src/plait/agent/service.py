@@ -37,9 +37,10 @@ from plait.client.agent import (
 )
 from plait.ipam.allocate import HELD, Granted, Request
 from plait.ipam.pool import parse, text
+from plait.model import portnames
 from plait.model.errors import PlaitError
 from plait.model.marks import endpoint_mac, host_ifname, peer_ifname
-from plait.model.objects import Network, PublishedPort, Workload
+from plait.model.objects import NamedPort, Network, PublishedPort, Workload
 
 ROUNDS: Final = 8
 """Times an allocation is tried again after blocks were claimed for it: others may be quicker."""
@@ -172,9 +173,11 @@ class Service:
         labels: dict[str, str],
         namespace: str,
         workload: Workload,
+        named_ports: tuple[NamedPort, ...] = (),
     ) -> None:
         """See client.agent.Agent."""
         check_identity(name, aliases, namespace)
+        portnames.check(named_ports, "namedPorts")
         async with self._alone(endpoint):
             known = self._known(endpoint)
             request = msgspec.structs.replace(
@@ -184,6 +187,7 @@ class Service:
                 labels=labels,
                 namespace=namespace,
                 workload=workload,
+                named_ports=named_ports,
                 identified=True,
             )
             if request == known.request:

@@ -416,6 +416,7 @@ def endpoint_object(node: str, endpoint: LocalEndpoint) -> Endpoint:
             addresses=endpoint.addresses,
             mac=endpoint.mac,
             ports=request.ports,
+            named_ports=request.named_ports,
             workload=request.workload,
         ),
         status=EndpointStatus(

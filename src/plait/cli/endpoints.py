@@ -34,6 +34,22 @@ def parse_port(text: str) -> Any:
     return PublishedPort(protocol=kind, port=numbers[0], host_port=numbers[1], host_ip=address)  # type: ignore[arg-type]
 
 
+def parse_port_names(texts: tuple[str, ...]) -> Any:
+    """Named ports: `http=80/tcp`."""
+    from plait.model import portnames
+    from plait.model.errors import PlaitError
+
+    found: tuple[Any, ...] = ()
+    try:
+        for text in texts:
+            name, _, port = text.partition("=")
+            found += portnames.parse(name, port, text)
+        portnames.check(found, "namedPorts")
+    except PlaitError as error:
+        raise click.BadParameter(error.detail, param_hint="--port-name") from None
+    return found
+
+
 @click.command(
     cls=Command,
     examples=[
@@ -41,6 +57,7 @@ def parse_port(text: str) -> Any:
         "plait attach mynetns --network db --namespace shop",
         "plait attach /run/netns/blue --ip 10.112.0.50",
         "plait attach my-container --publish 8080:80",
+        "plait attach 4242 --name web --port-name http=80/tcp",
     ],
 )
 @click.argument("target", metavar="PID|NETNS|CONTAINER")
@@ -56,6 +73,13 @@ def parse_port(text: str) -> Any:
 @click.option(
     "-p", "--publish", "ports", multiple=True, metavar="[IP:]HOST:PORT", help="As docker run -p."
 )
+@click.option(
+    "--port-name",
+    "port_names",
+    multiple=True,
+    metavar="NAME=PORT/PROTO",
+    help="A port that policies may call by name.",
+)
 @click.option("--no-default-route", is_flag=True, help="Only the network's pools lead there.")
 @dry_run_option
 @json_option
@@ -69,6 +93,7 @@ def attach(
     addresses: tuple[str, ...],
     ifname: str,
     ports: tuple[str, ...],
+    port_names: tuple[str, ...],
     no_default_route: bool,
     dry_run: bool,
     as_json: bool,
@@ -90,6 +115,7 @@ def attach(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--ip") from None
     published = tuple(parse_port(p) for p in ports)
+    named = parse_port_names(port_names)
     parsed_labels = parse_labels(labels)
     client = connect.agent()
     place = resolve(target, connect.paths())
@@ -117,6 +143,7 @@ def attach(
             ifname=ifname or free_ifname(place),
             workload=place.workload,
             ports=published,
+            named_ports=named,
             default_route=not no_default_route,
         )
         if dry_run:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from plait.model.objects import PublishedPort, Workload
+from plait.model.objects import NamedPort, PublishedPort, Workload
 
 
 class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,6 +36,8 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ifname: str = "eth0"
     workload: Workload = Workload()
     ports: tuple[PublishedPort, ...] = ()
+    named_ports: tuple[NamedPort, ...] = ()
+    """Ports that policies may call by name."""
     identified: bool = True
     default_route: bool = True
     """The interface carries the default routes; otherwise only the network's pools lead to it."""
@@ -134,8 +136,9 @@ class Agent(Protocol):
         labels: dict[str, str],
         namespace: str,
         workload: Workload,
+        named_ports: tuple[NamedPort, ...] = (),
     ) -> None:
-        """Say who an endpoint is; opens its traffic."""
+        """Say who an endpoint is, all of it; opens its traffic."""
 
     async def joined(self, endpoint: str, sandbox: str) -> None:
         """The runtime has taken the peer into this namespace."""

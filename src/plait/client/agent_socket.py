@@ -33,7 +33,7 @@ from plait.client.agent_verbs import Publish as PublishArguments
 from plait.client.agent_verbs import Release as ReleaseArguments
 from plait.client.agent_verbs import Reserve as ReserveArguments
 from plait.model.errors import PlaitError, Problem
-from plait.model.objects import PublishedPort, Workload
+from plait.model.objects import NamedPort, PublishedPort, Workload
 
 T = TypeVar("T")
 
@@ -119,6 +119,7 @@ class AgentClient:
         labels: dict[str, str],
         namespace: str,
         workload: Workload,
+        named_ports: tuple[NamedPort, ...] = (),
     ) -> None:
         """See client.agent.Agent."""
         self.call(
@@ -130,6 +131,7 @@ class AgentClient:
                 labels=labels,
                 namespace=namespace,
                 workload=workload,
+                named_ports=named_ports,
             ),
         )
 

@@ -17,7 +17,7 @@ from plait.client.agent import (
     PeerStatus,
     Reservation,
 )
-from plait.model.objects import PublishedPort, Workload
+from plait.model.objects import NamedPort, PublishedPort, Workload
 
 SOCKET: Final = "/run/plait/agent.sock"
 MAX_BODY: Final = 1 << 20
@@ -49,6 +49,7 @@ class Identify(Arguments, frozen=True, kw_only=True):
     labels: dict[str, str]
     namespace: str
     workload: Workload
+    named_ports: tuple[NamedPort, ...] = ()
 
 
 class Joined(Arguments, frozen=True, kw_only=True):

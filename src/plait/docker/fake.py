@@ -34,6 +34,7 @@ from plait.model.objects import (
     Cluster,
     ClusterSpec,
     Metadata,
+    NamedPort,
     Network,
     Object,
     PublishedPort,
@@ -156,6 +157,7 @@ class FakeAgent(Failing):
         labels: dict[str, str],
         namespace: str,
         workload: Workload,
+        named_ports: tuple[NamedPort, ...] = (),
     ) -> None:
         """See `Agent`."""
         self._may_fail("identify")
@@ -168,6 +170,7 @@ class FakeAgent(Failing):
             "labels": labels,
             "namespace": namespace,
             "workload": workload,
+            "named_ports": named_ports,
         }
         self.identified.append((endpoint, told))
         request = msgspec.structs.replace(known.request, identified=True, **told)

@@ -20,8 +20,9 @@ from plait.docker.directory import Directory
 from plait.docker.engine import Engine, EngineRefused, EngineUnavailable
 from plait.docker.names import dns_alias, dns_label, is_dns_label, valid_labels
 from plait.docker.options import NAMESPACE
+from plait.model import portnames
 from plait.model.errors import PlaitError
-from plait.model.objects import Workload
+from plait.model.objects import NamedPort, Workload
 from plait.wire.docker import Container, ContainerDetail, DockerNetwork
 
 COMPOSE_SERVICE: Final = "com.docker.compose.service"
@@ -30,6 +31,9 @@ ORIGINAL_NAME: Final = "plait.docker-name"
 """Label that keeps a container's name where DNS needs another spelling."""
 UNJOINED: Final = "ep-"
 """dockerd lists an endpoint that is in no container yet under this prefix and its id."""
+
+PORT_NAME: Final = "plait.port."
+"""Prefix of labels that name ports for policies: `plait.port.http=80/tcp`; several with commas."""
 
 log: Final = structlog.get_logger("plait.docker")
 
@@ -42,6 +46,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     namespace: str
     container: str
+    named_ports: tuple[NamedPort, ...] = ()
 
 
 def container_name(container: Container) -> str:
@@ -55,7 +60,8 @@ def identity(container: Container, aliases: Iterable[str], network_namespace: st
 
     Aliases are those of `--network-alias`, the name of the compose service, and the container's
     name as Docker has it if that is another (`shop_web_1`). A namespace that is no DNS label is
-    an error (PLAIT-NAME-001): the endpoint then stays closed.
+    an error (PLAIT-NAME-001), and so is a named port that is none (PLAIT-API-002), for rules
+    that deny could miss it: the endpoint then stays closed.
     """
     labels = container.labels or {}
     original = container_name(container)
@@ -75,6 +81,19 @@ def identity(container: Container, aliases: Iterable[str], network_namespace: st
         labels=kept,
         namespace=namespace,
         container=container.id,
+        named_ports=named_ports(original, labels),
+    )
+
+
+def named_ports(container: str, labels: Mapping[str, str]) -> tuple[NamedPort, ...]:
+    """The ports that labels name, in the order of their names."""
+    return tuple(
+        port
+        for key, text in sorted(labels.items())
+        if key.startswith(PORT_NAME)
+        for port in portnames.parse(
+            key.removeprefix(PORT_NAME), text, f"the label {key} of the container {container}"
+        )
     )
 
 
@@ -174,6 +193,7 @@ class Identifier:
                     labels=who.labels,
                     namespace=who.namespace,
                     workload=Workload(runtime="docker", id=who.container),
+                    named_ports=who.named_ports,
                 )
                 self._told[endpoint] = who
 

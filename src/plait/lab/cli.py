@@ -240,6 +240,7 @@ def shell(context: click.Context, name: str, host: str) -> None:
     examples=[
         "plait lab run h2 web --label app=web --listen 80",
         "plait lab run h1 db --namespace shop --ip 10.112.0.77 --listen 5432/tcp,53/udp",
+        "plait lab run h1 web --listen 80 --port-name http=80/tcp",
     ]
 )
 @name_option
@@ -250,6 +251,13 @@ def shell(context: click.Context, name: str, host: str) -> None:
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
 @click.option("--ip", "addresses", multiple=True, metavar="IP", help="Wanted address.")
 @click.option("--listen", default="", metavar="PORT/PROTO,…", help="80/tcp, 81/udp, 82/sctp.")
+@click.option(
+    "--port-name",
+    "port_names",
+    multiple=True,
+    metavar="NAME=PORT/PROTO",
+    help="A port that policies may call by name.",
+)
 @dry_run_option
 @json_option
 def run(
@@ -261,6 +269,7 @@ def run(
     labels: tuple[str, ...],
     addresses: tuple[str, ...],
     listen: str,
+    port_names: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -284,6 +293,7 @@ def run(
             labels=labels,
             addresses=addresses,
             listen=ports,
+            port_names=port_names,
         )
     if as_json:
         output.json_out(load)

@@ -36,6 +36,8 @@ class WorkloadState(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "default"
     network: str = "plait"
     listen: tuple[str, ...] = ()
+    port_names: tuple[str, ...] = ()
+    """As `plait attach --port-name` takes them: `http=80/tcp`."""
     addresses: tuple[str, ...] = ()
 
 

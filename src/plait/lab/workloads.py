@@ -149,6 +149,7 @@ def run(
     labels: Sequence[str] = (),
     addresses: Sequence[str] = (),
     listen: Sequence[str] = (),
+    port_names: Sequence[str] = (),
 ) -> WorkloadState:
     """Start a workload and attach it through the host's agent; all or nothing."""
     for word in (name, namespace):
@@ -183,6 +184,8 @@ def run(
             argv += ["--label", label]
         for address in addresses:
             argv += ["--ip", address]
+        for port in port_names:
+            argv += ["--port-name", port]
         done = lab.run(host, argv, check=False)
         if done.returncode:
             raise PlaitError(
@@ -199,6 +202,7 @@ def run(
         endpoint=endpoint["id"],
         addresses=tuple(endpoint["addresses"]),
         network=network,
+        port_names=tuple(port_names),
     )
     lab.state.workloads[key] = load
     lab.save()

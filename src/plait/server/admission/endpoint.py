@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Final, cast
+from typing import cast
 
 import msgspec
 
-from plait.model import syntax
+from plait.model import portnames, syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import (
     AddressBlock,
@@ -15,7 +15,6 @@ from plait.model.objects import (
     AnyObject,
     Endpoint,
     Metadata,
-    NamedPort,
     Namespace,
     Network,
     Object,
@@ -24,8 +23,6 @@ from plait.model.objects import (
 from plait.model.syntax import Address, invalid
 from plait.server.admission.base import Admitted, Context, Removal, closing_key, known_network, same
 from plait.server.state import Entry, State
-
-MAX_NAMED_PORTS: Final = 256
 
 
 def admit(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
@@ -73,23 +70,10 @@ def _syntax(new: Endpoint) -> None:
         syntax.number(port.host_port, f"spec.ports[{i}].hostPort", 1, 65535)
         if port.host_ip:
             syntax.address(port.host_ip, f"spec.ports[{i}].hostIp")
-    _named_ports(spec.named_ports)
+    portnames.check(spec.named_ports, "spec.namedPorts")
     syntax.text(spec.workload.id, "spec.workload.id", 4096)
     syntax.text(status.interface, "status.interface", 15)
     syntax.text(status.message, "status.message")
-
-
-def _named_ports(ports: tuple[NamedPort, ...]) -> None:
-    """A name means one port a protocol."""
-    syntax.items(ports, "spec.namedPorts", MAX_NAMED_PORTS)
-    seen: set[tuple[str, str]] = set()
-    for i, port in enumerate(ports):
-        where = f"spec.namedPorts[{i}]"
-        syntax.port_name(port.name, f"{where}.name")
-        syntax.number(port.port, f"{where}.port", 1, 65535)
-        if (port.name, port.protocol) in seen:
-            raise invalid(f"{where}.name", f"{port.name} of {port.protocol} stands twice")
-        seen.add((port.name, port.protocol))
 
 
 def _addresses(new: Endpoint, network: Network) -> tuple[str, ...]:
