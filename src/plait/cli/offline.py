@@ -37,9 +37,9 @@ def world_of(files: Sequence[str]) -> World:
 
 def read(files: Sequence[str]) -> list[AnyObject]:
     """The objects of manifests that have a part in policy."""
-    from plait.cli.reading import read_manifests
+    from plait.cli.reading import read_world
 
-    return read_manifests(files)
+    return read_world(files)
 
 
 def stored() -> list[AnyObject]:
