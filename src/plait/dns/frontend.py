@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from plait.dns.asks import Ask, Question, Verbatim
@@ -17,6 +17,10 @@ HOST_CHECK_LIFETIME: Final = 5.0
 """Seconds for which an address counts as the host's own, or not, after a look."""
 MAX_HOST_CHECKS: Final = 1024
 
+Told = Callable[[bytes, int], None]
+"""Is given the message of an answer of others, and for how many seconds it was kept, before a
+client gets it."""
+
 
 class Frontend:
     """Answers what it can at once and says what has to be waited for."""
@@ -29,13 +33,22 @@ class Frontend:
         clock: Callable[[], float],
         stats: Stats,
         is_host: Callable[[str], bool] | None = None,
+        told: Told | None = None,
+        trusted: Callable[[], Sequence[Server]] = tuple,
     ) -> None:
-        """`is_host` says whether an address belongs to this host; the kernel's word by default."""
+        """`is_host` says whether an address belongs to this host; the kernel's word by default.
+
+        `told` hears only of answers that we asked for in our own name, and of those to a client's
+        own question from a resolver that `trusted` gives: a client that may choose who is
+        believed could say that any address has any name.
+        """
         self._resolver = resolver
         self._upstream = upstream
         self._clock = clock
         self.stats = stats
         self._is_host = is_host or is_local_address
+        self._told = told
+        self._trusted = trusted
         self._checked: dict[str, tuple[bool, float]] = {}
 
     def quick(self, data: bytes, client: str) -> bytes | None:
@@ -82,6 +95,7 @@ class Frontend:
         if hit is None:
             return question
         self.stats.answers[hit.response.rcode] += 1
+        self._tell(question, hit.response, hit.age)
         return question.render(hit.response, hit.age)
 
     async def wait(self, question: Question) -> bytes:
@@ -90,7 +104,14 @@ class Frontend:
         if response is None:
             return self.failure(question)
         self.stats.answers[response.rcode] += 1
+        self._tell(question, response, 0)
         return question.render(response, 0)
+
+    def _tell(self, question: Question, response: dns.Response, age: int) -> None:
+        if self._told is None or response.rcode != dns.NOERROR:
+            return
+        if not question.verbatim or not {*question.servers}.isdisjoint(self._trusted()):
+            self._told(response.message, age)
 
     def failure(self, question: Question) -> bytes:
         """SERVFAIL."""

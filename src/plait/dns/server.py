@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from plait.dns.frontend import Frontend
+from plait.dns.frontend import Frontend, Told
 from plait.dns.resolvconf import ResolvConf
 from plait.dns.resolver import Resolver, Server
 from plait.dns.stats import Stats
@@ -50,11 +50,15 @@ class DnsServer:
         rng: random.Random | None = None,
         patience: Patience = Patience(),  # noqa: B008 - immutable
         tcp_idle: float = IDLE,
+        told: Told | None = None,
+        trusted: Callable[[], Sequence[Server]] = tuple,
     ) -> None:
         """`transparent` needs CAP_NET_ADMIN; without it only packets for a bind address arrive.
 
         `host_servers` gives the resolvers for clients that ask a bind address (`resolv.conf` of
         the host by default); other clients are forwarded to the resolver that they addressed.
+
+        `told` is given every answer of those, and of `trusted` resolvers, before the client.
         """
         self.stats = Stats()
         self.zone = zone
@@ -64,14 +68,21 @@ class DnsServer:
         self._transparent = transparent
         self._tcp_idle = tcp_idle
         self._upstream = Upstream(clock=clock, stats=self.stats, patience=patience)
+        servers = host_servers or ResolvConf(RESOLV_CONF, clock)
         resolver = Resolver(
             zone,
-            host_servers or ResolvConf(RESOLV_CONF, clock),
+            servers,
             own=frozenset(self._binds),
             rng=rng,
         )
         self._frontend = Frontend(
-            resolver, self._upstream, clock=clock, stats=self.stats, is_host=is_host
+            resolver,
+            self._upstream,
+            clock=clock,
+            stats=self.stats,
+            is_host=is_host,
+            told=told,
+            trusted=lambda: (*servers(), *trusted()),
         )
         self._stack = AsyncExitStack()
 

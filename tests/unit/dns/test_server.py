@@ -16,9 +16,12 @@ import dns.rrset
 import pytest
 import uvloop
 
-from plait.dns.resolver import Server
+from plait.dns.asks import Verbatim
+from plait.dns.frontend import Frontend
+from plait.dns.resolver import Resolver, Server
 from plait.dns.server import DnsServer
-from plait.dns.upstream import MAX_WAITING_PER_CLIENT, Patience
+from plait.dns.stats import Stats
+from plait.dns.upstream import MAX_WAITING_PER_CLIENT, Patience, Upstream
 from plait.dns.zone import Zone
 from plait.model.errors import PlaitError
 from plait.model.objects import (
@@ -224,6 +227,48 @@ async def test_other_names_are_forwarded_and_kept_while_they_live() -> None:
         await p.udp("example.org")
         assert len(upstream.asked) == 2
         assert (p.stats.forwarded, p.stats.cache_hits) == (4, 2)
+
+
+async def test_answers_of_others_are_told_before_the_client_has_them() -> None:
+    clock = Clock()
+    told: list[tuple[str, int]] = []
+
+    def tell(message: bytes, age: int) -> None:
+        told.append((texts(dns.message.from_wire(message))[0], age))
+
+    async with foreign() as upstream, plait(upstream.server, clock=clock, told=tell) as p:
+        for count, ask in enumerate((p.udp, p.udp, p.tcp), 1):
+            assert texts(await ask("example.org")) == ["192.0.2.7"]
+            assert len(told) == count
+            clock.now += 20
+        assert told == [("192.0.2.7", 0), ("192.0.2.7", 20), ("192.0.2.7", 40)]
+        await p.udp("web")
+        assert len(told) == 3, "our own names are nobody's news"
+
+
+async def test_a_client_that_chose_its_resolver_is_believed_only_if_we_trust_that_one() -> None:
+    told: list[int] = []
+    clock, stats = Clock(), Stats()
+    trusted: list[Server] = []
+    async with foreign() as upstream:
+        asking = Upstream(clock=clock, stats=stats)
+        frontend = Frontend(
+            Resolver(zone(), lambda: ()),
+            asking,
+            clock=clock,
+            stats=stats,
+            told=lambda _message, age: told.append(age),
+            trusted=lambda: trusted,
+        )
+        data = dns.message.make_query("example.org", "A").to_wire()
+        question = Verbatim((upstream.server,), data, wire.parse_query(data), "10.0.0.1")
+        reply = dns.message.from_wire(await frontend.wait(question))
+        assert texts(reply) == ["192.0.2.7"]
+        assert told == []
+        trusted.append(upstream.server)
+        await frontend.wait(question)
+        assert told == [0]
+        await asking.close()
 
 
 async def test_only_the_true_answer_is_believed() -> None:
