@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from plait.model.objects import Object
+from plait.model.policies import Subject
+from plait.policy.words import isolation_words, subject_words
 
 Column = tuple[str, Callable[[Any], str]]
 
@@ -33,6 +35,14 @@ def ports_text(ports: Sequence[Any]) -> str:
 def labels_text(labels: dict[str, str]) -> str:
     """Labels as `a=b, c=d`."""
     return joined([f"{k}={v}" for k, v in sorted(labels.items())])
+
+
+def members_text(group: Any) -> str:
+    """What a group is made of: its CIDRs, at most five of them, or its selectors."""
+    if not group.cidrs:
+        return subject_words(Subject(namespaces=group.namespaces, endpoints=group.endpoints))
+    more = len(group.cidrs) - 5
+    return joined(group.cidrs[:5]) + (f" and {more} more" if more > 0 else "")
 
 
 def age(timestamp: str, now: datetime) -> str:
@@ -95,6 +105,19 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         ("addresses", lambda o: joined(o.spec.addresses)),
         ("ports", lambda o: ports_text(o.spec.ports)),
         ("state", lambda o: o.status.phase),
+    ),
+    "Policy": (
+        ("name", lambda o: o.metadata.name),
+        ("tier", lambda o: o.spec.tier),
+        ("priority", lambda o: str(o.spec.priority)),
+        ("subject", lambda o: subject_words(o.spec.subject)),
+        ("rules", lambda o: f"{len(o.spec.ingress)} in, {len(o.spec.egress)} out"),
+        ("isolates", isolation_words),
+        ("note", lambda o: o.status.message or ("staged" if o.spec.staged else "")),
+    ),
+    "Group": (
+        ("name", lambda o: o.metadata.name),
+        ("members", lambda o: members_text(o.spec)),
     ),
 }
 

@@ -69,6 +69,7 @@ async def find(client: Api, kind: type[Object], name: str, namespace: str) -> An
     examples=[
         "plait get networks",
         "plait get endpoints -A --json",
+        "plait get networkpolicies --namespace shop",
         "plait get node host2",
     ],
 )
@@ -80,16 +81,19 @@ async def find(client: Api, kind: type[Object], name: str, namespace: str) -> An
 def get(kind: str, name: str | None, namespace: str, all_namespaces: bool, as_json: bool) -> None:
     """List the objects of KIND, or show the one called NAME."""
     from plait.cli import connect, output
-    from plait.cli.kinds import find_kind
+    from plait.cli.kinds import find_wanted
 
-    wanted = find_kind(kind)
+    wanted = find_wanted(kind)
 
     async def ask() -> tuple[Any, ...]:
         async with connect.api() as client:
             if name:
-                return (await find(client, wanted, name, namespace),)
+                stored = wanted.stored_name(name, namespace)
+                return (await find(client, wanted.kind, stored, namespace),)
             scope = namespace if wanted.namespaced and not all_namespaces else ""
-            return await client.list(wanted, scope)
+            stored_in = scope if wanted.kind.namespaced else ""
+            listed = await client.list(wanted.kind, stored_in)
+            return tuple(obj for obj in listed if wanted.covers(obj, scope))
 
     found = connect.wait_for(ask())
     if as_json:
@@ -109,11 +113,14 @@ def describe(kind: str, name: str, namespace: str, as_json: bool) -> None:
     """Show the object NAME of KIND and what belongs to it."""
     from plait.cli import connect, output
     from plait.cli.describe import related, sheet
-    from plait.cli.kinds import find_kind
+    from plait.cli.kinds import find_wanted
+
+    wanted = find_wanted(kind)
 
     async def ask() -> tuple[Any, tuple[tuple[str, tuple[Any, ...]], ...]]:
         async with connect.api() as client:
-            obj = await find(client, find_kind(kind), name, namespace)
+            stored = wanted.stored_name(name, namespace)
+            obj = await find(client, wanted.kind, stored, namespace)
             return obj, await related(client, obj)
 
     obj, groups = connect.wait_for(ask())
@@ -132,6 +139,7 @@ def describe(kind: str, name: str, namespace: str, as_json: bool) -> None:
     examples=[
         "plait apply -f network.yaml",
         "plait apply -f manifests/ --dry-run",
+        "kubectl get networkpolicies -A -o yaml | plait apply -f -",
         "plait get network web --json | plait apply -f -",
     ],
 )
@@ -150,7 +158,8 @@ def apply(files: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Create or change the objects of manifests, all of them or none.
 
     A manifest holds one or more documents in YAML or JSON, each with `apiVersion: plait/v1`,
-    `kind`, `metadata` and `spec`.
+    `kind`, `metadata` and `spec`, or as Kubernetes has them: NetworkPolicy,
+    ClusterNetworkPolicy and Namespace.
     """
     from plait.cli import connect, output
     from plait.cli.applying import apply_all
@@ -169,6 +178,18 @@ def apply(files: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     suffix = " (dry run)" if dry_run else ""
     for obj, result in outcome:
         output.good(f"{obj.kind.lower()} {obj.metadata.name} {result}{suffix}")
+    made = [obj for obj, result in outcome if _translated(obj) and result != "unchanged"]
+    if dry_run and made:
+        from plait.cli.printing import yaml_text
+
+        output.say("\n" + yaml_text(made))
+
+
+def _translated(obj: AnyObject) -> bool:
+    """Whether it was made of an object of another kind, so that people have not seen it yet."""
+    from plait.model.objects import Policy
+
+    return isinstance(obj, Policy) and obj.spec.origin is not None
 
 
 @click.command(
@@ -198,15 +219,16 @@ def delete(
 ) -> None:
     """Delete objects: KIND NAME…, or those of manifests."""
     from plait.cli import connect, output
-    from plait.cli.kinds import find_kind
+    from plait.cli.kinds import Wanted, find_wanted
     from plait.cli.reading import read_manifests
     from plait.model.errors import PlaitError
     from plait.model.objects import Endpoint
 
     if bool(files) == bool(kind) or (kind and not names):
         raise click.UsageError("give KIND NAME… or --file, not both")
-    found = find_kind(kind) if kind else Endpoint
-    targets = [(found, name, namespace if found.namespaced else "") for name in names]
+    wanted = find_wanted(kind) if kind else Wanted(Endpoint)
+    scope_of = namespace if wanted.kind.namespaced else ""
+    targets = [(wanted.kind, wanted.stored_name(name, namespace), scope_of) for name in names]
     if files:
         # What was created last depends on what was created first.
         targets = [

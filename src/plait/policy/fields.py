@@ -7,6 +7,7 @@ that a field is absent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from plait.model import syntax
@@ -50,6 +51,7 @@ def known(value: Any, where: str, names: Sequence[str]) -> dict[str, Any]:
                 f"there is no field {shown(str(name))} in {_named(where)}",
                 where=below(where, str(name)),
                 why="its fields are " + ", ".join(names),
+                fix=tuple(f"write `{near}`" for near in get_close_matches(str(name), names, n=1)),
             )
     return found
 

@@ -70,6 +70,9 @@ MAX_ITEMS: Final = 25
 MAX_PORT_NAME: Final = 15
 """Of a NetworkPolicy's port (RFC 6335 section 5.1)."""
 
+PREFIX: Final = {"NetworkPolicy": "knp", "ClusterNetworkPolicy": "kcnp"}
+"""First part of the name of the Policy that an object of a kind becomes."""
+
 _TOP: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _PROTOCOLS: Final[dict[str, Protocol]] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP"}
 _TYPES: Final[dict[str, Direction]] = {"Ingress": "ingress", "Egress": "egress"}
@@ -82,9 +85,9 @@ _CLUSTER_PEERS: Final[dict[Direction, tuple[str, ...]]] = {
 }
 
 
-def policy_name(*parts: str) -> str:
-    """Name of the Policy made of an object; a longer one than may be ends in a hash of itself."""
-    name = ".".join(parts)
+def policy_name(kind: str, name: str, namespace: str = "") -> str:
+    """Name of the Policy that an object becomes; one too long ends in a hash of all of it."""
+    name = ".".join((PREFIX[kind], *((namespace,) if namespace else ()), name))
     if len(name) <= MAX_NAME:
         return name
     digest = hashlib.blake2s(name.encode(), digest_size=8).hexdigest()
@@ -112,7 +115,7 @@ def network_policy(data: Mapping[str, Any], *, strict: bool = True) -> Policy:
             )
         )
     return Policy(
-        metadata=_metadata(meta, policy_name("knp", namespace, name)),
+        metadata=_metadata(meta, policy_name("NetworkPolicy", name, namespace)),
         spec=PolicySpec(
             tier="application",
             subject=Subject(
@@ -244,7 +247,7 @@ def cluster_network_policy(data: Mapping[str, Any], *, strict: bool = True) -> P
         )
         rules[direction] = tuple(rule for rule in found if rule is not None)
     return Policy(
-        metadata=_metadata(meta, policy_name("kcnp", name)),
+        metadata=_metadata(meta, policy_name("ClusterNetworkPolicy", name)),
         spec=PolicySpec(
             tier=_TIERS[chosen(spec.get("tier"), "spec.tier", tuple(_TIERS))],
             priority=integer(spec.get("priority"), "spec.priority", 0, MAX_PRIORITY),
