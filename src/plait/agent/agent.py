@@ -21,6 +21,7 @@ from plait.agent import ledger as record
 from plait.agent.api import AgentApi
 from plait.agent.blocks import Blocks
 from plait.agent.desired import Input, Underlay
+from plait.agent.flows import Flows
 from plait.agent.loop import RESYNC, Loop, Offload
 from plait.agent.metrics import Metric, counter, gauge, render
 from plait.agent.ports import Ports
@@ -35,6 +36,7 @@ from plait.agent.watchers import Watcher
 from plait.client.base import Api, WatchEvent
 from plait.ipam.allocate import COOL_DOWN
 from plait.kernel.hostfacts import HostFacts
+from plait.kernel.nftcounters import CounterDoor
 from plait.kernel.sysctl import Sysctl
 from plait.model.errors import PlaitError
 from plait.model.objects import Metadata, Network, NodeSpec, NodeStatus
@@ -89,6 +91,7 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
     sysctl: Sysctl
     boot: str
     """Identity of this boot (kernel.hostfacts.boot_identity)."""
+    counters: CounterDoor
     watchers: tuple[Watcher, ...] = ()
     purge: tuple[Callable[[], object], ...] = ()
     """What removes the rest of ours when nothing is wanted any more (the nft table)."""
@@ -147,6 +150,15 @@ class Agent:
             before_resync=self._housekeeping,
             offload=doors.offload,
         )
+        self.flows = Flows(
+            config.identity.name,
+            present=lambda: self.state.records.ledger.endpoints.values(),
+            meaning=self.state.engine.meaning,
+            counters=doors.counters,
+            wall=doors.wall,
+            offload=doors.offload,
+        )
+        self.metric_sources.append(self.flows.metrics)
         self.ports = Ports()
         self.blocks = Blocks(
             doors.api,
@@ -165,10 +177,10 @@ class Agent:
             node=config.identity.name,
             describe=self._describe,
             changed=self._inputs_changed,
-            observe=observe,
+            observe=(self.flows.whois.observe, observe),
             clock=doors.clock,
             heartbeat=config.heartbeat,
-            kicked=local,
+            kicked=(self.flows.whois.changed, local),
             expelled=self._set_forgotten,
         )
         self.service = Service(
@@ -177,6 +189,7 @@ class Agent:
             self.blocks,
             self.sync,
             self.ports,
+            flows=self.flows,
             fetch_network=self._fetch_network,
             version=config.version,
             server=config.server,
@@ -223,6 +236,7 @@ class Agent:
         kept = cache.load(self._config.directory / "snapshot.json")
         if kept is not None:
             self.state.snapshot.restore(kept.objects, kept.revision)
+            self.flows.whois.begin(kept.objects)
             self._saved_revision = kept.revision
         self._hold_ports()
         running = asyncio.get_running_loop()
@@ -249,6 +263,7 @@ class Agent:
 
     async def stop(self) -> None:
         """End. The kernel, and so the traffic, stays as it is."""
+        self.flows.close()
         if self._api is not None:
             await self._api.stop()
         for watcher in self._doors.watchers:
@@ -313,8 +328,7 @@ class Agent:
         if fenced != self.state.fenced:
             for ident in fenced - self.state.fenced:
                 log.error("another node owns the address; no more traffic", endpoint=ident)
-            self.state.fenced = fenced
-            self.state.mark(("host",))
+            self.state.fence(fenced)
 
     def _set_forgotten(self, forgotten: bool) -> None:
         """All endpoints fall silent when the server forgot this node (P2), until it is enrolled

@@ -17,6 +17,8 @@ from plait.agent.records import Records
 from plait.agent.snapshot import Snapshot
 from plait.client.agent import LocalEndpoint
 from plait.model.hoststate import HostState
+from plait.policy.engine import Engine
+from plait.policy.parties import LocalParty
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +41,9 @@ class State:
         cool_down: float,
     ) -> None:
         self.identity = identity
-        self.snapshot = Snapshot()
+        self.engine = Engine(identity.name)
+        """What policies mean for this host; it follows the snapshot."""
+        self.snapshot = Snapshot(self.engine)
         self.records = Records(journal)
         self.book = AddressBook(
             identity.name,
@@ -61,6 +65,8 @@ class State:
         self.purging = False
         """Nothing is wanted any more: every object of ours goes."""
         self._attachments: dict[str, Attachment] = {}
+        self._parties: dict[str, LocalParty | None] = {}
+        """Endpoints as policies see them; None while it is not known who one is."""
         self._desired = Desired()
         self._changed: set[Input] = set(ALL)
         self._due = True
@@ -92,13 +98,30 @@ class State:
 
     def put(self, endpoint: LocalEndpoint) -> None:
         """The kernel should have this endpoint, as it is now."""
-        self._attachments[endpoint.request.id] = attachment(endpoint)
+        ident = endpoint.request.id
+        self._attachments[ident] = attachment(endpoint)
+        self._parties[ident] = party(endpoint)
+        self._rule(ident)
         self.mark(("attachments",))
 
     def remove(self, ident: str) -> None:
         """The kernel should not have this endpoint."""
         if self._attachments.pop(ident, None) is not None:
+            self._parties.pop(ident)
+            self._rule(ident)
             self.mark(("attachments",))
+
+    def fence(self, fenced: frozenset[str]) -> None:
+        """Another node owns the addresses of these endpoints, and of no other: its endpoints are
+        who policies mean by them."""
+        moved, self.fenced = self.fenced ^ fenced, fenced
+        for ident in moved:
+            self._rule(ident)
+        self.mark(("host",))
+
+    def _rule(self, ident: str) -> None:
+        known = self._parties.get(ident)
+        self.engine.set_local(ident, None if ident in self.fenced else known)
 
     def host(self) -> Host | None:
         """This host; None while the underlay is unknown."""
@@ -123,6 +146,7 @@ class State:
             nodes=snapshot.nodes,
             networks=snapshot.networks,
             blocks=snapshot.blocks,
+            policy=self.engine.ruleset(),
         )
 
     def bring(self) -> None:
@@ -142,8 +166,11 @@ class State:
             return HostState()
         if host is None or not self.snapshot.ready:
             return None
+        view = self.view()
+        if self._last is not None and self._last.policy is not view.policy:
+            self._changed.add("policy")
         if self._changed or self._last is None:
-            self._last = self._desired.compute(self.view(), host, self._changed)
+            self._last = self._desired.compute(view, host, self._changed)
             self._changed.clear()
         return self._last
 
@@ -163,4 +190,19 @@ def attachment(endpoint: LocalEndpoint) -> Attachment:
         ports=request.ports,
         identified=request.identified,
         default_route=request.default_route,
+    )
+
+
+def party(endpoint: LocalEndpoint) -> LocalParty | None:
+    """A local endpoint as policies see it; None until it is said who it is."""
+    request = endpoint.request
+    if not request.identified:
+        return None
+    return LocalParty(
+        namespace=request.namespace,
+        names=tuple(name for name in (request.name, *request.aliases) if name),
+        labels=request.labels,
+        network=request.network,
+        addresses=endpoint.addresses,
+        named_ports=request.named_ports,
     )
