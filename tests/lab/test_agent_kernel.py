@@ -105,6 +105,7 @@ def build_agent(server: FakeServer, directory: Path, **settings: object) -> Agen
             facts=hostfacts.read,
             sysctl=sysctl,
             boot=hostfacts.boot_identity(),
+            counters=nft,
             watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
             purge=(table.purge, nft.close, netlink.close, conntrack.close),
         ),

@@ -177,10 +177,10 @@ class Agent:
             node=config.identity.name,
             describe=self._describe,
             changed=self._inputs_changed,
-            observe=(self.flows.whois.observe, observe),
+            observe=_both(self.flows.whois.observe, observe),
             clock=doors.clock,
             heartbeat=config.heartbeat,
-            kicked=(self.flows.whois.changed, local),
+            kicked=_both(self.flows.whois.changed, local),
             expelled=self._set_forgotten,
         )
         self.service = Service(
@@ -488,3 +488,11 @@ class Agent:
         ]
         others = (metric for source in self.metric_sources for metric in source())
         return render((*own, *others))
+
+
+def _both(first: Callable[..., None], second: Callable[..., None]) -> Callable[..., None]:
+    def tell(*what: object) -> None:
+        first(*what)
+        second(*what)
+
+    return tell

@@ -116,6 +116,7 @@ class FakeHost:
                 facts=lambda: self.facts,
                 sysctl=self.sysctl,
                 boot=self.boot,
+                counters=self.nft,
                 watchers=watchers,
                 purge=(table.purge,),
                 offload=_inline,

@@ -147,7 +147,7 @@ class FlowLog:
         return self._who(socket.inet_ntop(family, address))
 
 
-_UNKNOWN: Final = Meaning("egress", "Deny", staged=False)
+_UNKNOWN: Final = Meaning(direction="egress", action="Deny", staged=False)
 """Of the fixed words, and of rules that are gone by now."""
 
 

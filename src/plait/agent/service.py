@@ -22,6 +22,7 @@ from plait.agent.checks import check_identity, check_request
 from plait.agent.desired.inputs import gateways, host_cidr
 from plait.agent.desired.paths import endpoint_mtu
 from plait.agent.failpoints import failpoint
+from plait.agent.flows import Flows
 from plait.agent.loop import Loop
 from plait.agent.ports import Ports
 from plait.agent.report import one_line, peer_statuses
@@ -39,6 +40,7 @@ from plait.ipam.allocate import HELD, Granted, Request
 from plait.ipam.pool import parse, text
 from plait.model import portnames
 from plait.model.errors import PlaitError
+from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.marks import endpoint_mac, host_ifname, peer_ifname
 from plait.model.objects import NamedPort, Network, PublishedPort, Workload
 
@@ -59,6 +61,7 @@ class Service:
         sync: Sync,
         ports: Ports,
         *,
+        flows: Flows,
         fetch_network: Callable[[str], Awaitable[bool]],
         version: str,
         server: str,
@@ -71,6 +74,7 @@ class Service:
         self._blocks = blocks
         self._sync = sync
         self._ports = ports
+        self._flows = flows
         self._fetch_network = fetch_network
         self._version = version
         self._server = server
@@ -338,6 +342,14 @@ class Service:
         if host is None:
             return ()
         return peer_statuses(self._state.view(), host, self._state.snapshot.endpoints.values())
+
+    async def flows(self, query: FlowQuery) -> FlowPage:
+        """See client.agent.Agent."""
+        return await self._flows.page(query)
+
+    async def counters(self) -> tuple[RuleCount, ...]:
+        """See client.agent.Agent."""
+        return await self._flows.counters()
 
     async def plan(self) -> str:
         """See client.agent.Agent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from plait.client.agent import LocalEndpoint
@@ -19,8 +19,11 @@ class Whois:
     """Fed with the events of the agent's watch and with the endpoints of this host, which are
     known here before the server knows them."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, present: Callable[[], Iterable[LocalEndpoint]]) -> None:
+        """`present` gives the endpoints of this host; `changed` says that they may be others."""
         self._node = node
+        self._present = present
+        self._stale = True
         self._host = FlowEnd(address="", node=node)
         self._ends: dict[str, FlowEnd] = {}
         self._held: dict[str, tuple[FlowEnd, ...]] = {}
@@ -51,10 +54,27 @@ class Whois:
                         self._drop(key)
                 self._listing = None
 
-    def set_local(self, endpoints: Iterable[LocalEndpoint]) -> None:
-        """The endpoints of this host, all of them."""
+    def changed(self) -> None:
+        """Endpoints of this host came, went, or are called otherwise."""
+        self._stale = True
+
+    def end(self, address: str) -> FlowEnd:
+        """Whose the address is."""
+        self._refresh()
+        found = self._local.get(address) or self._ends.get(address)
+        return found if found is not None else FlowEnd(address=address)
+
+    def behind(self, interface: str) -> FlowEnd | None:
+        """The endpoint of this host behind an interface; None when it is no endpoint's."""
+        self._refresh()
+        return self._interfaces.get(interface)
+
+    def _refresh(self) -> None:
+        if not self._stale:
+            return
+        self._stale = False
         self._local, self._interfaces = {}, {}
-        for endpoint in endpoints:
+        for endpoint in self._present():
             request = endpoint.request
             for address in endpoint.addresses:
                 end = FlowEnd(
@@ -65,15 +85,6 @@ class Whois:
                     node=self._node,
                 )
                 self._local[address] = self._interfaces[endpoint.interface] = end
-
-    def end(self, address: str) -> FlowEnd:
-        """Whose the address is."""
-        found = self._local.get(address) or self._ends.get(address)
-        return found if found is not None else FlowEnd(address=address)
-
-    def behind(self, interface: str) -> FlowEnd | None:
-        """The endpoint of this host behind an interface; None when it is no endpoint's."""
-        return self._interfaces.get(interface)
 
     def _put(self, obj: object) -> str:
         match obj:

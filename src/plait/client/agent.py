@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.objects import NamedPort, PublishedPort, Workload
 
 
@@ -163,6 +164,12 @@ class Agent(Protocol):
 
     async def peers(self) -> tuple[PeerStatus, ...]:
         """How the other nodes are reached."""
+
+    async def flows(self, query: FlowQuery) -> FlowPage:
+        """Records of this host's flow log; waits for a first one as long as the query says."""
+
+    async def counters(self) -> tuple[RuleCount, ...]:
+        """How often each rule matched on this host."""
 
     async def plan(self) -> str:
         """Difference between the desired state and the kernel, as text; empty when equal."""

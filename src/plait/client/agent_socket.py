@@ -25,6 +25,7 @@ from plait.client.agent import (
 )
 from plait.client.agent_verbs import SOCKET, VERBS, Arguments
 from plait.client.agent_verbs import Attach as AttachArguments
+from plait.client.agent_verbs import Flows as FlowsArguments
 from plait.client.agent_verbs import Identify as IdentifyArguments
 from plait.client.agent_verbs import Joined as JoinedArguments
 from plait.client.agent_verbs import Nothing as NoArguments
@@ -33,6 +34,7 @@ from plait.client.agent_verbs import Publish as PublishArguments
 from plait.client.agent_verbs import Release as ReleaseArguments
 from plait.client.agent_verbs import Reserve as ReserveArguments
 from plait.model.errors import PlaitError, Problem
+from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.objects import NamedPort, PublishedPort, Workload
 
 T = TypeVar("T")
@@ -166,6 +168,14 @@ class AgentClient:
     async def peers(self) -> tuple[PeerStatus, ...]:
         """See client.agent.Agent."""
         return self.call("peers", NoArguments())  # type: ignore[no-any-return]
+
+    async def flows(self, query: FlowQuery) -> FlowPage:
+        """See client.agent.Agent."""
+        return self.call("flows", FlowsArguments(query=query))  # type: ignore[no-any-return]
+
+    async def counters(self) -> tuple[RuleCount, ...]:
+        """See client.agent.Agent."""
+        return self.call("counters", NoArguments())  # type: ignore[no-any-return]
 
     async def plan(self) -> str:
         """See client.agent.Agent."""

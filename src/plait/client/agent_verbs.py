@@ -17,6 +17,7 @@ from plait.client.agent import (
     PeerStatus,
     Reservation,
 )
+from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.objects import NamedPort, PublishedPort, Workload
 
 SOCKET: Final = "/run/plait/agent.sock"
@@ -81,6 +82,12 @@ class Release(Arguments, frozen=True, kw_only=True):
     address: str
 
 
+class Flows(Arguments, frozen=True, kw_only=True):
+    """Of `flows`."""
+
+    query: FlowQuery = FlowQuery()
+
+
 class Nothing(Arguments, frozen=True, kw_only=True):
     """Of verbs without arguments."""
 
@@ -105,5 +112,7 @@ VERBS: Final[dict[str, Verb]] = {
     "endpoints": Verb(Nothing, tuple[LocalEndpoint, ...]),
     "status": Verb(Nothing, AgentStatus),
     "peers": Verb(Nothing, tuple[PeerStatus, ...]),
+    "flows": Verb(Flows, FlowPage, ("query",)),
+    "counters": Verb(Nothing, tuple[RuleCount, ...]),
     "plan": Verb(Nothing, str),
 }

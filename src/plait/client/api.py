@@ -22,6 +22,7 @@ from plait import __version__
 from plait.client.base import BatchOp, T, WatchEvent
 from plait.client.reasons import reason
 from plait.model.errors import PlaitError, Problem
+from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery, RuleCount
 from plait.model.objects import KINDS, AnyObject, Object
 from plait.wire import api as wire
 from plait.wire.watch import Cursor, StreamError, WatchDecoder
@@ -212,6 +213,25 @@ class ApiClient:
     async def ca_certificate(self) -> str:
         """The authority's certificate, PEM."""
         return (await self._request("GET", "/cacerts")).decode()
+
+    # Flows
+
+    async def flows(self, query: FlowQuery) -> FlowPage:
+        """Records of the flow logs of all hosts; waits for a first one as long as `query` says."""
+        asked = {
+            key: str(value).lower() if isinstance(value, bool) else str(value)
+            for key, value in msgspec.to_builtins(query).items()
+        }
+        return _typed(FlowPage, await self._request("GET", "/v1/flows", query=asked))
+
+    async def counters(self) -> tuple[RuleCount, ...]:
+        """How often each rule matched, on all hosts together."""
+        return _typed(CountList, await self._request("GET", "/v1/counters")).items
+
+    async def report_flows(self, node: str, batch: FlowBatch) -> None:
+        """Tell the server what this node saw."""
+        path = f"/v1/nodes/{quote(node, safe='')}/flows"
+        await self._request("POST", path, body=_encode(batch))
 
     # Watch
 

@@ -180,3 +180,21 @@ class FlowPage(Base, frozen=True, kw_only=True):
     lost: Count = 0
     """Logged packets and records that should be in this piece and are not: the kernel's buffer or
     the log was full."""
+
+
+class FlowBatch(Base, frozen=True, kw_only=True):
+    """What a node tells the server, in the order of its log."""
+
+    items: Annotated[tuple[FlowRecord, ...], msgspec.Meta(max_length=PAGE)] = ()
+    """With the node's own numbers, so that what is sent again is known."""
+    lost: Count = 0
+    counts: Annotated[tuple[RuleCount, ...], msgspec.Meta(max_length=2 * PAGE)] = ()
+    """Those that changed since the last batch."""
+    first: bool = False
+    """The first batch of an agent that started: counts that are not in it are to be forgotten."""
+
+
+class CountList(Base, frozen=True, kw_only=True):
+    """Counts of a host, or of all hosts together."""
+
+    items: tuple[RuleCount, ...] = ()

@@ -3,6 +3,9 @@
 server -> agent.sync -> names -> zone, directory        (Names.observe)
 agent.service -> names -> zone                          (task "agent -> names")
 docker plug-in -> agent                                 (task "docker -> agent")
+kernel -> flow log                                      (task "kernel -> flows")
+kernel -> counters                                      (task "kernel -> counters")
+flow log, counters -> server                            (task "flows -> server")
 clock -> node certificate                               (task "certificate")
 """
 
@@ -34,6 +37,7 @@ from plait.docker.directory import Directory
 from plait.docker.engine import DockerEngine
 from plait.docker.journal import Journal
 from plait.docker.plugin import DockerPlugin
+from plait.kernel.nflog import Nflog
 from plait.model.config import AgentConfig
 from plait.model.errors import PlaitError
 from plait.model.paths import Paths
@@ -134,6 +138,9 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
         tasks.start("resolver", keep_trying("resolver", resolver.start, missing))
         tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start, missing))
         tasks.start("docker -> agent", follow_docker(plugin, agent))
+        tasks.start("kernel -> flows", read_flows(agent, missing))
+        tasks.start("kernel -> counters", agent.flows.count())
+        tasks.start("flows -> server", agent.flows.ship(partial(api.report_flows, identity.name)))
         tasks.start(
             "certificate", keep_certificate(api, paths.node, missing, refused=agent.sync.refused)
         )
@@ -191,6 +198,19 @@ async def follow_docker(plugin: DockerPlugin, agent: Agent) -> None:
     while True:
         agent.set_docker(plugin.connected)
         await plugin.connection.wait()
+
+
+async def read_flows(agent: Agent, missing: dict[str, str]) -> None:
+    """Read what the kernel logs of flows; while it cannot, `missing` says so."""
+    while True:
+        try:
+            door = Nflog()
+        except PlaitError as error:
+            missing["flow log"] = f"flows are not logged: {error.detail} ({error.why})"
+            await asyncio.sleep(RETRY)
+        else:
+            missing.pop("flow log", None)
+            await agent.flows.read(door)
 
 
 async def keep_certificate(

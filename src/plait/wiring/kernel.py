@@ -25,6 +25,7 @@ from plait.kernel.conntrack import Conntrack, FlowReaper
 from plait.kernel.iptables import Iptables
 from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
+from plait.kernel.nftcounters import NftCounters
 from plait.kernel.sysctl import KernelSysctl
 from plait.wiring.telling import flow_metrics, flow_problems
 
@@ -40,6 +41,8 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     stack.callback(nft.close)
     flows = FlowReaper(Conntrack())
     stack.callback(flows.close)
+    counters = NftCounters()
+    stack.callback(counters.close)
     iptables = Iptables()
     stack.callback(iptables.close)
     sysctl = KernelSysctl()
@@ -74,6 +77,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
         facts=partial(hostfacts.read, resolv_conf),
         sysctl=sysctl,
         boot=hostfacts.boot_identity(),
+        counters=counters,
         watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
         purge=(table.purge,),
         problems=(lambda: table.problems, partial(flow_problems, flows)),

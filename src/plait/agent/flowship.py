@@ -1,0 +1,101 @@
+"""Sends this host's flow records and counts to the server, so that one question answers for the
+whole network.
+
+The log itself is the queue: a cursor says how far the server knows it. While the server is away
+the log keeps what fits, and what was crowded out is told as lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from plait.agent.rulecounts import EVERY, RuleCounts
+from plait.client.flowtail import FlowTail
+from plait.model.errors import PlaitError
+from plait.model.flows import PAGE, FlowBatch, FlowQuery, RuleCount
+
+BATCH: Final = 500
+"""Records in one batch: well below the longest body that a server takes."""
+COUNTS: Final = 1000
+"""Counts in one batch, likewise."""
+GATHER: Final = 0.2
+"""Seconds for which the first record of a batch waits for others."""
+BACKOFF: Final = (1.0, 30.0)
+"""Seconds before a batch that was not taken is tried again: first, and at most."""
+
+log: Final = structlog.get_logger("plait.agent.flows")
+
+Send = Callable[[FlowBatch], Awaitable[None]]
+
+
+class Shipper:
+    """See the module's docstring."""
+
+    def __init__(self, tail: FlowTail, counts: RuleCounts, send: Send) -> None:
+        self._tail = tail
+        self._counts = counts
+        self._send = send
+        self._cursor = 0
+        self._told: dict[str, RuleCount] = {}
+        self._settled: tuple[RuleCount, ...] = ()
+        """The counts of which the server knows all."""
+        self._first = True
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        pause = BACKOFF[0]
+        while True:
+            try:
+                await self.round()
+            except PlaitError as error:
+                log.debug("flows.not.sent", error=str(error))
+                # Jitter, so that hosts do not come back together.
+                await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
+                pause = min(pause * 2, BACKOFF[1])
+            else:
+                pause = BACKOFF[0]
+                await asyncio.sleep(GATHER)
+
+    async def round(self, *, wait: float = EVERY) -> bool:
+        """Send the next batch; False when `wait` seconds brought nothing to send. Raises
+        PlaitError when the server does not take it: nothing is given up then."""
+        changed = self._changed()
+        page = await self._tail.page(
+            FlowQuery(after=self._cursor, limit=BATCH, wait=0.0 if changed else wait)
+        )
+        if not (page.items or page.lost or changed or self._first):
+            return False
+        await self._send(
+            FlowBatch(items=page.items, lost=page.lost, counts=changed, first=self._first)
+        )
+        self._cursor = page.cursor
+        self._first = False
+        self._told.update({count.id: count for count in changed})
+        return True
+
+    def _changed(self) -> tuple[RuleCount, ...]:
+        present = self._counts.items
+        if present is self._settled:
+            return ()
+        if len(self._told) > 2 * len(present) + PAGE:
+            known = {count.id for count in present}
+            self._told = {k: v for k, v in self._told.items() if k in known}
+        changed = [count for count in present if self._told.get(count.id) != count]
+        if not changed:
+            self._settled = present
+        return tuple(changed[:COUNTS])
+
+
+async def read_counters(counts: RuleCounts) -> None:
+    """Read the counters every `EVERY` seconds until cancelled."""
+    while True:
+        try:
+            await counts.refresh()
+        except OSError as error:
+            log.warning("counters.not.read", error=str(error))
+        await asyncio.sleep(EVERY)
