@@ -78,7 +78,7 @@ def floor() -> float:
         child.wait()
 
 
-def crowd(node: int) -> list[AnyObject]:
+def crowd(node: int, apps: int = 20) -> list[AnyObject]:
     """A node, its blocks and its endpoints: all that another host knows of it."""
     name = f"crowd-{node}"
     cidrs = (f"{POOL}.{node}.0/26", f"{POOL}.{node}.64/26")
@@ -101,13 +101,13 @@ def crowd(node: int) -> list[AnyObject]:
             metadata=Metadata(
                 name=f"{node:03x}{i:02x}{'0' * 27}",
                 namespace="default",
-                labels={"app": f"app{i % 20}", "tier": "web"},
+                labels={"app": f"app{i % apps}", "tier": "web"},
             ),
             spec=EndpointSpec(
                 node=name,
                 network=NETWORK,
                 name=f"web-{node}-{i}",
-                aliases=(f"app{i % 20}",),
+                aliases=(f"app{i % apps}",),
                 addresses=(f"{POOL}.{node}.{i + 10}",),
                 mac=f"02:00:00:00:{node:02x}:{i:02x}",
                 workload=Workload(runtime="docker", id=f"{node:032x}{i:032x}"),
@@ -119,12 +119,12 @@ def crowd(node: int) -> list[AnyObject]:
     return made
 
 
-async def fill(socket: Path) -> None:
+async def fill(socket: Path, apps: int = 20) -> None:
     """Write the crowd through the API."""
     api = ApiClient("http://localhost", unix_socket=socket, timeout=60)
     try:
         for node in range(NODES):
-            ops = [BatchOp(verb="create", object=each) for each in crowd(node)]
+            ops = [BatchOp(verb="create", object=each) for each in crowd(node, apps)]
             await api.batch(ops)
     finally:
         await api.close()
