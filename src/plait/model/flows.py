@@ -32,8 +32,9 @@ ISOLATED: Final = "isolated, and no rule accepts it"
 CROWDED: Final = "too many flows of this sender to list each"
 
 Word = Annotated[str, msgspec.Meta(max_length=253)]
-Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
-PortNumber = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+PortNumber = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class FlowEnd(Base, frozen=True, kw_only=True):
@@ -61,7 +62,7 @@ class FlowRecord(Base, frozen=True, kw_only=True):
 
     seq: Count = 0
     """Place in the log of whoever was asked; it grows."""
-    time: datetime
+    time: Moment
     """Of the first of its packets, UTC."""
     node: Word
     """The host that decided."""

@@ -15,6 +15,7 @@ from aiohttp import web
 from plait.client.base import BatchOp
 from plait.model import syntax
 from plait.model.errors import PlaitError
+from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery
 from plait.model.objects import KINDS, PLURALS, Object, object_key
 from plait.server import http, pools
 from plait.server.authorize import Actor, Verb, refuse
@@ -78,6 +79,9 @@ _batch = msgspec.json.Decoder(Batch)
 _enrol = msgspec.json.Decoder(wire.EnrolRequest)
 _renew = msgspec.json.Decoder(wire.RenewRequest)
 _token = msgspec.json.Decoder(wire.TokenRequest)
+_flows = msgspec.json.Decoder(FlowBatch)
+
+FLOW_QUERY: Final = tuple(field.encode_name for field in msgspec.structs.fields(FlowQuery))
 
 
 # Health and description
@@ -385,6 +389,34 @@ async def forget_node(call: Call) -> web.Response:
     )
 
 
+# Flows
+
+
+async def report_flows(call: Call) -> web.Response:
+    """A node tells what it saw: records in the order of its log, and counts that changed."""
+    name = call.request.match_info["name"]
+    if name != call.actor.name:
+        raise refuse(call.actor, f"report flows of node {syntax.printable(name[:64])}")
+    call.service.flows.take(name, await http.read(call.request, _flows, call.service.config))
+    return http.answer(b"{}")
+
+
+async def list_flows(call: Call) -> web.Response:
+    """Decisions about flows of the last hour, of all nodes; `wait` makes it a long poll."""
+    query = http.Query(call.request, *FLOW_QUERY)
+    try:
+        asked = msgspec.convert(query.values, FlowQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise PlaitError("PLAIT-API-002", f"the query: {error}") from None
+    return http.answer(await call.service.flows.page(asked))
+
+
+async def list_counters(call: Call) -> web.Response:
+    """How often each rule matched, of all nodes together."""
+    http.Query(call.request)
+    return http.answer(CountList(items=call.service.flows.counts()))
+
+
 def check_access(route: Route, actor: Actor, path: str) -> None:
     """Whether the actor may use the route at all; `path` is what was asked for."""
     allowed = {
@@ -455,6 +487,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST", "/v1/nodes/{name}/forget", forget_node, "any", "Forget a node",
         result=wire.Forgotten, query=("force", "dryRun"), writes=True,
     ),
+    Route(
+        "POST", "/v1/nodes/{name}/flows", report_flows, "node", "Report flows",
+        body=FlowBatch,
+    ),
+    Route(
+        "GET", "/v1/flows", list_flows, "any", "Flows of the last hour",
+        result=FlowPage, query=FLOW_QUERY, reserved=True,
+    ),
+    Route("GET", "/v1/counters", list_counters, "any", "Counts of rules", result=CountList),
     Route("GET", _SCOPED, list_objects, "any", "List", result="list", query=_PAGES),
     Route(
         "POST", _SCOPED, create_object, "any", "Create",

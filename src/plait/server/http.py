@@ -138,6 +138,11 @@ class Query:
                 )
             self._values[name] = value
 
+    @property
+    def values(self) -> dict[str, str]:
+        """Every value, by name."""
+        return dict(self._values)
+
     def flag(self, name: str) -> bool:
         """`true` or `false`; false when absent."""
         value = self._values.get(name, "false")

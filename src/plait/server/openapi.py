@@ -15,6 +15,8 @@ from plait.wire.watch import CONTENT_TYPE, WatchEvent
 if TYPE_CHECKING:
     from plait.server.api import Route
 
+_TEXT: Final = {"type": "string"}
+_NUMBER: Final = {"type": "integer", "minimum": 0}
 _QUERY: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "dryRun": ("Validate and answer, but store nothing", {"type": "boolean"}),
     "force": ("Although the node was heard lately", {"type": "boolean"}),
@@ -23,6 +25,13 @@ _QUERY: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "revision": ("Delete only this revision", {"type": "integer", "minimum": 0}),
     "kinds": ("Kinds to follow, with commas; all when absent", {"type": "string"}),
     "from": ("Resume after this revision", {"type": "integer", "minimum": 0}),
+    "denied": ("Only flows that were denied, or would be", {"type": "boolean"}),
+    "namespace": ("Only flows with an end in this namespace", {"type": "string"}),
+    "endpoint": ("Only flows with this end: name, namespace/name, id or address", _TEXT),
+    "after": ("Only records with a higher number: `cursor` of the last answer", _NUMBER),
+    "within": ("Only records of the last so many seconds; 0: all", {"type": "number"}),
+    "wait": ("Seconds to wait for a first record, at most 10", {"type": "number"}),
+    "latest": ("Only the cursor behind the last record", {"type": "boolean"}),
     "history": ("The history that the revision belongs to", {"type": "string"}),
 }
 

@@ -13,6 +13,7 @@ from plait.server.ca import Authority
 from plait.server.clock import Clock
 from plait.server.config import Config
 from plait.server.doorman import Doorman
+from plait.server.flows import FlowStore
 from plait.server.forget import Forgetter
 from plait.server.hub import Hub
 from plait.server.metrics import Metrics
@@ -44,6 +45,7 @@ class Service:
         self.writer = Writer(store, self.mirror, clock, new_uid, self.authenticator.fence)
         self.forgetter = Forgetter(store, self.mirror, self.trust, clock)
         self.doorman = Doorman(config.max_strangers)
+        self.flows = FlowStore(clock.now)
         self.metrics = Metrics()
         self._heard: dict[str, float] = {}
         self.mirror.on_changes = self.hub.publish
@@ -59,6 +61,7 @@ class Service:
 
     async def stop(self) -> None:
         """Cut watchers and let go of the store, which stays open."""
+        self.flows.close()
         await self.hub.stop()
         await self.mirror.stop()
 
@@ -78,6 +81,7 @@ class Service:
             self.hub.cut_all(node=key.removeprefix(NODES))
             if key not in records:
                 self._heard.pop(key.removeprefix(NODES), None)
+                self.flows.forget(key.removeprefix(NODES))
         elif key == HISTORY_KEY:
             value = records.get(key)
             self.hub.history = "" if value is None else value[0].decode()
