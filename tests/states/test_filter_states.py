@@ -273,7 +273,7 @@ def test_damage_is_found_and_repaired(host: Host, damage: str) -> None:
 
 
 def test_an_unowned_table_is_read_again_when_any_ruleset_changed() -> None:
-    features = Features(owner=False, tproxy=True)
+    features = Features(owner=False, tproxy=True, nflog=True)
     kernel = FakeNetfilter()
     host = Host(FakeNft(kernel, features=features), FakeConntrack())
     host.go(STATES["published"])
@@ -316,12 +316,12 @@ def test_one_bad_object_does_not_block_the_rest() -> None:
 
 
 def test_what_the_kernel_lacks_is_said_and_done_without() -> None:
-    host = Host(FakeNft(features=Features(owner=False, tproxy=False)), FakeConntrack())
+    host = Host(FakeNft(features=Features(owner=False, tproxy=False, nflog=False)), FakeConntrack())
     host.go(STATES["published"])
     assert host.table.actual is not None
     assert host.table.actual.info.flags == 0
     assert host.table.actual.chains["mangle-prerouting"].rules == ()
-    assert [p.split(" ")[0] for p in host.table.problems] == ["nftables", "nftables"]
+    assert [p.split(" ")[0] for p in host.table.problems] == ["nftables", "nftables", "nftables"]
     assert Host(FakeNft(), FakeConntrack()).table.problems == ()
 
 

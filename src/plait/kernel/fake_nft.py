@@ -6,20 +6,20 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from plait.kernel.nft import Features, Refusal, owned_by_another
 from plait.model import marks
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
+from plait.wire.nft_effects import CountIn
 
-ALL_FEATURES = Features(owner=True, tproxy=True)
+ALL_FEATURES = Features(owner=True, tproxy=True, nflog=True)
 _PORTS = itertools.count(1000)
 _HANDLES = itertools.count(1)
 
@@ -39,8 +39,22 @@ class _Table:
     """Chains with the rules that they hold."""
     sets: dict[str, nft.Set] = field(default_factory=dict)
     elements: dict[str, dict[bytes, nft.Data]] = field(default_factory=dict)
+    ends: dict[tuple[str, bytes], int] = field(default_factory=dict)
+    """(set, key) of elements that have an end, to the kernel's time of it in milliseconds."""
+    counters: dict[str, nft_read.Count] = field(default_factory=dict)
     updating: bool = False
     """The transaction changed the table's flags: base chains have to wait for the next one."""
+
+    def copy(self) -> _Table:
+        """Another that changes by itself; what chains and sets are made of never changes."""
+        return replace(
+            self,
+            chains=dict(self.chains),
+            sets=dict(self.sets),
+            elements={name: dict(held) for name, held in self.elements.items()},
+            ends=dict(self.ends),
+            counters=dict(self.counters),
+        )
 
 
 @dataclass
@@ -49,6 +63,15 @@ class FakeNetfilter:
 
     tables: dict[str, _Table] = field(default_factory=dict)
     generation: int = 1
+    now: int = 0
+    """The kernel's time in milliseconds; whoever tests moves it."""
+
+    def expire(self) -> None:
+        """Remove the elements whose end has come."""
+        for table in self.tables.values():
+            for (name, key), end in list(table.ends.items()):
+                if end <= self.now:
+                    del table.ends[name, key], table.elements[name][key]
 
     def flush(self) -> None:
         """`nft flush ruleset` by another process: what somebody owns stays."""
@@ -111,6 +134,7 @@ class FakeNft:
 
     def read(self) -> nft_read.TableState | None:
         """See NftDoor."""
+        self.kernel.expire()
         info, held = self.table(), self.kernel.tables.get(self._name)
         if info is None or held is None:
             return None
@@ -119,6 +143,7 @@ class FakeNft:
             {name: nft_read.describe_chain(chain) for name, chain in held.chains.items()},
             {name: nft_read.describe(s) for name, s in held.sets.items()},
             {name: dict(elements) for name, elements in held.elements.items()},
+            set(held.counters),
         )
 
     def rules(self) -> tuple[nft_read.RuleInfo, ...]:
@@ -131,9 +156,24 @@ class FakeNft:
             for rule in chain.rules
         )
 
+    def counters(self) -> dict[str, nft_read.Count]:
+        """See NftDoor."""
+        held = self.kernel.tables.get(self._name)
+        return dict(held.counters) if held else {}
+
+    def live(self, name: str) -> dict[bytes, int]:
+        """See NftDoor."""
+        self.kernel.expire()
+        held = self.kernel.tables.get(self._name)
+        if held is None:
+            return {}
+        now = self.kernel.now
+        return {key: end - now for (owner, key), end in held.ends.items() if owner == name}
+
     def commit(self, changes: Sequence[nft.Change]) -> dict[int, Refusal]:
         """See NftDoor."""
-        before = copy.deepcopy(self.kernel.tables)
+        self.kernel.expire()
+        before = {name: held.copy() for name, held in self.kernel.tables.items()}
         refused: dict[int, Refusal] = {}
         for i, change in enumerate(changes):
             try:
@@ -170,6 +210,8 @@ class FakeNft:
             raise _Refused(errno.ENOENT)
         if isinstance(change, nft.DeleteTable):
             del self.kernel.tables[self._name]
+        elif isinstance(change, nft.AddTimed):
+            _add_timed(held, change, self.kernel.now)
         else:
             _DO[type(change)](held, change)
 
@@ -206,6 +248,8 @@ def _used(statements: Iterable[e.Statement]) -> Iterator[tuple[str, str]]:
                 yield "set", name
             case e.Vmap(map=name) | e.DnatByMap(map=name):
                 yield "set", name
+            case CountIn(counter=name):
+                yield "counter", name
 
 
 def _get(where: dict[Any, Any], name: str | bytes) -> Any:
@@ -215,7 +259,12 @@ def _get(where: dict[Any, Any], name: str | bytes) -> Any:
 
 
 def _require(table: _Table, kind: str, name: str) -> None:
-    _get(table.chains if kind == "chain" else table.sets, name)
+    holders: dict[str, dict[str, Any]] = {
+        "chain": table.chains,
+        "set": table.sets,
+        "counter": table.counters,
+    }
+    _get(holders[kind], name)
 
 
 def _add_chain(table: _Table, change: nft.AddChain) -> None:
@@ -257,6 +306,7 @@ def _delete_set(table: _Table, change: nft.DeleteSet) -> None:
     if ("set", change.name) in _references(table):
         raise _Refused(errno.EBUSY)
     del table.sets[change.name], table.elements[change.name]
+    table.ends = {key: end for key, end in table.ends.items() if key[0] != change.name}
 
 
 def _add_elements(table: _Table, change: nft.AddElements) -> None:
@@ -274,6 +324,27 @@ def _delete_elements(table: _Table, change: nft.DeleteElements) -> None:
     for key, _ in change.elements:
         _get(held, key)
         del held[key]
+        table.ends.pop((change.set.name, key), None)
+
+
+def _add_timed(table: _Table, change: nft.AddTimed, now: int) -> None:
+    held = _get(table.elements, change.set.name)
+    if not table.sets[change.set.name].timeout:
+        raise _Refused(errno.EINVAL)
+    for key, _ in change.elements:
+        held[key] = None
+        table.ends[change.set.name, key] = now + change.milliseconds
+
+
+def _add_counter(table: _Table, change: nft.AddCounter) -> None:
+    table.counters.setdefault(change.name, nft_read.Count(0, 0))
+
+
+def _delete_counter(table: _Table, change: nft.DeleteCounter) -> None:
+    _get(table.counters, change.name)
+    if ("counter", change.name) in _references(table):
+        raise _Refused(errno.EBUSY)
+    del table.counters[change.name]
 
 
 _DO: dict[type, Callable[[_Table, Any], None]] = {
@@ -285,4 +356,6 @@ _DO: dict[type, Callable[[_Table, Any], None]] = {
     nft.DeleteSet: _delete_set,
     nft.AddElements: _add_elements,
     nft.DeleteElements: _delete_elements,
+    nft.AddCounter: _add_counter,
+    nft.DeleteCounter: _delete_counter,
 }

@@ -24,6 +24,7 @@ from plait.model.errors import PlaitError
 from plait.wire import nfnetlink as nl
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
+from plait.wire.nft_effects import Log
 
 _KIND: Final = nl.SUBSYS_NFTABLES << 8
 _INET: Final = e.NFPROTO_INET
@@ -36,6 +37,8 @@ class Features(NamedTuple):
     """Tables with an owner that persist (6.9)."""
     tproxy: bool
     """Transparent proxying in nf_tables (nft_tproxy)."""
+    nflog: bool
+    """Rules that hand packets to a listener (nft_log, nfnetlink_log)."""
 
 
 class Refusal(NamedTuple):
@@ -75,6 +78,13 @@ class NftDoor(Protocol):
     def rules(self) -> tuple[nft_read.RuleInfo, ...]:
         """Our rules with their counters."""
 
+    def counters(self) -> dict[str, nft_read.Count]:
+        """Our named counters."""
+
+    def live(self, name: str) -> dict[bytes, int]:
+        """Elements of one of our sets that have an end, with the milliseconds that are left;
+        empty when there is no such set."""
+
     def close(self) -> None:
         """Close; the table stays."""
 
@@ -95,7 +105,9 @@ class Nft:
     def __init__(self, table: str = marks.NFT_TABLE, *, sock: socket.socket | None = None) -> None:
         self._name = table
         self._nl = NfnetlinkSocket(sock=sock)
-        self._features = Features(self._probe_owner(), self._probe_tproxy())
+        self._features = Features(
+            owner=self._probe_owner(), tproxy=self._probe_tproxy(), nflog=self._probe_nflog()
+        )
 
     @property
     def features(self) -> Features:
@@ -157,12 +169,35 @@ class Nft:
             },
             sets,
             {name: self._elements(declared) for name, declared in sets.items()},
+            set(self.counters()),
         )
 
     def _elements(self, declared: nft_read.SetInfo) -> dict[bytes, nft.Data]:
         query = nft_read.elements_query(self._name, declared.name)
         found = self._nl.dump(_KIND | nft.GETSETELEM, query, family=_INET)
-        return nft_read.element_map(found, interval=bool(declared.flags & nft.SET_INTERVAL))
+        kind = declared.flags & (nft.SET_INTERVAL | nft.SET_CONCAT)
+        return nft_read.element_map(found, interval=kind == nft.SET_INTERVAL)
+
+    def counters(self) -> dict[str, nft_read.Count]:
+        """See NftDoor."""
+        query = nft_read.counters_query(self._name)
+        found = {}
+        for msg in self._nl.dump(_KIND | nft.GETOBJ, query, family=_INET):
+            table, name, count = nft_read.counter_info(msg)
+            if table == self._name:
+                found[name] = count
+        return found
+
+    def live(self, name: str) -> dict[bytes, int]:
+        """See NftDoor."""
+        query = nft_read.elements_query(self._name, name)
+        try:
+            found = self._nl.dump(_KIND | nft.GETSETELEM, query, family=_INET)
+        except NetfilterError as error:
+            if error.errno == errno.ENOENT:
+                return {}
+            raise
+        return {key: left for msg in found for key, left in nft_read.remaining(msg)}
 
     def rules(self) -> tuple[nft_read.RuleInfo, ...]:
         """See NftDoor."""
@@ -200,6 +235,11 @@ class Nft:
             (nft.Rule("probe", (e.family(4), e.protocol("udp"), e.Tproxy("127.0.0.1", 53))),),
             nft.Hook("filter", "prerouting", 0, -150),
         )
+        return self._try(nft.AddTable(), nft.AddChain(chain), nft.AddRules(chain))
+
+    def _probe_nflog(self) -> bool:
+        rule = nft.Rule("probe", (Log("probe", marks.LOG_GROUP, 1),))
+        chain = nft.Chain("probe", (rule,))
         return self._try(nft.AddTable(), nft.AddChain(chain), nft.AddRules(chain))
 
     def _try(self, *changes: nft.Change) -> bool:

@@ -25,8 +25,6 @@ LOG_GROUP: Final = 0x706C
 LOG_PREFIX: Final = re.compile(r"([a-z0-9]{1,16})\.([ei])([ads])")
 """Prefix of what our rules log: id of the rule or word for the reason; egress or ingress; accept,
 deny, or staged: would be denied."""
-NFLOG_GROUP: Final = 0x706C
-"""Group of NFLOG that our rules log to; 28780."""
 COMMENT: Final = "plait"
 """Comment of our rules in chains that belong to others (DOCKER-USER)."""
 ALIAS_PREFIX: Final = "plait:"

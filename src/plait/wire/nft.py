@@ -35,6 +35,7 @@ NEWRULE, GETRULE, DELRULE = 6, 7, 8
 NEWSET, GETSET, DELSET = 9, 10, 11
 NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
 NEWGEN, GETGEN = 15, 16
+NEWOBJ, GETOBJ, DELOBJ = 18, 19, 20
 
 GROUP_NFTABLES: Final = 7
 """NFNLGRP_NFTABLES: multicast group of changes to any ruleset of the namespace."""
@@ -46,7 +47,11 @@ TABLE_PERSIST: Final = 4
 
 SET_INTERVAL: Final = 4
 SET_MAP: Final = 8
+SET_TIMEOUT: Final = 16
+SET_CONCAT: Final = 128
+"""NFT_SET_CONCAT, kernel 5.6: each field of a concatenation is a range of its own."""
 ELEM_INTERVAL_END: Final = 1
+OBJECT_COUNTER: Final = 1
 
 _FAMILY: Final = e.NFPROTO_INET
 DATA_TYPE_VERDICT: Final = 0xFFFF_FF00
@@ -119,13 +124,24 @@ class Set(msgspec.Struct, frozen=True):
     value: tuple[Type, ...] = ()
     verdicts: bool = False
     interval: bool = False
-    """Elements are ranges of one address: the key is the first and the last, side by side."""
+    """Elements are ranges: the key is the first and the last, side by side. Of a concatenation,
+    each field is a range of its own."""
+    timeout: bool = False
+    """Elements may have an end; whoever adds one says when."""
+
+    @property
+    def ranged_fields(self) -> bool:
+        """Whether elements are ranges of more than one field."""
+        return self.interval and len(self.key) > 1
 
     @property
     def flags(self) -> int:
         """NFT_SET_*."""
-        return (SET_MAP if self.value or self.verdicts else 0) | (
-            SET_INTERVAL if self.interval else 0
+        return (
+            (SET_MAP if self.value or self.verdicts else 0)
+            | (SET_INTERVAL if self.interval else 0)
+            | (SET_TIMEOUT if self.timeout else 0)
+            | (SET_CONCAT if self.ranged_fields else 0)
         )
 
     @property
@@ -140,15 +156,20 @@ class Set(msgspec.Struct, frozen=True):
             text += " : verdict"
         elif self.value:
             text += " : " + " . ".join(t.name for t in self.value)
-        return text + (" flags interval" if self.interval else "")
+        flags = [word for word in ("interval", "timeout") if getattr(self, word)]
+        return text + (" flags " + ",".join(flags) if flags else "")
 
     def show_key(self, key: bytes) -> str:
         """An element's key in nft's syntax."""
-        if self.interval:
-            size = len(key) // 2
-            first, last = (ipaddress.ip_address(part) for part in (key[:size], key[size:]))
-            return str(first) if first == last else f"{first}-{last}"
-        return _show(self.key, key)
+        if not self.interval:
+            return _show(self.key, key)
+        size, offset, parts = len(key) // 2, 0, []
+        for kind in self.key:
+            low, high = offset, offset + size
+            first, last = (kind.show(key[at : at + kind.size]) for at in (low, high))
+            parts.append(first if first == last else f"{first}-{last}")
+            offset += (kind.size + 3) & ~3
+        return " . ".join(parts)
 
     def show(self, key: bytes, data: Data) -> str:
         """An element in nft's syntax."""
@@ -315,6 +336,9 @@ class AddSet(msgspec.Struct, frozen=True):
             body += u32(6, DATA_TYPE_VERDICT) + u32(7, 16)
         elif s.value:
             body += u32(6, _ident(s.value)) + u32(7, _width(s.value))
+        if s.ranged_fields:
+            lengths = b"".join([nested(1, u32(1, t.size)) for t in s.key])
+            body += nested(9, nested(2, lengths))
         # libnftables needs to be told that interface names are in host order to list them.
         order = 1 if s.key == (IFNAME,) else 2
         body += attr(13, bytes((0, 4)) + e.host32(order))
@@ -347,11 +371,11 @@ class Elements(msgspec.Struct, frozen=True):
     set: Set
     elements: tuple[tuple[bytes, Data], ...]
 
-    def _requests(self, table: str, kind: int, flags: int) -> Iterator[Request]:
+    def _requests(self, table: str, kind: int, flags: int, extra: bytes = b"") -> Iterator[Request]:
         head = string(1, table) + string(2, self.set.name)
         parts: list[bytes] = []
         size = 0
-        for item in self._pack():
+        for item in self._pack(extra):
             if size + len(item) > _ELEMENT_LIST_LIMIT:
                 yield kind, flags, _FAMILY, head + nested(3, *parts)
                 parts, size = [], 0
@@ -360,13 +384,18 @@ class Elements(msgspec.Struct, frozen=True):
         if parts:
             yield kind, flags, _FAMILY, head + nested(3, *parts)
 
-    def _pack(self) -> Iterator[bytes]:
-        if self.set.interval:
+    def _pack(self, extra: bytes = b"") -> Iterator[bytes]:
+        if self.set.ranged_fields:
+            size = self.set.key_size
+            for key, data in self.elements:
+                first, last = e.value_data(key[:size]), e.value_data(key[size:])
+                yield nested(1, nested(1, first), nested(10, last), _pack_data(data))
+        elif self.set.interval:
             for key, data in self.elements:
                 yield from _pack_range(key, data)
-            return
-        for key, data in self.elements:
-            yield nested(1, nested(1, e.value_data(key)), _pack_data(data))
+        else:
+            for key, data in self.elements:
+                yield nested(1, nested(1, e.value_data(key)), _pack_data(data), extra)
 
     def _text(self, table: str, verb: str) -> str:
         shown = ", ".join(self.set.show(key, data) for key, data in self.elements)
@@ -401,6 +430,27 @@ class AddElements(Elements, frozen=True):
         return self._text(table, "add")
 
 
+class AddTimed(Elements, frozen=True):
+    """Add elements that the kernel removes by itself after so many milliseconds.
+
+    One that is there already is no error; only from kernel 6.12 on it then gets the new end.
+    """
+
+    milliseconds: int
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        timeout = attr(4, self.milliseconds.to_bytes(8, "big"))
+        return self._requests(table, NEWSETELEM, F_CREATE, timeout)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        shown = ", ".join(
+            f"{self.set.show_key(key)} timeout {self.milliseconds}ms" for key, _ in self.elements
+        )
+        return f"add element inet {table} {self.set.name} {{ {shown} }}"
+
+
 class DeleteElements(Elements, frozen=True):
     """Delete elements; refused (ENOENT) if one is not there."""
 
@@ -413,6 +463,35 @@ class DeleteElements(Elements, frozen=True):
         return self._text(table, "delete")
 
 
+class AddCounter(msgspec.Struct, frozen=True):
+    """Make a named counter, at zero; one that is there keeps what it counted."""
+
+    name: str
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        body = string(1, table) + string(2, self.name) + u32(3, OBJECT_COUNTER)
+        yield NEWOBJ, F_CREATE, _FAMILY, body + nested(4)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return f"add counter inet {table} {self.name}"
+
+
+class DeleteCounter(msgspec.Struct, frozen=True):
+    """Remove a named counter; refused (EBUSY) while a rule uses it."""
+
+    name: str
+
+    def requests(self, table: str) -> Iterator[Request]:
+        """See Step."""
+        yield DELOBJ, 0, _FAMILY, string(1, table) + string(2, self.name) + u32(3, OBJECT_COUNTER)
+
+    def text(self, table: str) -> str:
+        """See Step."""
+        return f"delete counter inet {table} {self.name}"
+
+
 Change = (
     AddTable
     | DeleteTable
@@ -423,7 +502,10 @@ Change = (
     | AddSet
     | DeleteSet
     | AddElements
+    | AddTimed
     | DeleteElements
+    | AddCounter
+    | DeleteCounter
 )
 
 

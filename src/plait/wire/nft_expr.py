@@ -156,6 +156,13 @@ def _bits(names: dict[int, str]) -> Callable[[bytes], str]:
     return show
 
 
+_TCP_FLAGS: Final = {1: "fin", 2: "syn", 4: "rst", 8: "psh", 16: "ack", 32: "urg"}
+
+
+def _show_tcp_flags(raw: bytes) -> str:
+    return ",".join(name for bit, name in _TCP_FLAGS.items() if raw[0] & bit)
+
+
 IIFGROUP: Final = Field("iifgroup", 4, _meta(21), _show_host)
 OIFGROUP: Final = Field("oifgroup", 4, _meta(22), _show_host)
 IIFNAME: Final = Field("iifname", 16, _meta(6), show_ifname)
@@ -190,6 +197,11 @@ ICMP_TYPE: Final = {
     4: Field("icmp type", 1, _payload(2, 0, 1), show_number),
     6: Field("icmpv6 type", 1, _payload(2, 0, 1), show_number),
 }
+ICMP_CODE: Final = {
+    4: Field("icmp code", 1, _payload(2, 1, 1), show_number),
+    6: Field("icmpv6 code", 1, _payload(2, 1, 1), show_number),
+}
+TCP_FLAGS: Final = Field("tcp flags", 1, _payload(2, 13, 1), _show_tcp_flags)
 VXLAN_VNI: Final = Field("@th,96,24", 3, _payload(2, 12, 3), show_number)
 """UDP header (8 bytes), VXLAN flags and reserved (4), then the VNI (RFC 7348 section 5)."""
 
@@ -294,6 +306,24 @@ class Masked(msgspec.Struct, frozen=True):
         if self.value is None:
             return f"{self.field.name} {mask}"
         return f"{self.field.name} & {mask} == {self.field.show(host32(self.value))}"
+
+
+class FlagsDiffer(msgspec.Struct, frozen=True):
+    """A one-byte field of flags, under a mask, is not a value."""
+
+    field: Field
+    mask: int
+    value: int
+
+    def pack(self) -> bytes:
+        """See Statement."""
+        mask = _mask(byte(self.mask), bytes(1))
+        return self.field.load(_REG_1) + mask + _cmp("!=", byte(self.value))
+
+    def text(self) -> str:
+        """See Statement."""
+        value, mask = self.field.show(byte(self.value)), self.field.show(byte(self.mask))
+        return f"{self.field.name} != {value} / {mask}"
 
 
 def _load(fields: tuple[Field, ...]) -> bytes:

@@ -16,6 +16,7 @@ from plait.wire.nfnetlink import (
     integer,
     string,
     text,
+    u32,
 )
 
 _KIND: Final = SUBSYS_NFTABLES << 8
@@ -76,6 +77,15 @@ class TableState(NamedTuple):
     sets: dict[str, SetInfo]
     elements: dict[str, dict[bytes, nft.Data]]
     """By set, then by key as `nft.Set` has it (a range's first and last address)."""
+    counters: set[str]
+    """Names of counters."""
+
+
+class Count(NamedTuple):
+    """What a counter has counted."""
+
+    packets: int
+    bytes: int
 
 
 def describe_chain(wanted: nft.Chain) -> ChainState:
@@ -95,6 +105,11 @@ def table_query(name: str) -> bytes:
 def chain_query(table: str, chain: str) -> bytes:
     """Attributes that select one chain (NFT_MSG_GETCHAIN)."""
     return string(1, table) + string(3, chain)
+
+
+def counters_query(table: str) -> bytes:
+    """Attributes that select a table's counters."""
+    return string(1, table) + u32(3, nft.OBJECT_COUNTER)
 
 
 def elements_query(table: str, name: str) -> bytes:
@@ -175,16 +190,25 @@ def _set_info(view: memoryview) -> SetInfo:
     )
 
 
-def elements(msg: Message) -> Iterator[tuple[bytes, nft.Data, int]]:
-    """(key, value, flags) of the elements of an NFT_MSG_NEWSETELEM."""
+def _items(msg: Message) -> Iterator[dict[int, memoryview]]:
+    """Attributes of the elements of an NFT_MSG_NEWSETELEM."""
     attrs = attributes(msg.body)
-    if 3 not in attrs:
-        return
-    for _, view in each(attrs[3]):
-        item = attributes(view)
-        if 1 not in item:
-            continue
-        key = bytes(attributes(item[1])[1])
+    if 3 in attrs:
+        for _, view in each(attrs[3]):
+            item = attributes(view)
+            if 1 in item:
+                yield item
+
+
+def _key(item: dict[int, memoryview], kind: int) -> bytes:
+    return bytes(attributes(item[kind])[1])
+
+
+def elements(msg: Message) -> Iterator[tuple[bytes, nft.Data, int]]:
+    """(key, value, flags) of the elements of an NFT_MSG_NEWSETELEM; the key of one that ranges
+    over several fields is its first and its last, side by side."""
+    for item in _items(msg):
+        key = _key(item, 1) + (_key(item, 10) if 10 in item else b"")
         data: nft.Data = None
         if 2 in item:
             value = attributes(item[2])
@@ -197,8 +221,22 @@ def elements(msg: Message) -> Iterator[tuple[bytes, nft.Data, int]]:
         yield key, data, _number(item, 3)
 
 
+def remaining(msg: Message) -> Iterator[tuple[bytes, int]]:
+    """(key, milliseconds left) of the elements of an NFT_MSG_NEWSETELEM that have an end."""
+    for item in _items(msg):
+        if 5 in item:
+            yield _key(item, 1), integer(item[5])
+
+
+def counter_info(msg: Message) -> tuple[str, str, Count]:
+    """(table, name, counts) of an NFT_MSG_NEWOBJ of a counter."""
+    attrs = attributes(msg.body)
+    data = attributes(attrs[4]) if 4 in attrs else {}
+    return text(attrs[1]), text(attrs[2]), Count(_number(data, 2), _number(data, 1))
+
+
 def element_map(found: Iterable[Message], *, interval: bool) -> dict[bytes, nft.Data]:
-    """All elements of a set's dump, by key."""
+    """All elements of a set's dump, by key; `interval` says that they are ranges of one field."""
     items = (item for msg in found for item in elements(msg))
     if interval:
         return dict(nft.ranges(items))

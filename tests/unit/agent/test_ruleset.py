@@ -35,7 +35,9 @@ def test_no_name_of_a_network_reaches_the_ruleset(name: str) -> None:
 def test_every_drop_and_accept_is_counted() -> None:
     for chain in all_chains():
         for rule in chain.rules:
-            if rule.statements[-1] in (e.ACCEPT, e.DROP):
+            # What is established has been counted by the networks' chains.
+            again = chain.name.startswith("policy-") and rule.why == "established"
+            if rule.statements[-1] in (e.ACCEPT, e.DROP) and not again:
                 assert e.Counter() in rule.statements, (chain.name, rule.why)
 
 
@@ -43,7 +45,8 @@ def test_every_path_of_an_endpoint_ends_in_a_verdict() -> None:
     ends = {"source", "egress", "ingress", "host-in", "host-out", "foreign"}
     for chain in all_chains():
         if chain.name in ends:
-            assert chain.rules[-1].statements == (e.Counter(), e.DROP)
+            statements = chain.rules[-1].statements
+            assert (statements[0], statements[-1]) == (e.Counter(), e.DROP)
 
 
 def test_without_dns_no_packet_is_proxied() -> None:

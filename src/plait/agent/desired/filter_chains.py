@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, Literal
 
+from plait.agent.desired.filter_logs import DENIED, log
 from plait.agent.desired.filter_sets import (
     FAMILIES,
     FROM,
@@ -16,6 +17,7 @@ from plait.agent.desired.filter_sets import (
     TO,
     VTEPS,
 )
+from plait.agent.desired.policy_base import by_policy, policy_base, policy_hooks
 from plait.model import marks
 from plait.wire import nft_expr as e
 from plait.wire.nft import Chain, Hook, Rule
@@ -36,21 +38,23 @@ _OWN_ADDRESS: Final = {4: marks.GATEWAY4, 6: marks.RESOLVER6}
 """An address of the host, on every host, that each endpoint has a route to."""
 
 
-def base_chains(vxlan_port: int, vni: int, dns: bool) -> tuple[Chain, ...]:
+def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tuple[Chain, ...]:
     """The chains that every host has, each after those that it leads to.
 
-    `dns` is false where the resolver is off or the kernel cannot proxy transparently.
+    `dns` is false where the resolver is off or the kernel cannot proxy transparently, `logs` where
+    the kernel cannot hand packets to a listener.
     """
     return (
-        _source(),
+        _source(logs),
         _dns(),
         _ports(),
-        _foreign(),
-        _ingress(),
+        _foreign(logs),
+        _ingress(logs),
         _deliver(),
         _leave(vxlan_port),
         _egress(),
-        _host_in(),
+        *policy_base(logs),
+        _host_in(logs),
         _host_out(),
         _srcnat_endpoint(),
         Chain(
@@ -102,8 +106,9 @@ def base_chains(vxlan_port: int, vni: int, dns: bool) -> tuple[Chain, ...]:
                 Rule("from endpoint", (_FROM_ENDPOINT, e.goto("egress"))),
                 Rule("to endpoint", (_TO_ENDPOINT, e.goto("ingress"))),
             ),
-            Hook("filter", "forward", 2, -1),
+            Hook("filter", "forward", 2, -3),
         ),
+        *policy_hooks(),
         Chain(
             "filter-input",
             (
@@ -148,7 +153,7 @@ def _dns_marked() -> e.Masked:
     return e.Masked(e.MARK, marks.DNS_MARK_MASK, marks.DNS_MARK)
 
 
-def _source() -> Chain:
+def _source(logs: bool) -> Chain:
     own = [
         Rule(
             "own source",
@@ -180,7 +185,8 @@ def _source() -> Chain:
             ACCEPT,
         ),
     )
-    return Chain("source", (*own, discovery, detection, Rule("unknown source", (_COUNT, DROP))))
+    unknown = Rule("unknown source", (_COUNT, *log(logs, "source", "egress", DENIED), DROP))
+    return Chain("source", (*own, discovery, detection, unknown))
 
 
 def _dns() -> Chain:
@@ -246,7 +252,7 @@ def _egress() -> Chain:
     )
 
 
-def _ingress() -> Chain:
+def _ingress(logs: bool) -> Chain:
     return Chain(
         "ingress",
         (
@@ -263,6 +269,7 @@ def _ingress() -> Chain:
                         InSet((e.SADDR[f],), POOLS[f].name),
                         Match(e.SOURCE_LINK, bytes(4)),
                         _COUNT,
+                        *log(logs, "source", "ingress", DENIED),
                         DROP,
                     ),
                 )
@@ -285,13 +292,13 @@ def _deliver() -> Chain:
     )
 
 
-def _foreign() -> Chain:
+def _foreign(logs: bool) -> Chain:
     """To an address of another network: only what was sent to a published port."""
     return Chain(
         "foreign",
         (
             Rule("published port", (_PUBLISHED, _COUNT, e.goto("deliver"))),
-            Rule("another network", (_COUNT, DROP)),
+            Rule("another network", (_COUNT, *log(logs, "network", "egress", DENIED), DROP)),
         ),
     )
 
@@ -311,14 +318,19 @@ def _leave(vxlan_port: int) -> Chain:
     )
 
 
-def _host_in() -> Chain:
+def _host_in(logs: bool) -> Chain:
+    denied: tuple[e.Statement, ...] = (_COUNT, *log(logs, "host", "egress", DENIED), DROP)
     rules = [
         Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
         Rule("unknown sender", (InSet((e.IIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
-        Rule("loopback", (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), _COUNT, DROP)),
+        Rule("loopback", (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), *denied)),
     ]
     dns = Match(e.DPORT, e.port(53))
     rules += [Rule("dns", (e.protocol(p), dns, _COUNT, ACCEPT)) for p in ("udp", "tcp")]
+    discovery = e.Between(e.ICMP_TYPE[6], e.byte(_ND_SOLICIT), e.byte(_ND_ADVERT))
+    rules.append(Rule("neighbour discovery", (e.protocol("icmpv6"), discovery, _COUNT, ACCEPT)))
+    # What a policy accepts is open, what it denies closed; of the rest the host decides.
+    rules += by_policy("egress")
     rules += [
         Rule(
             "echo",
@@ -326,11 +338,7 @@ def _host_in() -> Chain:
         )
         for f in FAMILIES
     ]
-    discovery = e.Between(e.ICMP_TYPE[6], e.byte(_ND_SOLICIT), e.byte(_ND_ADVERT))
-    rules += [
-        Rule("neighbour discovery", (e.protocol("icmpv6"), discovery, _COUNT, ACCEPT)),
-        Rule("to host", (_COUNT, DROP)),
-    ]
+    rules.append(Rule("to host", denied))
     return Chain("host-in", tuple(rules))
 
 

@@ -40,12 +40,32 @@ HOSTPORTS: Final = {
     6: Set("hostports6", (nft.IPV6, nft.PROTO, nft.SERVICE), (nft.IPV6, nft.SERVICE)),
 }
 """Ports published on one local address."""
+POLICY: Final = {
+    ("egress", 4): Set("pe4", (nft.IPV4,), verdicts=True),
+    ("egress", 6): Set("pe6", (nft.IPV6,), verdicts=True),
+    ("ingress", 4): Set("pi4", (nft.IPV4,), verdicts=True),
+    ("ingress", 6): Set("pi6", (nft.IPV6,), verdicts=True),
+}
+"""Address of a local endpoint to the chain of its policies, for what it sends and receives."""
+PEERS: Final = {4: Set("peers4", (nft.IPV4,)), 6: Set("peers6", (nft.IPV6,))}
+"""Address of every known endpoint, here and elsewhere."""
 ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN)
 NETWORK_SETS: Final = (FROM[4], FROM[6], TO[4], TO[6])
 PORT_SETS: Final = (PORTS[4], PORTS[6], HOSTPORTS[4], HOSTPORTS[6])
 BASE_SETS: Final = (POOLS[4], POOLS[6], VTEPS[4], VTEPS[6])
-SETS: Final = {s.name: s for s in (*ENDPOINT_SETS, *NETWORK_SETS, *PORT_SETS, *BASE_SETS)}
+POLICY_SETS: Final = (*POLICY.values(), PEERS[4], PEERS[6])
+SETS: Final = {
+    s.name: s for s in (*ENDPOINT_SETS, *NETWORK_SETS, *PORT_SETS, *BASE_SETS, *POLICY_SETS)
+}
+"""Those that are always there; policies bring their own."""
 
 FAMILIES: Final[tuple[Literal[4, 6], ...]] = (4, 6)
 EGRESS_PREFIX: Final = "e-"
 INGRESS_PREFIX: Final = "i-"
+POLICY_PREFIX: Final = "p-"
+"""Of the sets that policies bring."""
+CLASS_PREFIX: Final = "pk-"
+TIER_PREFIX: Final = "pt-"
+CHAIN_PREFIX: Final = "pc-"
+POLICY_CHAINS: Final = (CLASS_PREFIX, TIER_PREFIX, CHAIN_PREFIX)
+"""Of the chains that policies bring."""

@@ -9,6 +9,8 @@ The path of a packet that concerns an endpoint (link group 112); others meet no 
 - `egress`, then the network's `e-…` chain: where the sender may reach.
 - `ingress`, then the network's `i-…` chain: who may reach the receiver. Both must agree.
   Each is found by one lookup of the address's pool, however many networks there are.
+- `policy-egress`, then `policy-ingress`: the policies of the sender and of the receiver; each
+  finds the class of a local address by one lookup (`policy_rules`).
 - `host-in`, `host-out`: between the host itself and its endpoints.
 - `srcnat`: what leaves our networks is masqueraded.
 
@@ -24,6 +26,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from plait.agent.desired.filter_chains import base_chains
+from plait.agent.desired.filter_logs import DENIED, log
 from plait.agent.desired.filter_sets import (
     BASE_SETS,
     EGRESS_PREFIX,
@@ -75,12 +78,13 @@ class Element(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def base_rules(vxlan_port: int, vni: int, dns: bool) -> tuple[ChainRules, ...]:
+def base_rules(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tuple[ChainRules, ...]:
     """See `base_chains`."""
-    return tuple(_described(chain) for chain in base_chains(vxlan_port, vni, dns))
+    return tuple(described(chain) for chain in base_chains(vxlan_port, vni, dns, logs))
 
 
-def _described(chain: Chain) -> ChainRules:
+def described(chain: Chain) -> ChainRules:
+    """A chain, and how the kernel describes it."""
     return ChainRules(chain, nft_read.describe_chain(chain))
 
 
@@ -123,18 +127,18 @@ def chain_suffix(network: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def network_rules(network: str, wanted: FilterNetwork) -> NetworkRules:
+def network_rules(network: str, wanted: FilterNetwork, logs: bool = True) -> NetworkRules:
     """The chains of a network and the elements that lead to them."""
-    egress, ingress = network_chains(network, wanted)
+    egress, ingress = network_chains(network, wanted, logs)
     elements = [
         Element(dispatch[4 if "." in pool else 6].name, nft.cidr_range(pool), e.goto(chain.name))
         for dispatch, chain in ((FROM, egress), (TO, ingress))
         for pool in wanted.pools
     ]
-    return NetworkRules((_described(egress), _described(ingress)), tuple(elements))
+    return NetworkRules((described(egress), described(ingress)), tuple(elements))
 
 
-def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
+def network_chains(network: str, wanted: FilterNetwork, logs: bool = True) -> tuple[Chain, Chain]:
     """The chains of a network: where its endpoints may reach, and who may reach them."""
     pools = [ipaddress.ip_network(p) for p in wanted.pools]
     suffix = chain_suffix(network)
@@ -159,7 +163,8 @@ def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
     ]
     if wanted.internal:
         # As on a host without a default route: refused at once, not after a timeout.
-        egress.append(Rule("internal network", (_COUNT, e.RejectNoRoute())))
+        denied = log(logs, "internal", "egress", DENIED)
+        egress.append(Rule("internal network", (_COUNT, *denied, e.RejectNoRoute())))
     else:
         egress += [
             Rule(
@@ -170,7 +175,8 @@ def network_chains(network: str, wanted: FilterNetwork) -> tuple[Chain, Chain]:
         ]
         egress.append(Rule("leaves our networks", (e.goto("leave"),)))
         ingress.append(Rule("published port", (_PUBLISHED, _COUNT, ACCEPT)))
-    ingress.append(Rule("not from own network", (_COUNT, DROP)))
+    denied = log(logs, "network", "ingress", DENIED)
+    ingress.append(Rule("not from own network", (_COUNT, *denied, DROP)))
     return (
         Chain(EGRESS_PREFIX + suffix, tuple(egress)),
         Chain(INGRESS_PREFIX + suffix, tuple(ingress)),

@@ -13,15 +13,16 @@ is refused once more is left out and reported, and the rest is done.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from plait.agent.desired import filter_sets, ruleset
+from plait.agent.desired import filter_sets, policy_sets, ruleset
+from plait.agent.desired.policy_fill import NOTHING, whole
 from plait.agent.desired.ruleset import Element
 from plait.agent.programmers.base import Failure, Op
-from plait.agent.programmers.filter_table import FilterTable, endpoints_of
+from plait.agent.programmers.filter_table import EMPTY, FilterTable, endpoints_of
 from plait.kernel.conntrack import FlowDoor
 from plait.kernel.nft import Refusal
 from plait.model import marks
@@ -149,6 +150,8 @@ class FilterBase(_FilterProgrammer):
 
     def __init__(self, table: FilterTable) -> None:
         super().__init__(table)
+        self._bare = False
+        """The kernel refused the table with its policies."""
         self._steps = {
             "table": self._table_step,
             "chain": self._chain_step,
@@ -161,22 +164,22 @@ class FilterBase(_FilterProgrammer):
         wanted = desired.filter
         if self.table.stale is not None:
             have = self.table.stale.info
-            return (self._op(("table",), self._replacement(wanted, self.table.stale), have),)
+            return (self._op(("table",), self._replacement(desired, self.table.stale), have),)
         ops = []
         if not self.table.adopted():
             have_info = self.table.actual.info if self.table.actual else None
             ops.append(self._op(("table",), (nft.AddTable(self.table.flags),), have_info))
-        actual = self.table.actual or _EMPTY
+        actual = self.table.actual or EMPTY
         chains = {rules.chain.name: rules for rules in self._chains(wanted)}
         ops += [
             self._op(("chain", name), None, held)
             for name, held in actual.chains.items()
-            if name not in chains and not _is_network(name)
+            if name not in chains and not _is_network(name) and not _is_policy(name)
         ]
         ops += [
             self._op(("set", name), None, held)
             for name, held in actual.sets.items()
-            if name not in filter_sets.SETS
+            if name not in filter_sets.SETS and not policy_sets.is_policy(name)
         ]
         ops += [
             self._op(("set", name), declared, None)
@@ -196,11 +199,20 @@ class FilterBase(_FilterProgrammer):
 
     def _chains(self, wanted: Filter) -> tuple[ruleset.ChainRules, ...]:
         dns = wanted.dns and self.table.features.tproxy
-        return ruleset.base_rules(wanted.vxlan_port, wanted.vni, dns)
+        return ruleset.base_rules(wanted.vxlan_port, wanted.vni, dns, self.table.features.nflog)
 
-    def _replacement(self, wanted: Filter, stale: nft_read.TableState) -> tuple[nft.Change, ...]:
-        """The whole table anew; what was open and may stay open is never closed."""
-        networks = [ruleset.network_rules(name, n) for name, n in _used_networks(wanted).items()]
+    def _replacement(
+        self, desired: HostState, stale: nft_read.TableState
+    ) -> tuple[nft.Change, ...]:
+        """The whole table anew, policies too; what was open and may stay open is never closed.
+
+        When the kernel refuses that, the next is one without policies, in which all endpoints
+        that have some are closed.
+        """
+        wanted = desired.filter
+        logs = self.table.features.nflog
+        used = _used_networks(wanted)
+        networks = [ruleset.network_rules(name, n, logs) for name, n in used.items()]
         chains = [rules.chain for rules in self._chains(wanted)]
         chains += [rules.chain for network in networks for rules in network.chains]
         open_now = endpoints_of(stale)
@@ -210,8 +222,12 @@ class FilterBase(_FilterProgrammer):
             for key, data in held.items()
         ]
         elements += [element for network in networks for element in network.elements]
+        policies = NOTHING if self._bare else whole(desired.policy, log=logs)
+        elements += policies.dispatch
         for link, endpoint in wanted.endpoints.items():
             found = _wanted_endpoint(wanted, link, endpoint) or frozenset()
+            if self._bare and any(a in desired.policy.dispatch for a in endpoint.addresses):
+                continue
             elements += sorted(found & open_now.get(link, frozenset()), key=lambda x: x[:2])
         for element in wanted_ports(wanted).values():
             if stale.elements.get(element.set, {}).get(element.key) == element.data:
@@ -220,16 +236,26 @@ class FilterBase(_FilterProgrammer):
             nft.DeleteTable(),
             nft.AddTable(self.table.flags),
             *[nft.AddSet(declared) for declared in filter_sets.SETS.values()],
+            *policies.before,
             *[nft.AddChain(chain) for chain in chains],
             *[nft.AddRules(chain) for chain in chains if chain.rules],
             *_elements(nft.AddElements, elements),
         )
 
     def _table_step(self, _key: tuple[Any, ...], want: tuple[nft.Change, ...]) -> Step:
-        return Step(before=list(want))
+        made = {change.set.name for change in want if isinstance(change, nft.AddSet)}
+        return Step(before=[*want, *self._still_open(made)])
+
+    def _still_open(self, made: set[str]) -> Iterator[nft.AddTimed]:
+        """Addresses of domains for as long as they have left, in a table made anew."""
+        for name in self.table.stale.sets if self.table.stale else ():
+            declared = policy_sets.declared(name) if name in made else None
+            if declared is not None and declared.timeout:
+                for key, left in self.table.door.live(name).items():
+                    yield nft.AddTimed(declared, ((key, None),), left)
 
     def _chain_step(self, key: tuple[Any, ...], want: ruleset.ChainRules | None) -> Step:
-        held = (self.table.actual or _EMPTY).chains.get(key[1])
+        held = (self.table.actual or EMPTY).chains.get(key[1])
         if want is None:
             # Its rules may lead to other chains that go too.
             if held is None:
@@ -238,17 +264,23 @@ class FilterBase(_FilterProgrammer):
         return _chain(want, held)
 
     def _set_step(self, key: tuple[Any, ...], want: nft.Set | None) -> Step:
-        there = key[1] in (self.table.actual or _EMPTY).sets
+        there = key[1] in (self.table.actual or EMPTY).sets
         if want is None:
             return Step(after=[nft.DeleteSet(key[1])] if there else [])
         return Step(declare=[] if there else [nft.AddSet(want)])
 
     def _element_step(self, key: tuple[Any, ...], want: bool | None) -> Step:
-        there = key[2] in (self.table.actual or _EMPTY).elements.get(key[1], {})
+        there = key[2] in (self.table.actual or EMPTY).elements.get(key[1], {})
         element = Element(key[1], key[2], None)
         if want is None:
             return Step(close=[element] if there else [])
         return Step(open=[] if there else [element])
+
+    def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        """See Programmer."""
+        failures = super().apply(ops)
+        self._bare = any(failure.op.key == ("table",) for failure in failures)
+        return failures
 
     def _done(self, done: Sequence[tuple[Op, Step]]) -> None:
         if any(op.key == ("table",) for op, _ in done):
@@ -273,11 +305,11 @@ class FilterEndpoints(_FilterProgrammer):
     def plan(self, desired: HostState) -> tuple[Op, ...]:
         """See Programmer."""
         wanted = desired.filter
-        actual = self.table.actual or _EMPTY
+        actual = self.table.actual or EMPTY
         ops = []
         networks = {}
         for name, network in _used_networks(wanted).items():
-            rules = ruleset.network_rules(name, network)
+            rules = ruleset.network_rules(name, network, self.table.features.nflog)
             suffix = ruleset.chain_suffix(name)
             networks[suffix] = rules
             held = _held_network(actual, rules)
@@ -319,7 +351,7 @@ class FilterEndpoints(_FilterProgrammer):
         return tuple(ops)
 
     def _network_step(self, key: tuple[Any, ...], want: ruleset.NetworkRules | None) -> Step:
-        actual = self.table.actual or _EMPTY
+        actual = self.table.actual or EMPTY
         if want is None:
             names = [p + key[1] for p in (filter_sets.EGRESS_PREFIX, filter_sets.INGRESS_PREFIX)]
             held = [
@@ -341,7 +373,7 @@ class FilterEndpoints(_FilterProgrammer):
         return step
 
     def _dispatch_step(self, key: tuple[Any, ...], _want: None) -> Step:
-        held = (self.table.actual or _EMPTY).elements.get(key[1], {})
+        held = (self.table.actual or EMPTY).elements.get(key[1], {})
         return Step(close=[Element(key[1], key[2], held[key[2]])] if key[2] in held else [])
 
     def _endpoint_step(self, key: tuple[Any, ...], want: frozenset[Element] | None) -> Step:
@@ -353,7 +385,7 @@ class FilterEndpoints(_FilterProgrammer):
         )
 
     def _port_step(self, key: tuple[Any, ...], want: Element | None) -> Step:
-        data = (self.table.actual or _EMPTY).elements.get(key[1], {}).get(key[2])
+        data = (self.table.actual or EMPTY).elements.get(key[1], {}).get(key[2])
         if want is not None and want.data == data:
             return Step()
         step = Step()
@@ -388,7 +420,6 @@ class FilterEndpoints(_FilterProgrammer):
             self._flows.forget_ports(ports)
 
 
-_EMPTY: Final = nft_read.TableState(nft_read.TableInfo(0, "", 0, 0, 0), {}, {}, {})
 _SOURCE_SETS: Final = frozenset(s.name for s in filter_sets.SRC.values())
 
 
@@ -436,6 +467,10 @@ def _suffix(verdict: nft.Data) -> str:
 
 def _is_network(chain: str) -> bool:
     return chain.startswith((filter_sets.EGRESS_PREFIX, filter_sets.INGRESS_PREFIX))
+
+
+def _is_policy(chain: str) -> bool:
+    return chain.startswith(filter_sets.POLICY_CHAINS)
 
 
 def _port_of(key: bytes) -> tuple[str, int]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from plait.agent.desired import filter_sets, ruleset
+from plait.agent.desired import filter_sets, policy_sets, ruleset
 from plait.agent.desired.ruleset import Element
 from plait.kernel.nft import Features, NftDoor, Refusal, owned_by_another
 from plait.model import marks
 from plait.model.hoststate import FilterEndpoint
 from plait.wire import nft, nft_read
+
+EMPTY: Final = nft_read.TableState(nft_read.TableInfo(0, "", 0, 0, 0), {}, {}, {}, set())
+"""What is there when there is no table."""
 
 
 class FilterTable:
@@ -29,6 +32,8 @@ class FilterTable:
         self.settled: dict[str, FilterEndpoint] = {}
         """Endpoints of which a plan found that `endpoints` is as they want it: the next plan
         need not look again."""
+        self.readings = 0
+        """How often `actual` became another one than what our own changes made of it."""
         self._generation = -1
 
     @property
@@ -55,6 +60,11 @@ class FilterTable:
                 "nftables cannot proxy transparently (nft_tproxy): names resolve only for "
                 f"containers whose resolver is {marks.GATEWAY4} or {marks.RESOLVER6}"
             )
+        if not self.features.nflog:
+            found.append(
+                "nftables cannot log to a listener (nft_log, nfnetlink_log): "
+                "`plait flows` shows nothing of this host"
+            )
         return tuple(found)
 
     def observe(self, *, force: bool = False) -> None:
@@ -76,6 +86,7 @@ class FilterTable:
         usable = found is not None and self._usable(found)
         self.actual, self.stale = (found, None) if usable else (None, found)
         self.endpoints, self.settled = endpoints_of(self.actual), {}
+        self.readings += 1
         self._generation = generation
 
     def _usable(self, found: nft_read.TableState) -> bool:
@@ -84,7 +95,7 @@ class FilterTable:
             # An orphan has lost its owner flag, and only that.
             flags |= nft.TABLE_OWNER
         return flags == self.flags and not any(
-            name in filter_sets.SETS and nft_read.describe(filter_sets.SETS[name]) != held
+            (declared := policy_sets.declared(name)) and nft_read.describe(declared) != held
             for name, held in found.sets.items()
         )
 
@@ -118,6 +129,7 @@ class FilterTable:
             adopt = [nft.AddTable(self.flags)] if self.actual else []
             self.door.commit([*adopt, nft.DeleteTable()])
         self.actual, self.stale, self._generation = None, None, -1
+        self.readings += 1
         self.endpoints, self.settled = {}, {}
 
     def _follow(self, change: nft.Change) -> None:
@@ -130,10 +142,11 @@ class FilterTable:
                     self.actual = (
                         state._replace(info=info)
                         if state
-                        else nft_read.TableState(info, {}, {}, {})
+                        else nft_read.TableState(info, {}, {}, {}, set())
                     )
             case nft.DeleteTable():
                 self.actual, self.stale, self.endpoints, self.settled = None, None, {}, {}
+                self.readings += 1
             case _ if state is not None:
                 _FOLLOW[type(change)](state, change)
 
@@ -157,6 +170,18 @@ def _follow_delete_elements(state: nft_read.TableState, change: Any) -> None:
     held = state.elements[change.set.name]
     for key, _ in change.elements:
         held.pop(key, None)
+
+
+def _follow_add_timed(state: nft_read.TableState, change: Any) -> None:
+    """What ends by itself is the kernel's to know."""
+
+
+def _follow_add_counter(state: nft_read.TableState, change: Any) -> None:
+    state.counters.add(change.name)
+
+
+def _follow_delete_counter(state: nft_read.TableState, change: Any) -> None:
+    state.counters.discard(change.name)
 
 
 def _follow_add_set(state: nft_read.TableState, change: Any) -> None:
@@ -192,6 +217,9 @@ def _follow_delete_chain(state: nft_read.TableState, change: Any) -> None:
 _FOLLOW: Final[dict[type, Callable[[nft_read.TableState, Any], None]]] = {
     nft.AddElements: _follow_add_elements,
     nft.DeleteElements: _follow_delete_elements,
+    nft.AddTimed: _follow_add_timed,
+    nft.AddCounter: _follow_add_counter,
+    nft.DeleteCounter: _follow_delete_counter,
     nft.AddSet: _follow_add_set,
     nft.DeleteSet: _follow_delete_set,
     nft.AddChain: _follow_add_chain,

@@ -1,0 +1,468 @@
+"""HostState.policy in the kernel: chains, sets and counters of policies in our nftables table.
+
+Every `apply` is one transaction, so that a packet meets the rules before a change or after it. A
+plan looks only at what is another object than the last time, and of a set's members only at what
+changed since (`Members.since`).
+
+What the kernel refuses is closed, not opened: in the place of a chain stands one that accepts
+nothing, and denies everything if the chain denied anything; in the place of a class one that
+denies. Other policies are not affected. What was refused is reported, and planned again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from operator import is_
+from typing import Any, Final, NamedTuple
+
+from plait.agent.desired import filter_sets
+from plait.agent.desired.policy_fill import Filling, fillings
+from plait.agent.desired.policy_rules import (
+    Compiled,
+    chain_name,
+    class_chains,
+    class_name,
+    closed,
+    closed_class,
+    dispatch_elements,
+    passes,
+    policy_chain,
+    tier_name,
+)
+from plait.agent.desired.policy_sets import ident_of, is_policy, packed
+from plait.agent.desired.ruleset import ChainRules, Element
+from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.filter_table import EMPTY, FilterTable
+from plait.agent.programmers.policy_steps import Key, Made, SetWant, Steps, text
+from plait.kernel.nft import Refusal
+from plait.model.errors import PlaitError
+from plait.model.hoststate import HostState
+from plait.model.members import Members
+from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
+from plait.wire import nft, nft_read
+from plait.wire.nft import Chain
+
+_RANK: Final = {"set": 0, "chain": 1, "class": 2, "dispatch": 3, "gone": 4}
+"""What is refused may be so because of what it leads to, which comes first."""
+
+
+class _Standing(NamedTuple):
+    """A chain or a class that was made, to be found again when the kernel was read anew."""
+
+    source: tuple[Any, ...]
+    compiled: Compiled
+    """Its chains without their rules: how they are described says enough."""
+
+
+class FilterPolicy:
+    """See the module's docstring."""
+
+    name = "filter.policy"
+
+    def __init__(self, table: FilterTable) -> None:
+        self.table = table
+        self.closed: dict[str, PolicyChain] = {}
+        """Chains that the kernel refused, as they were then: a closed one stands for each."""
+        self._closed_classes: dict[str, PolicyClass] = {}
+        self._wanted = Ruleset()
+        self._reading = -1
+        self._clean: dict[str, tuple[object, ...]] = {}
+        """By kind of object, the tables of the ruleset of which nothing is to be done."""
+        self._standing: dict[Key, _Standing] = {}
+        self._verified: set[Key] = set()
+        """What of it is known to be in the table as last read."""
+        self._constants: dict[Key, tuple[str, ...]] = {}
+        """Names of the constants that each chain and class needs."""
+        self._fillings: dict[str, Filling] = {}
+        self._followed: dict[str, tuple[Members[Any] | None, int]] = {}
+        """Sets to whose members they hold, and up to which change."""
+        self._dispatched: dict[str, Classes] = {}
+
+    def observe(self) -> None:
+        """Read our table, if it can have changed. Raises PlaitError if another owns it."""
+        self.table.observe()
+
+    # Planning
+
+    def plan(self, desired: HostState) -> tuple[Op, ...]:
+        """See Programmer."""
+        wanted = desired.policy
+        if self._reading != self.table.readings:
+            self._reading = self.table.readings
+            self._clean.clear()
+            self._verified.clear()
+            self._followed.clear()
+            self._dispatched.clear()
+        if self._is_clean("all", wanted):
+            return ()
+        self._wanted = wanted
+        for name in [n for n, c in self.closed.items() if wanted.chains.get(n) != c]:
+            del self.closed[name]
+        for name in [n for n, c in self._closed_classes.items() if wanted.classes.get(n) != c]:
+            del self._closed_classes[name]
+        ops = [*self._plan_sets(wanted), *self._plan_chains(wanted)]
+        ops += self._plan_dispatch(wanted)
+        ops += self._plan_gone(wanted)
+        if not ops:
+            self._clean["all"] = (wanted,)
+        return tuple(ops)
+
+    @property
+    def _actual(self) -> nft_read.TableState:
+        return self.table.actual or EMPTY
+
+    @property
+    def _log(self) -> bool:
+        return self.table.features.nflog
+
+    def _is_clean(self, kind: str, *tables: object) -> bool:
+        held = self._clean.get(kind)
+        return held is not None and len(held) == len(tables) and all(map(is_, held, tables))
+
+    def _chains(self) -> Mapping[str, PolicyChain]:
+        """The chains as they may stand: closed where the kernel refused."""
+        if not self.closed:
+            return self._wanted.chains
+        instead = {name: closed(chain) for name, chain in self.closed.items()}
+        return {**self._wanted.chains, **instead}
+
+    def _plan_chains(self, wanted: Ruleset) -> list[Op]:
+        if self._is_clean("chains", wanted.chains, wanted.classes):
+            return []
+        ops = []
+        chains = self._chains()
+        passing = {name for name, chain in chains.items() if passes(chain)}
+        kept: set[Key] = set()
+        for name, chain in wanted.chains.items():
+            key: Key = ("chain", name)
+            if name in self.closed:
+                ops += self._planned(key, self._made_chain(name, chain), True)
+            elif name not in passing:
+                kept.add(key)
+                if not self._stands(key, (chain,)):
+                    ops += self._unless_there(key, self._made_chain(name, chain))
+        for name, wish in wanted.classes.items():
+            key = ("class", name)
+            kept.add(key)
+            inlined = [chains[c] for tier in wish.tiers for c in tier.chains if c in passing]
+            if name in self._closed_classes:
+                ops += self._planned(key, self._made_class(name, wish), True)
+            elif not self._stands(key, (wish, *inlined)):
+                ops += self._unless_there(key, self._made_class(name, wish))
+        for key in self._constants.keys() - kept - {op.key for op in ops}:
+            self._standing.pop(key, None)
+            self._verified.discard(key)
+            del self._constants[key]
+        if not ops:
+            self._clean["chains"] = (wanted.chains, wanted.classes)
+        return ops
+
+    def _made_chain(self, name: str, chain: PolicyChain) -> Made:
+        return Made((chain,), policy_chain(name, chain, log=self._log))
+
+    def _made_class(self, name: str, wish: PolicyClass) -> Made:
+        chains = self._chains()
+        inlined = [chains[c] for t in wish.tiers for c in t.chains if passes(chains[c])]
+        return Made((wish, *inlined), class_chains(name, wish, chains, log=self._log))
+
+    def _stands(self, key: Key, source: tuple[Any, ...]) -> bool:
+        standing = self._standing.get(key)
+        if standing is None or standing.source != source:
+            return False
+        if key not in self._verified:
+            if not self._is_there(standing.compiled):
+                return False
+            self._verified.add(key)
+        return True
+
+    def _unless_there(self, key: Key, made: Made) -> list[Op]:
+        held = made.compiled.chains[-1].chain.name in self._actual.chains
+        ops = self._planned(key, made, held or None)
+        if self._is_there(made.compiled):
+            self._stand(key, made)
+            return []
+        return ops
+
+    def _planned(self, key: Key, made: Made, have: Any) -> list[Op]:
+        self._constants[key] = tuple(c.set.name for c in made.compiled.constants)
+        return [self._op(key, made, have)]
+
+    def _stand(self, key: Key, made: Made) -> None:
+        bare = tuple(ChainRules(Chain(c.chain.name), c.state) for c in made.compiled.chains)
+        self._standing[key] = _Standing(made.source, made.compiled._replace(chains=bare))
+        self._verified.add(key)
+
+    def _is_there(self, compiled: Compiled) -> bool:
+        actual = self._actual
+        return (
+            all(actual.chains.get(chain.name) == state for chain, state in compiled.chains)
+            and actual.counters.issuperset(compiled.counters)
+            and all(
+                actual.elements.get(constant.set.name, {}).keys() == set(constant.keys)
+                for constant in compiled.constants
+            )
+        )
+
+    def _plan_sets(self, wanted: Ruleset) -> list[Op]:
+        tables = (wanted.sets, wanted.sockets, wanted.domains, wanted.known)
+        if not self._is_clean("fillings", *tables):
+            self._fillings = {filling.set.name: filling for filling in fillings(wanted)}
+            self._clean["fillings"] = tables
+            for name in self._followed.keys() - self._fillings.keys():
+                del self._followed[name]
+        ops = []
+        for name, filling in self._fillings.items():
+            members = filling.members
+            serial = 0 if members is None else members.serial
+            followed = self._followed.get(name)
+            if followed is not None and followed[0] is members and followed[1] == serial:
+                continue
+            want = self._difference(filling, serial, followed)
+            if want is None:
+                self._followed[name] = (members, serial)
+            else:
+                held = True if name in self._actual.sets else None
+                ops.append(self._op(("set", name), want, held))
+        return ops
+
+    def _difference(
+        self, filling: Filling, serial: int, followed: tuple[Members[Any] | None, int] | None
+    ) -> SetWant | None:
+        name, members, family = filling.set.name, filling.members, filling.family
+        missing = name not in self._actual.sets
+        if members is None:
+            return SetWant(filling.set, (), (), serial) if missing else None
+        present = self._actual.elements.get(name, {})
+        since = members.since(followed[1]) if followed and followed[0] is members else None
+        if since is not None and not missing:
+            added = filling.keys(since.added)[family] - present.keys()
+            removed = filling.keys(since.removed)[family] & present.keys()
+        else:
+            keys = filling.keys(members)[family]
+            added, removed = keys - present.keys(), present.keys() - keys
+        if not (added or removed or missing):
+            return None
+        return SetWant(filling.set, tuple(sorted(added)), tuple(sorted(removed)), serial)
+
+    def _plan_dispatch(self, wanted: Ruleset) -> list[Op]:
+        if self._is_clean("dispatch", wanted.dispatch):
+            return []
+        ops = []
+        for address, classes in wanted.dispatch.items():
+            if self._dispatched.get(address) == classes:
+                continue
+            elements = dispatch_elements(address, classes)
+            held = self._held(elements)
+            if held == elements:
+                self._dispatched[address] = classes
+            else:
+                ops.append(self._op(("dispatch", address), elements, held or None))
+        known = {packed(address) for address in wanted.dispatch}
+        surplus = {
+            str(ipaddress.ip_address(key))
+            for declared in filter_sets.POLICY.values()
+            for key in self._actual.elements.get(declared.name, {})
+            if key not in known
+        }
+        ops += [self._op(("dispatch", address), None, True) for address in sorted(surplus)]
+        for address in self._dispatched.keys() - wanted.dispatch.keys():
+            del self._dispatched[address]
+        if not ops:
+            self._clean["dispatch"] = (wanted.dispatch,)
+        return ops
+
+    def _held(self, elements: Iterable[Element]) -> tuple[Element, ...]:
+        actual = self._actual.elements
+        return tuple(
+            Element(name, key, held[key])
+            for name, key, _ in elements
+            if key in (held := actual.get(name, {}))
+        )
+
+    def _plan_gone(self, wanted: Ruleset) -> list[Op]:
+        tables = (
+            wanted.chains,
+            wanted.classes,
+            wanted.sets,
+            wanted.sockets,
+            wanted.domains,
+            *self.closed,
+        )
+        if self._is_clean("gone", *tables):
+            return []
+        actual, used = self._actual, self._used(wanted)
+        surplus = [
+            ("chain", name)
+            for name in actual.chains
+            if name.startswith(filter_sets.POLICY_CHAINS) and name not in used
+        ]
+        surplus += [("counter", name) for name in sorted(actual.counters - used)]
+        surplus += [("set", name) for name in actual.sets if is_policy(name) and name not in used]
+        if not surplus:
+            self._clean["gone"] = tables
+        return [self._op(("gone", kind, name), None, True) for kind, name in surplus]
+
+    def _used(self, wanted: Ruleset) -> set[str]:
+        """Names of all that the ruleset needs; the names of no two kinds are alike."""
+        chains = self._chains()
+        used = set(self._fillings)
+        for name, chain in wanted.chains.items():
+            used.update(rule.id for rule in chain.rules)
+            if not passes(chains[name]):
+                used.add(chain_name(name))
+        for name, wish in wanted.classes.items():
+            used.add(class_name(name))
+            for number, tier in enumerate(wish.tiers):
+                used.update((tier.deny, tier.staged_deny))
+                if any(passes(chains[c]) for c in tier.chains):
+                    used.add(tier_name(name, number))
+        for names in self._constants.values():
+            used.update(names)
+        return used
+
+    def _op(self, key: Key, want: Any, have: Any) -> Op:
+        steps = Steps(self._actual)
+        steps.add(key, want)
+        verb = "delete" if want is None else "add" if have is None else "change"
+        shown = text([change for _, change in steps.in_order()])
+        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=shown)  # type: ignore[arg-type]
+
+    # Applying
+
+    def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        """Make the ops of the last plan true, in one transaction; see the module's docstring."""
+        try:
+            return self._apply(ops)
+        except (PlaitError, OSError) as error:
+            number = getattr(error, "errno", 0) or 0
+            return tuple([Failure(op=op, error=str(error), errno=number) for op in ops])
+
+    def _apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        jobs: dict[Key, Any] = {op.key: op.want for op in ops}
+        self._reopen(jobs)
+        if not self.table.commit([change for _, change in self._steps(jobs)]):
+            self._done(jobs)
+            return ()
+        # Perhaps we believed what is not so; what is refused once more is refused for good.
+        self.table.observe(force=True)
+        refused: dict[Key, Refusal] = {}
+        while jobs:
+            steps = self._steps(jobs)
+            answers = self.table.commit([change for _, change in steps])
+            if not answers:
+                break
+            bad = {steps[i][0]: why for i, why in answers.items() if i >= 0}
+            if not bad:
+                refused |= dict.fromkeys(jobs, answers[-1])
+                break
+            first = min(_RANK[key[0]] for key in bad)
+            for key, why in bad.items():
+                if _RANK[key[0]] == first:
+                    self._close(key, why, jobs, refused)
+        given = {op.key: op for op in ops}
+        return tuple(
+            Failure(op=given.get(key) or self._refused_op(key), error=why.text, errno=why.errno)
+            for key, why in refused.items()
+        )
+
+    def _steps(self, jobs: Mapping[Key, Any]) -> list[tuple[Key, nft.Change]]:
+        steps = Steps(self._actual)
+        for key, want in jobs.items():
+            steps.add(key, want)
+        return steps.in_order()
+
+    def _done(self, jobs: Mapping[Key, Any]) -> None:
+        """All stands: so that the next plan need not look again."""
+        for key, want in jobs.items():
+            if isinstance(want, Made):
+                self._stand(key, want)
+            elif isinstance(want, SetWant):
+                self._followed[key[1]] = (self._fillings[key[1]].members, want.serial)
+
+    def _reopen(self, jobs: dict[Key, Any]) -> None:
+        """Try once more what was closed."""
+        for key in list(jobs):
+            if key[0] == "class":
+                self._closed_classes.pop(key[1], None)
+                continue
+            if key[0] != "chain" or self.closed.pop(key[1], None) is None:
+                continue
+            if passes(self._wanted.chains[key[1]]):
+                # It stands in its classes themselves; its own chain was the closed one.
+                del jobs[key]
+                jobs["gone", "chain", chain_name(key[1])] = None
+                self._remake_classes(key[1], jobs)
+
+    def _remake_classes(self, chain: str, jobs: dict[Key, Any]) -> None:
+        """The classes in which a chain that passes stands."""
+        for name, wish in self._wanted.classes.items():
+            if any(chain in tier.chains for tier in wish.tiers):
+                jobs["class", name] = self._made_class(name, wish)
+
+    def _close(
+        self, key: Key, why: Refusal, jobs: dict[Key, Any], refused: dict[Key, Refusal]
+    ) -> None:
+        """Leave out what was refused, and put what is closed in the place of what needs it."""
+        kind, name = key[0], key[1]
+        jobs.pop(key, None)
+        refused.setdefault(key, why)
+        if kind == "set":
+            ident = ident_of(name)
+            chains = [c for c, wish in self._wanted.chains.items() if ident in _sets_of(wish)]
+            classes = [c for c, wish in self._wanted.classes.items() if not ident and wish.guard]
+        elif kind == "chain":
+            chains, classes = [name], []
+        elif kind == "class":
+            made = self._chains()
+            tiers = self._wanted.classes[name].tiers
+            chains = [c for tier in tiers for c in tier.chains if passes(made[c])]
+            # Perhaps it is one of the policies that stand in it; else it is the class itself.
+            classes = [] if chains else [name]
+        else:
+            return
+        for chain in chains:
+            self._close_chain(chain, why, jobs, refused)
+        for one in classes:
+            self._close_class(one, why, jobs, refused)
+
+    def _close_chain(
+        self, name: str, why: Refusal, jobs: dict[Key, Any], refused: dict[Key, Refusal]
+    ) -> None:
+        refused.setdefault(("chain", name), why)
+        if name in self.closed:
+            jobs.pop(("chain", name), None)
+            return
+        chain = self.closed[name] = self._wanted.chains[name]
+        jobs["chain", name] = self._made_chain(name, closed(chain))
+        self._clean.clear()
+        if passes(chain):
+            self._remake_classes(name, jobs)
+
+    def _close_class(
+        self, name: str, why: Refusal, jobs: dict[Key, Any], refused: dict[Key, Refusal]
+    ) -> None:
+        refused.setdefault(("class", name), why)
+        if name in self._closed_classes:
+            jobs.pop(("class", name), None)
+            return
+        wish = self._closed_classes[name] = self._wanted.classes[name]
+        jobs["class", name] = Made((), closed_class(name, wish, log=self._log))
+        self._clean.clear()
+
+    def _refused_op(self, key: Key) -> Op:
+        """What the next plan will say of what was refused without having been asked for."""
+        kind, name = key[0], key[1]
+        if kind == "chain":
+            return self._op(key, self._made_chain(name, self._wanted.chains[name]), True)
+        if kind == "class":
+            return self._op(key, self._made_class(name, self._wanted.classes[name]), True)
+        return self._op(key, None, True)
+
+
+def _sets_of(chain: PolicyChain) -> set[str]:
+    """The sets that its rules name."""
+    found: set[str] = set()
+    for rule in chain.rules:
+        found.update((rule.peers, rule.domains, *[port.named for port in rule.ports]))
+    return found - {""}
