@@ -28,6 +28,9 @@ GATHER: Final = 0.2
 BACKOFF: Final = (1.0, 30.0)
 """Seconds before a batch that was not taken is tried again: first, and at most."""
 
+HOPELESS: Final = frozenset((400, 413, 422))
+"""HTTP status of a batch that will be refused however often it is sent."""
+
 log: Final = structlog.get_logger("plait.agent.flows")
 
 Send = Callable[[FlowBatch], Awaitable[None]]
@@ -45,6 +48,8 @@ class Shipper:
         self._settled: tuple[RuleCount, ...] = ()
         """The counts of which the server knows all."""
         self._first = True
+        self._refused = 0
+        """Records that the server will never have."""
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -70,11 +75,19 @@ class Shipper:
         )
         if not (page.items or page.lost or changed or self._first):
             return False
-        await self._send(
-            FlowBatch(items=page.items, lost=page.lost, counts=changed, first=self._first)
-        )
+        lost = page.lost + self._refused
+        batch = FlowBatch(items=page.items, lost=lost, counts=changed, first=self._first)
+        try:
+            await self._send(batch)
+        except PlaitError as error:
+            if error.status not in HOPELESS:
+                raise
+            log.warning("flows.refused", error=str(error), records=len(page.items))
+            self._refused = lost + len(page.items)
+        else:
+            self._refused = 0
+            self._first = False
         self._cursor = page.cursor
-        self._first = False
         self._told.update({count.id: count for count in changed})
         return True
 

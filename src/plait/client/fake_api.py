@@ -7,13 +7,17 @@ clients the same order of events.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from plait.client.base import BatchOp, WatchEvent
+from plait.client.flowtail import FlowTail
 from plait.model.errors import PlaitError
+from plait.model.flowring import FlowRing
+from plait.model.flows import FlowBatch, FlowPage, FlowQuery, RuleCount
 from plait.model.objects import AnyObject, Object, object_key
 
 T = TypeVar("T", bound=Object)
@@ -30,6 +34,8 @@ class FakeServer:
         self.forgotten = False
         """True: the node that asks is not known any more."""
         self.writes = 0
+        self.flows = FlowTail(FlowRing(capacity=1000, wall=time.time), wall=time.time)
+        self.counts: tuple[RuleCount, ...] = ()
         self._queues: set[asyncio.Queue[WatchEvent | None]] = set()
 
     def put(self, obj: AnyObject) -> AnyObject:
@@ -177,6 +183,23 @@ class FakeApi:
             finally:
                 self._server.unsubscribe(queue)
             yield WatchEvent(type="disconnected", reason="cut")
+
+    async def flows(self, query: FlowQuery) -> FlowPage:
+        """See ApiClient."""
+        await self._reach()
+        return await self._server.flows.page(query)
+
+    async def counters(self) -> tuple[RuleCount, ...]:
+        """See ApiClient."""
+        await self._reach()
+        return self._server.counts
+
+    async def report_flows(self, node: str, batch: FlowBatch) -> None:
+        """See ApiClient."""
+        await self._reach()
+        own = (msgspec.structs.replace(record, node=node) for record in batch.items)
+        self._server.flows.extend(own, lost=batch.lost)
+        self._server.counts += batch.counts
 
     async def close(self) -> None:
         """See Api."""
