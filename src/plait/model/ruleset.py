@@ -51,7 +51,8 @@ class ChainRule(Part, frozen=True, kw_only=True):
     """A rule. It matches when the peer does, and one of the ports."""
 
     id: str
-    """Opaque, at most 16 of a-z and 0-9; counters and log records carry it."""
+    """Opaque, at most 16 of a-z and 0-9; counters and log records carry it. Neighbours with the
+    same id are alternatives of one rule: they differ in whom they match only."""
     decision: Decision
     anyone: bool = False
     """No condition on the peer; else it is in `peers`, in one of `ranges` or in `domains`."""

@@ -1,7 +1,9 @@
 """One policy to its chains, and several that apply together to a class. Pure.
 
-A rule's peers become at most one set of addresses, one list of ranges and one set of domains; its
-ports are joined, protocol by protocol. A rule that cannot be understood matches nothing if it
+A rule's peers become sets of addresses, one list of ranges and one set of domains; its ports are
+joined, protocol by protocol. Each selector has a set of its own, which all rules that name it
+share, so that an endpoint that comes is written into few of them; only a rule with very many
+selectors has one set for all. A rule that cannot be understood matches nothing if it
 accepts or passes, and everything in its direction if it denies: a mistake never opens anything.
 """
 
@@ -9,8 +11,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
+
+import msgspec
 
 from plait.model.policies import (
     DIRECTIONS,
@@ -32,6 +36,9 @@ from plait.policy.ranges import Range
 from plait.policy.terms import Condition, Term, endpoints, nodes
 
 DECISIONS: Final[dict[Action, Decision]] = {"Accept": "accept", "Deny": "deny", "Pass": "pass"}
+
+SEPARATE: Final = 8
+"""Selectors of a rule that have a set each: a look-up each for the first packet of a flow."""
 
 _TRANSPORTS: Final[tuple[Literal["tcp", "udp", "sctp"], ...]] = ("tcp", "udp", "sctp")
 _NUMBERS: Final = {"TCP": 0, "UDP": 1, "SCTP": 2}
@@ -115,10 +122,6 @@ class _Peers(NamedTuple):
     spans: tuple[Range, ...] = ()
     domains: tuple[str, ...] = ()
 
-    @property
-    def nobody(self) -> bool:
-        return not (self.terms or self.spans or self.domains)
-
 
 def compile_policy(policy: Policy, groups: Mapping[str, Group]) -> Compiled:
     """The chains of a policy, and what they need."""
@@ -185,38 +188,44 @@ class _Compiler:
                 index=index,
                 name=rule.name,
             )
-            made = self._rule(ident, direction, index, rule)
-            if made is not None:
-                rules.append(made)
+            rules += self._rule(ident, direction, index, rule)
         return tuple(rules)
 
-    def _rule(self, ident: str, direction: Direction, index: int, rule: Rule) -> ChainRule | None:
-        """The rule; None if nothing can match it."""
+    def _rule(
+        self, ident: str, direction: Direction, index: int, rule: Rule
+    ) -> Iterator[ChainRule]:
+        """The alternatives that a rule is made of, in the order of their sets; none if nothing
+        can match it."""
         try:
             peers = None if rule.peers is None else self._peers(rule, direction)
             ports = () if rule.ports is None else self._ports(rule.ports)
         except NotUnderstood as error:
             self._problems.append(f"{direction} rule {index + 1}: {error}")
             if rule.action != "Deny":
-                return None
+                return
             peers, ports = None, ()
-        if peers is not None and peers.nobody:
-            return None
-        return ChainRule(
+        base = ChainRule(
             id=ident,
             decision=DECISIONS[rule.action],
-            anyone=peers is None,
-            peers=self._set(peers.terms) if peers is not None else "",
-            ranges=tuple(map(ranges.text, peers.spans)) if peers is not None else (),
-            domains=self._domain_set(peers.domains) if peers is not None else "",
             ports=ports,
             reject=rule.reject and rule.action == "Deny",
             staged=self._policy.spec.staged,
         )
+        if peers is None:
+            yield msgspec.structs.replace(base, anyone=True)
+            return
+        if peers.spans or peers.domains:
+            yield msgspec.structs.replace(
+                base,
+                ranges=tuple(map(ranges.text, peers.spans)),
+                domains=self._domain_set(peers.domains),
+            )
+        alone = len(peers.terms) <= SEPARATE
+        unions = [frozenset({term}) for term in peers.terms] if alone else [peers.terms]
+        for name in sorted(map(self._set, unions)):
+            yield msgspec.structs.replace(base, peers=name)
 
     def _set(self, terms: frozenset[Term]) -> str:
-        if not terms:
-            return ""
         name = names.set_name(terms)
         self._sets[name] = terms
         return name
@@ -436,41 +445,37 @@ NO_CLASS: Final = Classified("")
 
 def classify(direction: Direction, policies: Iterable[Compiled]) -> Classified:
     """The class, in a direction, of the endpoints to which just these policies apply."""
-    having = sorted(
-        (p for p in policies if p.facet(direction).matters), key=lambda p: (p.priority, p.name)
-    )
-    if not having:
-        return NO_CLASS
-    meanings: dict[str, Meaning] = {}
+    place = DIRECTIONS.index(direction)
+    having = sorted((p.priority, p.name, p, p.facets[place]) for p in policies)
     order: list[tuple[str, list[str]]] = []
     tiers: list[Tier] = []
+    guard = False
+    meanings: dict[str, Meaning] = {}
     for tier in TIERS:
-        members = [p for p in having if p.tier == tier]
+        members = [(p, facet) for _, _, p, facet in having if p.tier == tier and facet.matters]
         if not members:
             continue
-        order.append((tier, [p.name for p in members]))
-        tiers.append(
-            Tier(
-                chains=tuple(p.facet(direction).chain for p in members if p.facet(direction).chain),
-                deny=_isolation(direction, members, meanings, staged=False),
-                staged_deny=_isolation(direction, members, meanings, staged=True),
-            )
-        )
-    guard = any(p.facet(direction).guard for p in having)
+        order.append((tier, [p.name for p, _ in members]))
+        guard = guard or any(facet.guard for _, facet in members)
+        denies = []
+        for staged in (False, True):
+            isolating = tuple(p.name for p, f in members if f.isolates and p.staged == staged)
+            found = isolation(direction, isolating, staged=staged) if isolating else None
+            meanings |= {} if found is None else dict([found])
+            denies.append("" if found is None else found[0])
+        chains = tuple(facet.chain for _, facet in members if facet.chain)
+        tiers.append(Tier(chains=chains, deny=denies[0], staged_deny=denies[1]))
+    if not tiers:
+        return NO_CLASS
     definition = PolicyClass(direction=direction, tiers=tuple(tiers), guard=guard)
     return Classified(names.class_name(direction, order), definition, meanings)
 
 
-def _isolation(
-    direction: Direction, members: Sequence[Compiled], meanings: dict[str, Meaning], *, staged: bool
-) -> str:
-    isolating = sorted(
-        p.name for p in members if p.staged == staged and p.facet(direction).isolates
-    )
-    if not isolating:
-        return ""
+def isolation(
+    direction: Direction, policies: Iterable[str], *, staged: bool
+) -> tuple[str, Meaning]:
+    """The id under which is denied what none of these policies accepts, and its meaning."""
+    isolating = tuple(sorted(policies))
     ident = names.isolation_name(direction, isolating, staged=staged)
-    meanings[ident] = Meaning(
-        direction=direction, action="Deny", staged=staged, isolating=tuple(isolating)
-    )
-    return ident
+    meaning = Meaning(direction=direction, action="Deny", staged=staged, isolating=isolating)
+    return ident, meaning

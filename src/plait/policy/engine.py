@@ -13,10 +13,8 @@ from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 from plait.model.objects import AnyObject, Endpoint, Group, Namespace, Node, Policy
-from plait.model.policies import Direction
 from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
 from plait.policy.compile import (
-    Classified,
     Compiled,
     Meaning,
     classify,
@@ -295,51 +293,46 @@ class Engine:
         for party in stale:
             if party in self._applied:
                 addresses.update(party.addresses)
-        memo: dict[tuple[Direction, frozenset[str]], Classified] = {}
+        memo: dict[frozenset[str], Classes] = {}
         for address in addresses:
             self._lead(address, memo)
 
-    def _lead(self, address: str, memo: dict[tuple[Direction, frozenset[str]], Classified]) -> None:
+    def _lead(self, address: str, memo: dict[frozenset[str], Classes]) -> None:
+        new = Classes("", "")
         holders = self._holders.get(address)
         if holders:
             # Of two that have an address for a moment it is always the same one.
             policies = self._applied[holders[min(holders)]]
-            new = Classes(
-                self._class("egress", policies, memo), self._class("ingress", policies, memo)
-            )
+            if policies not in memo:
+                memo[policies] = self._classify(policies)
+            new = memo[policies]
         else:
             self._holders.pop(address, None)
-            new = Classes("", "")
-        former = self._dispatch.get(address)
+        former = self._dispatch.get(address) or ("", "")
+        for name in filter(None, new):
+            self._class_uses[name] += 1
         if any(new):
             self._dispatch.put(address, new)
         else:
             self._dispatch.drop(address)
-        for name in filter(None, former or ()):
+        for name in filter(None, former):
             self._class_uses[name] -= 1
             if not self._class_uses[name]:
                 del self._class_uses[name]
                 self._classes.drop(name)
                 self._meanings.leave(self._class_meanings.pop(name))
 
-    def _class(
-        self,
-        direction: Direction,
-        policies: frozenset[str],
-        memo: dict[tuple[Direction, frozenset[str]], Classified],
-    ) -> str:
-        """Name of the class; one more uses it."""
-        found = memo.get((direction, policies))
-        if found is None:
-            found = classify(direction, [self._compiled[name] for name in policies])
-            memo[direction, policies] = found
-        if found.definition is not None:
-            self._class_uses[found.name] += 1
-            self._classes.put(found.name, found.definition)
-            self._meanings.use(found.meanings)
-            self._meanings.leave(self._class_meanings.get(found.name, {}))
-            self._class_meanings[found.name] = found.meanings
-        return found.name
+    def _classify(self, policies: frozenset[str]) -> Classes:
+        """The classes of those to whom these policies apply, defined as they are now."""
+        compiled = [self._compiled[name] for name in policies]
+        found = [classify(direction, compiled) for direction in ("egress", "ingress")]
+        for name, definition, meanings in found:
+            if definition is not None:
+                self._classes.put(name, definition)
+                self._meanings.use(meanings)
+                self._meanings.leave(self._class_meanings.get(name, {}))
+                self._class_meanings[name] = meanings
+        return Classes(*(one.name for one in found))
 
 
 def _subject(policy: Policy) -> Term:

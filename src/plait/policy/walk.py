@@ -141,14 +141,14 @@ class Walker:
         return None
 
     def _matches(self, rule: ChainRule, packet: Packet, peer: str) -> bool:
-        if rule.ports and not any(self._is_port(port, packet) for port in rule.ports):
-            return False
-        return (
+        if not (
             rule.anyone
-            or (rule.peers != "" and peer in self._ruleset.sets[rule.peers])
-            or (bool(rule.ranges) and self._in_ranges(rule.ranges, peer))
-            or (rule.domains != "" and self._in_domain(rule.domains, peer))
-        )
+            or (rule.peers and peer in self._ruleset.sets[rule.peers])
+            or (rule.ranges and self._in_ranges(rule.ranges, peer))
+            or (rule.domains and self._in_domain(rule.domains, peer))
+        ):
+            return False
+        return not rule.ports or any(self._is_port(port, packet) for port in rule.ports)
 
     def _is_port(self, port: PortMatch, packet: Packet) -> bool:
         if port.named:
@@ -156,11 +156,9 @@ class Walker:
             return socket in self._ruleset.sockets[port.named]
         if port.protocol != packet.protocol:
             return False
-        if port.protocol in {"icmp", "icmpv6"}:
-            return port.icmp_type in {-1, packet.icmp_type} and (
-                port.icmp_code in {-1, packet.icmp_code}
-            )
-        return not port.first or port.first <= packet.dport <= port.last
+        if port.first:
+            return port.first <= packet.dport <= port.last
+        return port.icmp_type in (-1, packet.icmp_type) and port.icmp_code in (-1, packet.icmp_code)
 
     def _in_ranges(self, ranges: tuple[str, ...], address: str) -> bool:
         spans = self._spans.get(id(ranges))
@@ -189,7 +187,7 @@ class _Spans:
         return place >= 0 and value <= self._lasts[place]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def _value(address: str) -> tuple[int, int]:
     ip = ipaddress.ip_address(address)
     return ip.version, int(ip)
