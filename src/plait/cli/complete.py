@@ -55,6 +55,7 @@ namespaces = completer("Namespace")
 networks = completer("Network")
 nodes = completer("Node")
 endpoints = completer("Endpoint")
+policies = completer("Policy")
 
 
 def kinds(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -6,16 +6,27 @@ import click
 
 from plait.cli import complete
 from plait.cli.frame import Group
+from plait.cli.learning import learn
 from plait.cli.offline import files_option
 from plait.cli.options import json_option
+from plait.cli.policies import enforce, list_, rm, show, stage
+from plait.cli.previewing import preview
 
 
 @click.group(
     cls=Group,
-    examples=["plait policy matrix --port 80/tcp", "plait policy matrix -f manifests/ --json"],
+    examples=[
+        "plait policy ls",
+        "plait policy matrix --port 80/tcp",
+        "plait policy matrix -f manifests/ --json",
+    ],
 )
 def policy() -> None:
     """Policies: who may talk to whom, and why."""
+
+
+for command in (list_, show, rm, stage, enforce, preview, learn):
+    policy.add_command(command)
 
 
 @policy.command(

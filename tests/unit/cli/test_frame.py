@@ -34,7 +34,8 @@ LEAVES = [(path, command) for path, command in EVERY if not isinstance(command, 
 READS = {
     ("status",), ("peers",), ("ps",), ("get",), ("describe",), ("version",),
     ("network", "ls"), ("network", "inspect"), ("token", "ls"), ("node", "ls"),
-    ("ipam", "show"), ("agent", "plan"),
+    ("policy", "ls"), ("policy", "show"), ("policy", "preview"), ("policy", "learn"),
+    ("ipam", "show"), ("agent", "plan"), ("namespace", "ls"), ("policy", "matrix"),
 }  # fmt: skip
 NEITHER = {("completion",), ("server", "run"), ("agent", "run")}
 """Commands that neither read an object nor change one."""
