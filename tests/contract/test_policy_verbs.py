@@ -69,6 +69,13 @@ async def test_every_policy_that_a_verb_writes_is_admitted(
     assert {p.metadata.name: p.metadata.revision for p in await api.list(Policy)} == revisions
 
 
+async def test_a_group_that_is_not_there_is_told(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run("allow", "web", "--from", "group:office") == 0
+    assert "office" in capsys.readouterr().err
+
+
 async def test_from_manifest_to_words_and_away(
     api: ApiClient, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

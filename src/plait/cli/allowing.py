@@ -13,7 +13,7 @@ from plait.cli.frame import Command
 from plait.cli.options import dry_run_option, json_option
 
 if TYPE_CHECKING:
-    from plait.client.base import Api
+    from plait.client.base import Api, BatchOp
     from plait.model.policies import Policy
     from plait.policy.effects import Effect
     from plait.policy.world import World
@@ -201,7 +201,7 @@ async def _work(build: Build, *, dry_run: bool) -> tuple[list[tuple[Policy, str]
     from plait.cli.offline import deciding
     from plait.client.base import BatchOp
     from plait.model.objects import Cluster, Network, Policy
-    from plait.policy.effects import effects
+    from plait.policy.effects import Effect, effects
     from plait.policy.verbs import combined
     from plait.policy.world import World
 
@@ -219,18 +219,26 @@ async def _work(build: Build, *, dry_run: bool) -> tuple[list[tuple[Policy, str]
             outcome.append((new, result))
             if result != "unchanged":
                 ops.append(BatchOp(verb="update" if old else "create", object=new))
-        if dry_run:
-            for op in ops:
-                await (client.create if op.verb == "create" else client.update)(
-                    op.object, dry_run=True
-                )
-        elif ops:
-            await client.batch(ops)
+        written = await _written(client, ops, dry_run=dry_run)
+    outcome = [(written.get(policy.key, policy), result) for policy, result in outcome]
     names = {policy.metadata.name for policy in wanted}
     rest = [o for o in objects if not (isinstance(o, Policy) and o.metadata.name in names)]
     after = World.of([*rest, *(policy for policy, _ in outcome)])
     told = [e for policy, _ in outcome for e in effects(before, after, policy)]
+    # What the server says of it: that a group which it names is not there, for example.
+    told += [Effect(p.status.message, warns=True) for p, _ in outcome if p.status.message]
     return outcome, list(dict.fromkeys(told))
+
+
+async def _written(client: Api, ops: Sequence[BatchOp], *, dry_run: bool) -> dict[str, Any]:
+    """The objects as the server stores them, or would."""
+    if not dry_run:
+        return {obj.key: obj for obj in await client.batch(ops)} if ops else {}
+    checked = [
+        await (client.create if op.verb == "create" else client.update)(op.object, dry_run=True)
+        for op in ops
+    ]
+    return {obj.key: obj for obj in checked}
 
 
 async def _pools(
