@@ -25,7 +25,6 @@ import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -33,37 +32,17 @@ import structlog
 
 from plait.agent.failpoints import failpoint
 from plait.agent.programmers.base import Failure, Op, Programmer
+from plait.agent.turns import (
+    DEPENDENTS,
+    FILTERS,
+    GATE,
+    LINKS,
+    POLICY,
+    closed,
+    fields,
+    without_routes_of_missing,
+)
 from plait.model.hoststate import FilterEndpoint, HostState
-
-FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
-    "filter.base": attrgetter(
-        "filter.pools", "filter.vteps", "filter.vxlan_port", "filter.vni", "filter.dns"
-    ),
-    # A ruleset that changed is another object, though it may share sets with the former one.
-    "filter.policy": lambda want: Same(want.policy),
-    "links": attrgetter("links"),
-    "addresses": attrgetter("addresses"),
-    "tunnels": attrgetter("tunnels"),
-    "neighbours": attrgetter("neighbours"),
-    "fdb": attrgetter("fdb"),
-    "routes": attrgetter("routes"),
-    "rules": attrgetter("rules"),
-    "sysctls": attrgetter("sysctls"),
-    "docker_user": attrgetter("forward_accept"),
-    "filter.endpoints": attrgetter("filter"),
-}
-"""Programmer to what it programs of HostState: while that is equal, it has nothing to do."""
-DEPENDENTS: Final = {
-    "filter.base": ("filter.policy",),
-    "links": ("routes",),
-    "tunnels": ("routes", "neighbours", "fdb", "sysctls"),
-}
-"""Programmers whose objects go with a link, or a table, that is made anew."""
-GATE: Final = "filter.endpoints"
-"""The programmer that opens traffic and closes it."""
-POLICY: Final = "filter.policy"
-"""The programmer of the rules that an endpoint needs before it is opened."""
-LINKS: Final = "links"
 
 RESYNC: Final = 5.0
 """Seconds between full reads of the kernel: damage is mended within twice that (P6)."""
@@ -82,20 +61,6 @@ _WORD: Final = re.compile(r"[0-9A-Za-z.:/-]+")
 Offload = Callable[[Callable[[], object]], Awaitable[object]]
 
 log: Final = structlog.get_logger("plait.agent.loop")
-
-
-class Same:
-    """Equal to what holds the very same object: rules of thousands of sets are not compared."""
-
-    __slots__ = ("held",)
-
-    def __init__(self, held: object) -> None:
-        self.held = held
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.held is other.held
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Quarantined(msgspec.Struct, frozen=True):
@@ -120,9 +85,12 @@ class Loop:
         on_gone: Callable[[str], None] = lambda _endpoint: None,
         before_resync: Callable[[], None] = lambda: None,
         offload: Offload = asyncio.to_thread,
+        after: Callable[[HostState, bool], None] = lambda _state, _unsure: None,
     ) -> None:
         """`compute` gives the desired state, None while it is not known; `on_gone` is told the
-        id of an endpoint whose namespace has vanished; `offload` runs what takes long."""
+        id of an endpoint whose namespace has vanished; `offload` runs what takes long; `after` is
+        told of each turn what the kernel filters now, and whether it is unsure by what it
+        filtered before: at the start, after damage, and while it refuses something of it."""
         self._programmers = tuple(programmers)
         self._gate = next((p for p in self._programmers if p.name == GATE), None)
         self._compute = compute
@@ -131,12 +99,15 @@ class Loop:
         self._on_gone = on_gone
         self._before_resync = before_resync
         self._offload = offload
+        self._after = after
         self._applied: dict[str, Any] = {}
         """Programmer to the fields that it was last brought to, without a failure."""
         self._standing: set[str] | None = None
         """Links that stand; None before the first turn: what stands then is not known."""
         self._opened: Mapping[str, FilterEndpoint] | None = None
         """Endpoints as the gate was last told to let them pass; None before the first turn."""
+        self._told: HostState | None = None
+        """The state of which `after` was told last."""
         self._withheld: dict[str, Failure] = {}
         """Links that stand but stay closed, to what the kernel refused of their policies."""
         self._quarantine: dict[tuple[str, str], Quarantined] = {}
@@ -258,6 +229,8 @@ class Loop:
         for op in mended:
             self.repairs[op.part] = self.repairs.get(op.part, 0) + 1
             log.warning("repaired", part=op.part, op=op.text)
+        if any(op.part in FILTERS for op in mended) and self._told is not None:
+            self._after(self._told, True)
         return mended
 
     def _damage_to_gate(self) -> frozenset[tuple[str, str]]:
@@ -266,7 +239,7 @@ class Loop:
         want = self._compute()
         if self._gate is None or self._standing is None or want is None:
             return frozenset()
-        return frozenset(map(_key, self._gate.plan(_closed(want, self._passing(self._standing)))))
+        return frozenset(map(_key, self._gate.plan(closed(want, self._passing(self._standing)))))
 
     def turn(self) -> tuple[Op, ...]:
         """Make the kernel equal to the desired state; returns what was done."""
@@ -280,7 +253,8 @@ class Loop:
         self.turns += 1
         if self._quarantine:
             self._forget_settled(want)
-        arriving = self._standing is not None and bool(want.links.keys() - self._standing)
+        first = self._standing is None
+        arriving = not first and bool(want.links.keys() - (self._standing or set()))
         done: list[Op] = []
         gate = self._gate
         shut = gate is None
@@ -299,8 +273,8 @@ class Loop:
                 if arriving and ruled:
                     failpoint(f"attach.programmed.{POLICY}")
                 continue
-            fields = _fields(programmer, want)
-            if self._applied.get(programmer.name) == fields:
+            wished = fields(programmer, want)
+            if self._applied.get(programmer.name) == wished:
                 continue
             ops = self._due(programmer.plan(want))
             removals = tuple(op for op in ops if op.verb == "delete")
@@ -312,26 +286,29 @@ class Loop:
             else:
                 later.append((programmer, removals))
             done += self._apply(programmer, tuple(op for op in ops if op.verb != "delete"))
-            self._mark(programmer, fields)
+            self._mark(programmer, wished)
             if ops:
                 for dependent in DEPENDENTS.get(programmer.name, ()):
                     self._applied.pop(dependent, None)
             if programmer.name == LINKS:
                 standing = self._links_that_stand(want)
-                want = _without_routes_of_missing(want, standing)
+                want = without_routes_of_missing(want, standing)
             if arriving and ops:
                 failpoint(f"attach.programmed.{programmer.name}")
         for programmer, removals in reversed(later):
             done += self._apply(programmer, removals)
         self._standing = self._links_that_stand(want) if standing is None else standing
+        opened = want
         if gate is not None:
-            opened = _closed(want, self._passing(self._standing))
+            opened = closed(want, self._passing(self._standing))
             done += self._bring(gate, opened)
             self._opened = opened.filter.endpoints
             if arriving:
                 failpoint("attach.programmed.gate")
         if self._quarantine:
             self._forget_settled(want)
+        self._told = opened
+        self._after(opened, first or any(part in FILTERS for part, _ in self._quarantine))
         return tuple(done)
 
     def _shut(self, gate: Programmer, want: HostState) -> tuple[Op, ...]:
@@ -343,8 +320,8 @@ class Loop:
                 for name, endpoint in want.filter.endpoints.items()
                 if opened.get(name) == endpoint and name in self._standing
             }
-            want = _closed(want, unchanged)
-        if self._applied.get(gate.name) == _fields(gate, want):
+            want = closed(want, unchanged)
+        if self._applied.get(gate.name) == fields(gate, want):
             return ()
         ops = tuple(op for op in self._due(gate.plan(want)) if op.verb == "delete")
         if ops:
@@ -386,18 +363,18 @@ class Loop:
 
     def _bring(self, programmer: Programmer, want: HostState) -> tuple[Op, ...]:
         """Plan and apply a programmer in one step, unless it is there already."""
-        fields = _fields(programmer, want)
-        if self._applied.get(programmer.name) == fields:
+        wished = fields(programmer, want)
+        if self._applied.get(programmer.name) == wished:
             return ()
         ops = self._apply(programmer, self._due(programmer.plan(want)))
-        self._mark(programmer, fields)
+        self._mark(programmer, wished)
         return ops
 
-    def _mark(self, programmer: Programmer, fields: Any) -> None:
+    def _mark(self, programmer: Programmer, wished: Any) -> None:
         if any(part == programmer.name for part, _ in self._quarantine):
             self._applied.pop(programmer.name, None)
         else:
-            self._applied[programmer.name] = fields
+            self._applied[programmer.name] = wished
 
     def _due(self, ops: Sequence[Op]) -> tuple[Op, ...]:
         """Without the ops on quarantined objects whose time has not come."""
@@ -464,32 +441,3 @@ class Loop:
 
 def _key(op: Op) -> tuple[str, str]:
     return op.part, repr(op.key)
-
-
-def _fields(programmer: Programmer, want: HostState) -> Any:
-    getter = FIELDS.get(programmer.name)
-    return want if getter is None else getter(want)
-
-
-def _without_routes_of_missing(want: HostState, standing: set[str]) -> HostState:
-    """A route needs its link: where that is refused, one failure says it all."""
-    missing = want.links.keys() - standing
-    if not missing:
-        return want
-    return msgspec.structs.replace(
-        want, routes=frozenset(route for route in want.routes if route.link not in missing)
-    )
-
-
-def _closed(want: HostState, standing: set[str]) -> HostState:
-    """The state in which only endpoints whose links stand may send and receive."""
-    endpoints = want.filter.endpoints
-    if endpoints.keys() <= standing:
-        return want
-    return msgspec.structs.replace(
-        want,
-        filter=msgspec.structs.replace(
-            want.filter,
-            endpoints={name: item for name, item in endpoints.items() if name in standing},
-        ),
-    )

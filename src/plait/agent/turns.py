@@ -1,0 +1,89 @@
+"""What a turn of the loop compares and holds back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from plait.agent.programmers.base import Programmer
+from plait.model.hoststate import HostState
+
+
+class Same:
+    """Equal to what holds the very same object: rules of thousands of sets are not compared."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.held is other.held
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
+    "filter.base": attrgetter(
+        "filter.pools", "filter.vteps", "filter.vxlan_port", "filter.vni", "filter.dns"
+    ),
+    # A ruleset that changed is another object, though it may share sets with the former one.
+    "filter.policy": lambda want: Same(want.policy),
+    "links": attrgetter("links"),
+    "addresses": attrgetter("addresses"),
+    "tunnels": attrgetter("tunnels"),
+    "neighbours": attrgetter("neighbours"),
+    "fdb": attrgetter("fdb"),
+    "routes": attrgetter("routes"),
+    "rules": attrgetter("rules"),
+    "sysctls": attrgetter("sysctls"),
+    "docker_user": attrgetter("forward_accept"),
+    "filter.endpoints": attrgetter("filter"),
+}
+"""Programmer to what it programs of HostState: while that is equal, it has nothing to do."""
+DEPENDENTS: Final = {
+    "filter.base": ("filter.policy",),
+    "links": ("routes",),
+    "tunnels": ("routes", "neighbours", "fdb", "sysctls"),
+}
+"""Programmers whose objects go with a link, or a table, that is made anew."""
+BASE: Final = "filter.base"
+GATE: Final = "filter.endpoints"
+"""The programmer that opens traffic and closes it."""
+POLICY: Final = "filter.policy"
+"""The programmer of the rules that an endpoint needs before it is opened."""
+LINKS: Final = "links"
+FILTERS: Final = frozenset((BASE, POLICY, GATE))
+
+
+def fields(programmer: Programmer, want: HostState) -> Any:
+    """What a programmer programs of a state, to be compared with that of another."""
+    getter = FIELDS.get(programmer.name)
+    return want if getter is None else getter(want)
+
+
+def without_routes_of_missing(want: HostState, standing: Set[str]) -> HostState:
+    """A route needs its link: where that is refused, one failure says it all."""
+    missing = want.links.keys() - standing
+    if not missing:
+        return want
+    return msgspec.structs.replace(
+        want, routes=frozenset(route for route in want.routes if route.link not in missing)
+    )
+
+
+def closed(want: HostState, passing: Set[str]) -> HostState:
+    """The state in which only the endpoints of these links may send and receive."""
+    endpoints = want.filter.endpoints
+    if endpoints.keys() <= passing:
+        return want
+    return msgspec.structs.replace(
+        want,
+        filter=msgspec.structs.replace(
+            want.filter,
+            endpoints={name: item for name, item in endpoints.items() if name in passing},
+        ),
+    )
