@@ -25,6 +25,7 @@ COMMANDS = {
     "status": Entry("plait.cli.views:status", "How this host and the network are", LOOK),
     "peers": Entry("plait.cli.views:peers", "How this host reaches the others", LOOK),
     "ps": Entry("plait.cli.views:ps", "Endpoints of the whole network", LOOK),
+    "why": Entry("plait.cli.explaining:why", "Whether a flow passes, and what decided", LOOK),
     "get": Entry("plait.cli.resources:get", "List objects of a kind, or show one", LOOK),
     "describe": Entry("plait.cli.resources:describe", "An object and all about it", LOOK),
     "flows": Entry("plait.cli.flows:flows", "Flows: accepted and denied, and why", LOOK),

@@ -1,0 +1,151 @@
+"""`plait why`: what becomes of a flow, what decided, and what would have to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from plait.cli import complete
+from plait.cli.frame import Command
+from plait.cli.offline import files_option
+from plait.cli.options import json_option
+
+if TYPE_CHECKING:
+    from plait.policy.evaluate import Verdict
+    from plait.policy.world import World
+
+SHOWN = 40
+"""Answers that are listed when names mean many; `--json` has all."""
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "plait why front shop/api 80/tcp",
+        "plait why shop/web 192.0.2.7 443",
+        "plait why front api http -f manifests/ --json",
+    ],
+)
+@click.argument("src", shell_complete=complete.endpoints)
+@click.argument("dst", shell_complete=complete.endpoints)
+@click.argument("port")
+@click.option(
+    "-n",
+    "--namespace",
+    default="",
+    shell_complete=complete.namespaces,
+    help="Of names that say none. Default: whichever has the name.",
+)
+@files_option
+@json_option
+def why(
+    src: str, dst: str, port: str, namespace: str, files: tuple[str, ...], as_json: bool
+) -> None:
+    """Say whether SRC reaches DST by PORT, and which network, policy and rule decided.
+
+    SRC and DST are a name (web, shop/web), an address, a host (node:h1) or, as DST, a name
+    outside. PORT is 80, 80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE.
+    The answer comes from the objects alone; with -f from manifests, with no server.
+    """
+    from plait.cli import output
+    from plait.cli.offline import world_of
+    from plait.policy.explain import as_data
+
+    world = world_of(files)
+    found = answers(world, src, dst, port, namespace)
+    if as_json:
+        output.json_out(
+            {
+                "allowed": all(verdict.allowed for verdict in found),
+                "answers": [as_data(world, verdict) for verdict in found],
+            }
+        )
+        return
+    show(world, found)
+
+
+def answers(world: World, src: str, dst: str, port: str, namespace: str = "") -> list[Verdict]:
+    """One for each pair of addresses that the two sides mean.
+
+    PLAIT-API-004 when the receiver has no port of that name.
+    """
+    from plait.model.errors import PlaitError
+    from plait.policy.asking import parse_port
+    from plait.policy.evaluate import evaluate
+    from plait.policy.finding import find, meetings
+
+    asked = parse_port(port)
+    senders, receivers = find(world, src, namespace), find(world, dst, namespace)
+    many = len(senders) > 1 or len(receivers) > 1
+    found = [
+        evaluate(world, flow)
+        for one in senders
+        for other in receivers
+        if one != other or not many
+        for here, there in meetings(one, other)
+        for flow in asked.flows(world, here, there)
+    ]
+    if found:
+        return found
+    having = sorted(
+        {
+            f"{named.name} ({named.port}/{named.protocol})"
+            for who in receivers
+            for party in who.parties
+            for endpoint in world.at.get(party.address, ())
+            for named in endpoint.spec.named_ports
+        }
+    )
+    raise PlaitError(
+        "PLAIT-API-004",
+        f"`{dst}` has no port `{asked.text}`",
+        why=f"its ports are called {', '.join(having)}"
+        if having
+        else "none of its ports has a name",
+        fix=("name the port by its number, such as 80/tcp",),
+    )
+
+
+def show(world: World, found: list[Verdict]) -> None:
+    """One answer in full; of several those that differ, or a line each when there are many."""
+    from plait.cli import output
+    from plait.policy.explain import headline, text
+
+    shapes = {_shape(verdict): verdict for verdict in reversed(found)}
+    distinct = list(reversed(shapes.values()))
+    pairs = {(str(v.flow.src), str(v.flow.dst)) for v in found}
+    if len(pairs) > 1:
+        for verdict in found[:SHOWN]:
+            output.say(output.clean(headline(verdict)))
+        if len(found) > SHOWN:
+            output.say(f"… and {len(found) - SHOWN} more; --json has all", err=True)
+        first = found[0].flow
+        output.say(
+            "  name one, for all that decided: "
+            f"plait why {first.src}@{first.src.address} {first.dst}@{first.dst.address} …",
+            err=True,
+        )
+        return
+    for number, verdict in enumerate(distinct):
+        if number:
+            output.say("\n")
+        for line in text(world, verdict).splitlines():
+            output.say(output.clean(line))
+    for verdict in found:
+        if verdict not in distinct:
+            output.say(f"\nthe same from {verdict.flow.src.address} to {verdict.flow.dst.address}")
+
+
+def _shape(verdict: Verdict) -> tuple[object, ...]:
+    """What two answers share that are told once."""
+    sides = tuple(
+        (
+            side.allowed,
+            side.decided,
+            side.by.policy.metadata.name if side.by else "",
+            side.rule.position if side.rule else -1,
+        )
+        for side in (verdict.egress, verdict.ingress)
+    )
+    return (verdict.way.kind, verdict.depends, sides)
