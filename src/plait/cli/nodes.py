@@ -71,3 +71,16 @@ def forget(name: str, force: bool, dry_run: bool, as_json: bool) -> None:
     output.good(
         f"node {name} {done}: {gone.endpoints} endpoints, {gone.blocks} blocks, {gone.loans} loans"
     )
+
+
+@node.command(examples=["plait node label host2 zone=b", "plait node label host2 zone-"])
+@click.argument("name", shell_complete=complete.nodes)
+@click.argument("words", nargs=-1, required=True, metavar="KEY=VALUE|KEY-…")
+@dry_run_option
+@json_option
+def label(name: str, words: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Set labels of a host, or take them away (KEY-). Policies select hosts by them."""
+    from plait.cli.labelling import run
+    from plait.model.objects import Node
+
+    run(Node, name, words, dry_run=dry_run, as_json=as_json)
