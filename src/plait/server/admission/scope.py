@@ -7,6 +7,7 @@ import msgspec
 from plait.model import syntax
 from plait.model.errors import PlaitError
 from plait.model.objects import AnyObject, Cluster, Namespace, Object
+from plait.model.selectors import NAMESPACE_NAME
 from plait.model.syntax import invalid
 from plait.server import pools
 from plait.server.admission.base import (
@@ -43,8 +44,16 @@ def admit_cluster(state: State, context: Context, old: Object | None, new: AnyOb
 
 
 def admit_namespace(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
-    """Nothing but its metadata."""
+    """Nothing but its metadata; the label that every namespace has is its name."""
     del state, context, old
+    name = new.metadata.name
+    if new.metadata.labels.get(NAMESPACE_NAME, name) != name:
+        raise invalid(
+            "metadata.labels",
+            f"the label {NAMESPACE_NAME} of the namespace {name} is another name",
+            why="selectors find a namespace by it",
+            fix=f"leave {NAMESPACE_NAME} out",
+        )
     return Admitted(new)
 
 
