@@ -112,7 +112,10 @@ def test_the_status_is_the_servers_and_says_what_is_missing() -> None:
     put(state, claimed)
     assert message(state) == ""
     put(state, policy(Peer(group="b"), Peer(group="a"), Peer(network="n"), Peer(group="a")))
-    assert message(state).startswith("there is no group a, no group b, no network n: ")
+    assert message(state) == (
+        "there is no group a, no group b: a rule that names it accepts nothing, or denies "
+        "everything; there is no network n: nobody is on it"
+    )
     put(state, policy(*(Peer(group=f"g{i}") for i in range(7)), name="many"))
     assert "no group g4 and 2 more:" in message(state, "many")
 

@@ -19,7 +19,12 @@ from plait.server.state import State, with_revision
 Reference = tuple[type[Object], str]
 
 MOST_NAMED: Final = 5
-"""Missing objects that a message names."""
+"""Missing objects of a kind that a message names."""
+EFFECTS: Final[dict[type[Object], str]] = {
+    Group: "a rule that names it accepts nothing, or denies everything",
+    Network: "nobody is on it",
+}
+"""What follows of a missing object."""
 
 
 def named(spec: PolicySpec) -> list[Reference]:
@@ -44,17 +49,16 @@ def namers(state: State, kind: type[Object], name: str) -> list[Policy]:
 
 
 def message(spec: PolicySpec, there: Callable[[Reference], bool]) -> str:
-    """Which of the named objects are missing; empty when none is."""
-    missing = [
-        f"{kind.__name__.lower()} {name}" for kind, name in named(spec) if not there((kind, name))
-    ]
-    if not missing:
-        return ""
-    more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-    return (
-        f"there is no {', no '.join(missing[:MOST_NAMED])}{more}: "
-        "a rule that accepts matches nothing by that name"
-    )
+    """Which of the named objects are missing, and what follows; empty when none is."""
+    missing = [ref for ref in named(spec) if not there(ref)]
+    parts = []
+    for kind, effect in EFFECTS.items():
+        names = [name for of, name in missing if of is kind]
+        if names:
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            listed = f", no {kind.__name__.lower()} ".join(names[:MOST_NAMED])
+            parts.append(f"there is no {kind.__name__.lower()} {listed}{more}: {effect}")
+    return "; ".join(parts)
 
 
 def retold(state: State, kind: type[Object], name: str, *, there: bool) -> tuple[Policy, ...]:
