@@ -1,0 +1,368 @@
+"""A lab whose pods, namespaces and policies are whatever a test says, and who reaches whom in it.
+
+The whole scene is given each time; the stage makes the difference through the real API and the
+agents' sockets, and waits until the kernel of every host follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import msgspec
+from tests.lab.census import inside, status, verbs
+from tests.lab.conftest import eventually
+
+from plait.client.agent import AttachRequest
+from plait.client.agent_socket import run as at_once
+from plait.client.api import ApiClient
+from plait.client.base import BatchOp
+from plait.lab import workloads
+from plait.lab.daemons import FIRST
+from plait.lab.lab import Lab
+from plait.lab.state import WorkloadState
+from plait.lab.workloads import Order
+from plait.model.errors import PlaitError
+from plait.model.objects import (
+    AnyObject,
+    Endpoint,
+    Metadata,
+    NamedPort,
+    Namespace,
+    Network,
+    NetworkSpec,
+    Node,
+    Object,
+    Workload,
+)
+from plait.model.selectors import NAMESPACE_NAME
+
+PATIENCE = 0.4
+"""Seconds for which a probe waits; whoever is let through answers within a few milliseconds."""
+SECOND_LOOK = 2.0
+"""Seconds for which it waits when a packet that should have passed did not: one may be lost on a
+busy machine, and only one that passes proves a thing at once."""
+IN_USE, STALE = "PLAIT-API-011", "PLAIT-API-006"
+CONNECTED, SILENT = "connected", "timed out"
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload that should be there."""
+
+    namespace: str
+    name: str
+    host: str
+    labels: dict[str, str]
+    addresses: tuple[str, ...]
+    listen: tuple[str, ...] = ()
+    """`80/tcp`."""
+    named_ports: tuple[NamedPort, ...] = ()
+    network: str = "plait"
+
+    @property
+    def key(self) -> str:
+        """How probes name it."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def body(self) -> Pod:
+        """What cannot be changed without making it anew."""
+        return msgspec.structs.replace(self, labels={})
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that should be there."""
+
+    pods: tuple[Pod, ...] = ()
+    namespaces: dict[str, dict[str, str]] = {}
+    """Labels by name."""
+    objects: tuple[AnyObject, ...] = ()
+    """Policies, groups."""
+
+
+class Probe(NamedTuple):
+    """One question."""
+
+    source: str
+    """Key of a pod."""
+    ip: str
+    port: int
+    protocol: str
+
+
+class Wrong(NamedTuple):
+    """An answer that differs."""
+
+    probe: Probe
+    expected: str
+    found: str
+
+
+def network(name: str, *pools: str) -> Network:
+    """A network of fixed pools, in which every address is given on request."""
+    return Network(metadata=Metadata(name=name), spec=NetworkSpec(pools=pools))
+
+
+def key_of(obj: Object) -> str:
+    """Identity of an object on the stage."""
+    return f"{type(obj).__name__} {obj.metadata.name}"
+
+
+class Stage:
+    """See the module's docstring."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.hosts = tuple(lab.plan.machines)
+        self._pods: dict[str, Pod] = {}
+        self._loads: dict[str, WorkloadState] = {}
+        self._begun: dict[str, WorkloadState] = {}
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._objects: dict[str, AnyObject] = {}
+        self._marks = itertools.count(1)
+        self._loop = asyncio.Runner()
+        socket = inside(lab, FIRST, "/run/plait/server.sock")
+        self._api = self._loop.run(_client(str(socket)))
+        self._probers = ThreadPoolExecutor(max_workers=16)
+
+    def close(self) -> None:
+        """Take everything away, and let go."""
+        try:
+            self.show(Scene())
+        finally:
+            self._loop.run(self._api.close())
+            self._loop.close()
+            self._probers.shutdown()
+
+    # Making it so.
+
+    def write(self, *ops: BatchOp) -> None:
+        """Through the API, at once."""
+        if ops:
+            self._loop.run(self._api.batch(ops))
+
+    def put(self, *objects: AnyObject) -> None:
+        """Store objects; they are not part of any scene."""
+        self.write(*(BatchOp(verb="update", object=obj) for obj in objects))
+
+    def delete(self, *objects: AnyObject) -> None:
+        """Remove objects, whatever their revision."""
+        self.write(*(BatchOp(verb="delete", object=unrevised(obj)) for obj in objects))
+
+    def label_nodes(self, labels: dict[str, str]) -> None:
+        """Give every Node these labels; its agent writes it too, so a write may come too late."""
+
+        def labelled(node: Node) -> bool:
+            metadata = msgspec.structs.replace(node.metadata, labels=labels)
+            try:
+                self._loop.run(self._api.update(msgspec.structs.replace(node, metadata=metadata)))
+            except PlaitError as error:
+                if error.code != STALE:
+                    raise
+                return False
+            return True
+
+        for host in self.hosts:
+            eventually(
+                f"{host} has labels",
+                lambda host=host: labelled(self._loop.run(self._api.get(Node, host))),  # type: ignore[misc]
+            )
+
+    def show(self, scene: Scene) -> None:
+        """Make it so; when this returns, every host's kernel follows."""
+        wanted = {pod.key: pod for pod in scene.pods}
+        for key in [k for k, pod in self._pods.items() if k not in wanted
+                    or wanted[k].body != pod.body]:  # fmt: skip
+            self._remove(key)
+        self.write(*self._changes(scene))
+        empty = self._namespaces.keys() - scene.namespaces.keys()
+        self._namespaces = dict(scene.namespaces)
+        self._objects = {key_of(obj): obj for obj in scene.objects}
+        touched = [pod for pod in scene.pods if self._pods.get(pod.key) != pod]
+        for pod in touched:
+            self._make(pod)
+        if touched:
+            eventually("the server knows the pods", lambda: self._known(touched))
+        for name in empty:
+            eventually(f"{name} is empty", lambda name=name: self._unmake(name))  # type: ignore[misc]
+        self.enforced()
+
+    def _changes(self, scene: Scene) -> Iterator[BatchOp]:
+        for name, labels in scene.namespaces.items():
+            if self._namespaces.get(name) != labels:
+                # Every namespace has this one by itself.
+                own = {key: value for key, value in labels.items() if key != NAMESPACE_NAME}
+                made = Namespace(metadata=Metadata(name=name, labels=own))
+                yield BatchOp(verb="update", object=made)
+        objects = {key_of(obj): obj for obj in scene.objects}
+        for key, obj in self._objects.items():
+            if key not in objects:
+                yield BatchOp(verb="delete", object=unrevised(obj))
+        for key, obj in objects.items():
+            if self._objects.get(key) != obj:
+                yield BatchOp(verb="update", object=obj)
+
+    def _unmake(self, namespace: str) -> bool:
+        """Delete a namespace; not as long as the server knows of an endpoint in it."""
+        try:
+            self.delete(Namespace(metadata=Metadata(name=namespace)))
+        except PlaitError as error:
+            if error.code != IN_USE:
+                raise
+            return False
+        return True
+
+    @contextmanager
+    def beginning(self, pod: Pod) -> Iterator[WorkloadState]:
+        """The workload of a pod that a later `show` attaches, already running; its end is that of
+        the pod, or of the block if no scene has had it."""
+        load = workloads.start(self.lab, pod.host, pod.name, pod.listen, pod.namespace)
+        self._begun[pod.key] = load
+        try:
+            yield load
+        finally:
+            if self._begun.pop(pod.key, None) is not None:
+                workloads.kill(load)
+
+    def _remove(self, key: str) -> None:
+        load = self._loads.pop(key)
+        del self._pods[key]
+        at_once(verbs(self.lab, load.host).detach(load.endpoint))
+        workloads.kill(load)
+
+    def _make(self, pod: Pod) -> None:
+        """Attach it, or say who it is now."""
+        agent = verbs(self.lab, pod.host)
+        load = self._loads.get(pod.key)
+        if load is not None:
+            at_once(
+                agent.identify(
+                    load.endpoint,
+                    name=pod.name,
+                    aliases=(),
+                    labels=pod.labels,
+                    namespace=pod.namespace,
+                    workload=Workload(runtime="lab"),
+                )
+            )
+            self._pods[pod.key] = pod
+            return
+        load = self._begun.pop(pod.key, None) or workloads.start(
+            self.lab, pod.host, pod.name, pod.listen, pod.namespace
+        )
+        ident = f"stage-{pod.namespace}-{pod.name}"
+        try:
+            made = at_once(
+                agent.attach(
+                    AttachRequest(
+                        id=ident,
+                        network=pod.network,
+                        namespace=pod.namespace,
+                        name=pod.name,
+                        labels=pod.labels,
+                        addresses=pod.addresses,
+                        netns=f"/proc/{load.inner_pid}/ns/net",
+                        workload=Workload(runtime="lab"),
+                        named_ports=pod.named_ports,
+                    )
+                )
+            )
+        except BaseException:
+            workloads.kill(load)
+            raise
+        self._pods[pod.key] = pod
+        self._loads[pod.key] = msgspec.structs.replace(
+            load, endpoint=ident, addresses=made.addresses, network=pod.network
+        )
+
+    def _known(self, pods: Sequence[Pod]) -> bool:
+        stored = {
+            endpoint.metadata.name: endpoint.metadata.labels
+            for endpoint in self._loop.run(self._api.list(Endpoint))
+        }
+        return all(stored.get(self._loads[pod.key].endpoint) == pod.labels for pod in pods)
+
+    def enforced(self) -> int:
+        """Wait until every host's kernel follows what is stored by now; its revision."""
+        # A write of its own: the events of a batch share a revision and may come one by one.
+        mark = Namespace(metadata=Metadata(name="stage", labels={"mark": str(next(self._marks))}))
+        stored = self._loop.run(self._api.update(mark))
+        revision = stored.metadata.revision
+        for host in self.hosts:
+            eventually(f"{host} follows", lambda host=host: self._follows(host, revision))  # type: ignore[misc]
+        return revision
+
+    def _follows(self, host: str, revision: int) -> bool:
+        said = status(self.lab, host)
+        return said is not None and said.applied >= revision
+
+    # Looking at it.
+
+    def load(self, key: str) -> WorkloadState:
+        """The workload of a pod."""
+        return self._loads[key]
+
+    @property
+    def pods(self) -> Mapping[str, Pod]:
+        """Pods that run, by key."""
+        return self._pods
+
+    def ask(self, probes: Iterable[Probe], timeout: float = PATIENCE) -> dict[Probe, str]:
+        """What came of each probe; all are sent at once."""
+        by_source: dict[str, list[Probe]] = {}
+        for probe in probes:
+            by_source.setdefault(probe.source, []).append(probe)
+
+        def out_of(source: str) -> list[str]:
+            orders = [
+                Order(ip=p.ip, port=p.port, proto=p.protocol, timeout=timeout)
+                for p in by_source[source]
+            ]
+            return [r.result for r in workloads.probe(self.lab, self._loads[source], orders)]
+
+        found = self._probers.map(out_of, by_source)
+        return {
+            probe: result
+            for probes_of, results in zip(by_source.values(), found, strict=True)
+            for probe, result in zip(probes_of, results, strict=True)
+        }
+
+    def wrong(self, expected: Mapping[Probe, str]) -> list[Wrong]:
+        """Answers that differ. What passes though it should not is wrong for good."""
+        first = self._differing(expected, PATIENCE)
+        again = {item.probe: item.expected for item in first if item.expected == CONNECTED}
+        lost = self._differing(again, SECOND_LOOK) if again else []
+        return [item for item in first if item.expected != CONNECTED] + lost
+
+    def _differing(self, expected: Mapping[Probe, str], timeout: float) -> list[Wrong]:
+        found = self.ask(expected, timeout)
+        return [
+            Wrong(probe, expected[probe], result)
+            for probe, result in found.items()
+            if result != expected[probe]
+        ]
+
+
+def unrevised(obj: AnyObject) -> AnyObject:
+    """For a delete whatever the revision."""
+    metadata = msgspec.structs.replace(obj.metadata, revision=0)
+    return msgspec.structs.replace(obj, metadata=metadata)
+
+
+async def _client(socket: str) -> ApiClient:
+    return ApiClient("http://localhost", unix_socket=socket)
+
+
+@contextmanager
+def staged(lab: Lab, *networks: Network) -> Iterator[Stage]:
+    """A stage with these networks, gone with the block."""
+    stage = Stage(lab)
+    try:
+        stage.put(*networks)
+        yield stage
+    finally:
+        stage.close()
