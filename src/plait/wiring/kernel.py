@@ -14,6 +14,7 @@ from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.agent.programmers.links import Links
 from plait.agent.programmers.neighbours import Fdb, Neighbours
+from plait.agent.programmers.policy import FilterPolicy
 from plait.agent.programmers.routes import Routes
 from plait.agent.programmers.rules import Rules
 from plait.agent.programmers.sysctls import Sysctls
@@ -59,6 +60,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     programmers = in_order(
         (
             FilterBase(table),
+            FilterPolicy(table),
             FilterEndpoints(table, flows),
             links,
             addresses,
