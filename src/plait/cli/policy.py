@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from plait.cli import complete
+from plait.cli.expecting import check
 from plait.cli.frame import Group
 from plait.cli.learning import learn
 from plait.cli.offline import files_option
@@ -25,7 +26,7 @@ def policy() -> None:
     """Policies: who may talk to whom, and why."""
 
 
-for command in (list_, show, rm, stage, enforce, preview, learn):
+for command in (list_, show, rm, stage, enforce, preview, check, learn):
     policy.add_command(command)
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from plait.cli.manifests import MAX_BYTES, Document, documents, to_known, to_object
 from plait.model.errors import PlaitError
 from plait.model.objects import KINDS, AnyObject
+from plait.policy import expectations
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def _texts(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+def texts(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The text of each file that is meant, and what the file is called."""
     for name in names:
         if name == "-":
             yield _decoded(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"), "<stdin>"
@@ -57,11 +59,18 @@ def read_world(names: Sequence[str]) -> list[AnyObject]:
     return _read(names, to_known)
 
 
+def _is_test(document: Document) -> bool:
+    """Whether it holds expectations, which stand beside the policies and are no object."""
+    return isinstance(document.data, dict) and document.data.get("kind") == expectations.KIND
+
+
 def _read(names: Sequence[str], convert: Callable[[Document], AnyObject | None]) -> list[AnyObject]:
     found: list[AnyObject] = []
     places: dict[str, str] = {}
-    for text, source in _texts(names):
+    for text, source in texts(names):
         for document in documents(text, source):
+            if _is_test(document):
+                continue
             obj = convert(document)
             if obj is None:
                 continue
