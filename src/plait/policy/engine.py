@@ -170,8 +170,8 @@ class Engine:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """What is wrong with policies that rule endpoints of this host, by the policy's name."""
-        self._settle()
+        """What is wrong with policies that rule endpoints of this host, by the policy's name; as
+        of the last ruleset."""
         return MappingProxyType(self._problems)
 
     @property
@@ -180,8 +180,8 @@ class Engine:
         return self._index.evaluated + self._subjects.evaluated
 
     def meaning(self, ident: str) -> Meaning | None:
-        """What an id of a rule or of an isolation stands for, or stood for not long ago."""
-        self._settle()
+        """What an id of a rule or of an isolation stands for in the last ruleset, or stood for in
+        one before it."""
         return self._meanings.get(ident)
 
     def ruleset(self) -> Ruleset:
