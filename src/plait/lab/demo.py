@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import permutations
 from typing import NamedTuple
@@ -102,8 +102,41 @@ class Demo:
         """`plait …` on a host."""
         return daemons.plait(self.lab, host, *argv)
 
+    def start_shop(self) -> None:
+        """Three containers of namespace shop, each on a host of its own."""
+        for host, name in zip(self.hosts, SHOP, strict=True):
+            self.serve(host, name, "plait", "--label", "plait.namespace=shop")
+
+    def pages(self, ways: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+        """Which container gets which one's page, by container and name."""
+        return {
+            (source, target): self.fetch(self._host_of(source), source, f"http://{target}/")
+            == f"page of {target.partition('.')[0]}"
+            for source, target in ways
+        }
+
+    def pages_until(self, wanted: dict[tuple[str, str], bool]) -> dict[tuple[str, str], bool]:
+        """The pages once they come and stay away as wanted, or after SETTLE seconds."""
+        deadline = time.monotonic() + SETTLE
+        while True:
+            seen = self.pages(list(wanted))
+            if seen == wanted or time.monotonic() > deadline:
+                return seen
+            time.sleep(0.1)  # a look every so often, up to the deadline
+
+    def why(self, src: str, dst: str) -> str:
+        """What `plait why` says in its first line."""
+        return self.plait("h1", "why", src, dst, "80/tcp").partition("\n")[0]
+
+    def _host_of(self, container: str) -> str:
+        if container in SHOP:
+            return self.hosts[SHOP.index(container)]
+        return next(host for host in self.hosts if _web(host) == container)
+
 
 WGET = ("-T2", "-t1", "-qO-")
+SHOP = ("front", "api", "db")
+"""Containers of namespace shop, in the order of the hosts that they are on."""
 
 
 def _words(done: subprocess.CompletedProcess[str]) -> str:
@@ -245,6 +278,106 @@ def server_returns(demo: Demo) -> Observation:
     return Observation(page == "page of late", f"web-h1 got: {page}")
 
 
+# Rules: front, api and db in namespace shop, a visitor in namespace default.
+
+VISITOR = "web-h1"
+PATHS = (("front", "api"), ("api", "db"), ("front", "db"))
+"""Who asks whom within the shop."""
+
+
+def open_at_first(demo: Demo) -> Observation:
+    """Without policies everybody reaches the shop, and `plait why` says that nothing decided"""
+    demo.start_shop()
+    wanted = dict.fromkeys((*PATHS, (VISITOR, "db.shop")), True)
+    seen = demo.pages_until(wanted)
+    said = demo.why(f"default/{VISITOR}", "shop/db")
+    return Observation(seen == wanted and said.endswith("80/tcp: allowed"), said)
+
+
+def isolated(demo: Demo) -> Observation:
+    """`plait isolate shop`: the visitor is locked out of all hosts, the shop itself goes on"""
+    demo.plait("h1", "isolate", "shop")
+    closed = {(VISITOR, f"{name}.shop"): False for name in SHOP}
+    wanted = closed | dict.fromkeys(PATHS, True)
+    seen = demo.pages_until(wanted)
+    said = demo.why(f"default/{VISITOR}", "shop/db")
+    return Observation(seen == wanted and "isolate.shop" in said, _told(seen, wanted, said))
+
+
+def allowed(demo: Demo) -> Observation:
+    """`plait allow` opens front for the visitor, on port 80, and nothing else"""
+    argv = ("allow", "shop/front", "--from", VISITOR, "--port", "80/tcp")
+    demo.plait("h1", *argv)
+    wanted = {
+        (VISITOR, "front.shop"): True,
+        (VISITOR, "api.shop"): False,
+        (VISITOR, "db.shop"): False,
+        ("front", "api"): True,
+    }
+    seen = demo.pages_until(wanted)
+    said = demo.why(f"default/{VISITOR}", "shop/front")
+    return Observation(
+        seen == wanted and said.endswith("80/tcp: allowed"), _told(seen, wanted, said)
+    )
+
+
+def denied(demo: Demo) -> Observation:
+    """`plait deny` keeps front from db: only api may ask it"""
+    demo.plait("h1", "deny", "shop/db", "--from", "shop/front")
+    wanted = {("front", "db"): False, ("api", "db"): True, ("front", "api"): True}
+    seen = demo.pages_until(wanted)
+    said = demo.why("shop/front", "shop/db")
+    good = "deny.shop.db.from.shop.front" in said
+    return Observation(seen == wanted and good, _told(seen, wanted, said))
+
+
+def logged(demo: Demo) -> Observation:
+    """`plait flows --denied` names who was denied what, by which policy"""
+    wanted = {
+        (f"default/{VISITOR}", "shop/db", "isolate.shop"),
+        ("shop/front", "shop/db", "deny.shop.db.from.shop.front"),
+    }
+    deadline = time.monotonic() + SETTLE
+    while True:
+        lines = demo.plait("h1", "flows", "--denied", "--json").splitlines()
+        seen = {
+            (*(f"{r[end]['namespace']}/{r[end]['name']}" for end in ("src", "dst")), r["policy"])
+            for r in map(json.loads, lines)
+            if r.get("policy") and all("name" in r[end] for end in ("src", "dst"))
+        }
+        if wanted <= seen or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)  # a look every so often, up to the deadline
+    said = "; ".join(f"{src} to {dst} by policy {by}" for src, dst, by in sorted(wanted & seen))
+    return Observation(wanted <= seen, said or f"{len(lines)} lines, none of them that one")
+
+
+def rules_without_server(demo: Demo) -> Observation:
+    """The rules need no server: with it down they stand, and a new container meets them"""
+    bringup.stop_server(demo.lab)
+    try:
+        demo.serve("h3", "stranger", "plait")
+        open_, closed = (
+            demo.fetch("h3", "stranger", f"http://{name}/") for name in (VISITOR, "db.shop")
+        )
+        kept = demo.pages([(VISITOR, "front.shop"), (VISITOR, "db.shop")])
+    finally:
+        bringup.start_server(demo.lab)
+    good = open_ == f"page of {VISITOR}" and not closed.startswith("page of")
+    stands = kept == {(VISITOR, "front.shop"): True, (VISITOR, "db.shop"): False}
+    return Observation(good and stands, f"stranger got from {VISITOR}: {open_}; from db: {closed}")
+
+
+def _told(seen: dict[tuple[str, str], bool], wanted: dict[tuple[str, str], bool], said: str) -> str:
+    """What differs from what was wanted, or else what `plait why` said."""
+    wrong = [
+        f"{source} {'reaches' if seen[source, target] else 'does not reach'} {target}"
+        for source, target in wanted
+        if seen[source, target] != wanted[source, target]
+    ]
+    return "; ".join([*wrong, said])
+
+
 CHECKS: tuple[Check, ...] = (
     pages_by_name,
     paths,
@@ -257,6 +390,12 @@ CHECKS: tuple[Check, ...] = (
     lookups_go_on,
     attaching_goes_on,
     server_returns,
+    open_at_first,
+    isolated,
+    allowed,
+    denied,
+    logged,
+    rules_without_server,
 )
 
 
@@ -279,9 +418,9 @@ def show(demo: Demo) -> list[str]:
 
 def picture(demo: Demo) -> None:
     """Print what Plait says of itself."""
-    for command in ("status", "peers", "ps"):
+    for command in ("status", "peers", "ps", "policy ls"):
         output.say(f"\n$ plait {command}        (on h1)")
-        output.say(demo.plait("h1", command).rstrip())
+        output.say(demo.plait("h1", *command.split()).rstrip())
 
 
 @contextmanager
