@@ -22,6 +22,7 @@ from plait.model.objects import (
     AddressBlock,
     Endpoint,
     Metadata,
+    NamedPort,
     Network,
     NetworkSpec,
     Node,
@@ -313,7 +314,10 @@ async def test_no_traffic_before_identity(host: fake.FakeHost) -> None:
             labels={"a": "b"},
             namespace="prod",
             workload=Workload(runtime="docker", id="c1"),
+            named_ports=(NamedPort(name="sql", protocol="tcp", port=5432),),
         )
+        (known,) = await agent.service.endpoints()
+        assert known.request.named_ports[0].port == 5432
         state = agent.state.compute()
         assert state is not None
         assert result.interface in state.filter.endpoints
@@ -518,3 +522,17 @@ async def test_a_claim_that_did_not_get_through_is_still_due(host: fake.FakeHost
         await agent.blocks.reconcile()
         assert agent.blocks._lost_blocks == set()
         assert {mine, "10.9.200.0/26"} <= set(blocks(host.server, "h1"))
+
+
+async def test_named_ports_go_to_the_server_with_the_endpoint(host: fake.FakeHost) -> None:
+    http = NamedPort(name="http", protocol="tcp", port=80)
+    async with running(host) as agent:
+        await settled(host, agent)
+        await agent.service.attach(request(named_ports=(http,)))
+        await until(lambda: "/endpoints/default/e1" in host.server.objects)
+        stored = host.server.objects["/endpoints/default/e1"]
+        assert isinstance(stored, Endpoint)
+        assert stored.spec.named_ports == (http,)
+        with pytest.raises(PlaitError) as caught:
+            await agent.service.attach(request("e2", named_ports=(http, http)))
+        assert caught.value.where == "namedPorts[1].name"

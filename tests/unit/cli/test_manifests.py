@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.cli.manifests import MAX_NODES, objects
-from plait.cli.reading import read_manifests
+from plait.cli.reading import read_manifests, read_world
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint, Network
 
@@ -116,3 +116,136 @@ def test_an_object_that_stands_twice_is_refused(tmp_path: Path) -> None:
         read_manifests([str(tmp_path)])
     assert caught.value.where == f"{tmp_path}/b.yaml:1"
     assert f"{tmp_path}/a.yaml:1" in caught.value.why
+
+
+KUBERNETES = """\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Namespace
+  metadata: {name: shop}
+- kind: NetworkPolicy
+  apiVersion: networking.k8s.io/v1
+  metadata: {name: web, namespace: shop}
+  spec:
+    podSelector: {}
+---
+kind: NetworkPolicyList
+apiVersion: networking.k8s.io/v1
+items:
+- metadata: {name: db, namespace: shop}
+  spec: {policyTypes: [Egress]}
+"""
+PODS = """\
+apiVersion: v1
+kind: PodList
+items:
+- metadata: {name: a}
+  status: {podIP: 10.0.0.1}
+- metadata: {name: host}
+  spec: {hostNetwork: true}
+  status: {podIP: 192.0.2.1}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+"""
+
+
+def test_kubernetes_kinds_stand_beside_ours_and_in_lists() -> None:
+    found = objects(KUBERNETES + "---\n" + GOOD, "f.yaml")
+    assert [(o.kind, o.metadata.name) for o in found] == [
+        ("Namespace", "shop"),
+        ("Policy", "knp.shop.web"),
+        ("Policy", "knp.shop.db"),
+        ("Network", "web"),
+        ("Endpoint", "e1"),
+    ]
+
+
+def test_what_get_prints_can_be_applied() -> None:
+    item = '{"apiVersion":"plait/v1","kind":"Network","metadata":{"name":"x"}}'
+    text = f'{{"kind":"List","items":[{item}]}}'
+    assert objects(text, "f.json")[0].metadata.name == "x"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "why", "fix"),
+    [
+        ("podSelector", "podSelecter", "f.yaml:11", "no field", "write `podSelector`"),
+        ("policyTypes: [Egress]", "policyTypes: [Both]", "f.yaml:17", "spec.policyTypes[0]", ""),
+        (
+            "networking.k8s.io/v1\n  metadata",
+            "extensions/v1beta1\n  metadata",
+            "f.yaml:8",
+            "extensions",
+            "write `apiVersion: networking.k8s.io/v1`",
+        ),
+        ("kind: Namespace", "kind: Pod", "f.yaml:5", "a Pod is read, but not stored", ""),
+        ("name: shop}\n- kind", "name: No}\n- kind", "f.yaml:6", "metadata.name", ""),
+    ],
+)
+def test_mistakes_in_kubernetes_manifests_are_named_by_line(
+    old: str, new: str, where: str, why: str, fix: str
+) -> None:
+    assert old in KUBERNETES
+    error = refusal(KUBERNETES.replace(old, new, 1))
+    assert error.where == where
+    assert why in error.why
+    assert fix in (*error.fix, "")
+
+
+def test_policies_of_ours_are_checked_where_their_lines_are_known() -> None:
+    text = """\
+apiVersion: plait/v1
+kind: Policy
+metadata: {name: p}
+spec:
+  ingress:
+  - peers: [{cidr: 10.0.0.1/8}]
+---
+apiVersion: plait/v1
+kind: Group
+metadata: {name: g}
+spec: {}
+"""
+    error = refusal(text)
+    assert (error.where, error.fix) == ("f.yaml:6", ("use 10.0.0.0/8",))
+    error = refusal(text.partition("---\n")[2])
+    assert error.where == "f.yaml:4"
+    assert "neither selectors nor cidrs" in error.why
+
+
+def test_a_world_of_manifests_has_pods_and_passes_over_what_has_no_part(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(KUBERNETES + "---\n" + PODS)
+    found = [(o.kind, o.metadata.name) for o in read_world([str(tmp_path)])]
+    assert found == [
+        ("Namespace", "shop"),
+        ("Node", "n1"),
+        ("Endpoint", "a"),
+        ("Policy", "knp.shop.web"),
+        ("Policy", "knp.shop.db"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n",
+        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\n",
+        "apiVersion: plait/v2\nkind: Policy\n",
+        "kind: Pod\n",
+        "apiVersion: v1\n",
+        "a: b\n",
+        "- a\n",
+    ],
+)
+def test_what_could_change_the_answer_is_not_passed_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(PlaitError, match="PLAIT-CLI-004"):
+        read_world([str(tmp_path)])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from plait.cli import connect
 from plait.cli.applying import apply_all, merged
 from plait.cli.columns import age
-from plait.cli.endpoints import parse_port
-from plait.cli.kinds import find_kind
+from plait.cli.endpoints import parse_port, parse_port_names
+from plait.cli.kinds import find_kind, find_wanted
+from plait.cli.labelling import changed
 from plait.cli.lifecycle import attached_containers, node_name
 from plait.cli.options import Duration, parse_labels
 from plait.cli.output import clean, plain_table
@@ -32,6 +33,7 @@ from plait.model.objects import (
     Network,
     NetworkSpec,
     Object,
+    Policy,
 )
 
 
@@ -265,3 +267,47 @@ async def test_a_dry_run_writes_nothing() -> None:
     assert [result for _, result in outcome] == ["changed"]
     assert api.dry == ["n"]
     assert api.batches == []
+
+
+def test_named_ports_of_an_attachment() -> None:
+    found = parse_port_names(("http=80", "dns=53/udp,53/tcp"))
+    assert [(p.name, p.protocol, p.port) for p in found] == [
+        ("http", "tcp", 80),
+        ("dns", "udp", 53),
+        ("dns", "tcp", 53),
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [("http",), ("=80",), ("http=x",), ("80=80",), ("http=80", "http=81")]
+)
+def test_what_names_no_port(words: tuple[str, ...]) -> None:
+    with pytest.raises(click.BadParameter):
+        parse_port_names(words)
+
+
+def test_labels_are_set_and_taken_away() -> None:
+    before = {"a": "1", "b": "2"}
+    assert changed(before, ("a-", "b=3", "c=")) == {"b": "3", "c": ""}
+    assert changed(before, ("none-",)) == before
+    for bad in (("a",), ("-",), ("=x",), ("a=1", "a-")):
+        with pytest.raises(click.BadParameter):
+            changed(before, bad)
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "namespace", "stored"),
+    [
+        ("NetworkPolicy", "web", "shop", "knp.shop.web"),
+        ("netpol", "knp.shop.web", "default", "knp.shop.web"),
+        ("cnp", "base", "shop", "kcnp.base"),
+        ("policy", "web", "shop", "web"),
+        ("pol", "web", "shop", "web"),
+    ],
+)
+def test_kubernetes_kinds_by_the_names_that_they_are_stored_under(
+    word: str, name: str, namespace: str, stored: str
+) -> None:
+    wanted = find_wanted(word)
+    assert wanted.kind is Policy
+    assert wanted.stored_name(name, namespace) == stored

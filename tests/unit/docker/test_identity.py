@@ -6,6 +6,7 @@ import pytest
 
 from plait.docker.identity import endpoints_of, identity
 from plait.model.errors import PlaitError
+from plait.model.objects import NamedPort
 from plait.wire.docker import (
     Container,
     ContainerDetail,
@@ -152,3 +153,28 @@ async def test_nothing_is_kept_of_what_docker_forgot(world) -> None:
     memory = (world.identifier._told, world.identifier._aliases, world.identifier._locks)
     assert memory == ({}, {}, {})
     assert not world.identifier._inspected
+
+
+def test_labels_name_ports() -> None:
+    labels = {"plait.port.http": "80", "plait.port.dns": "53/udp,53/tcp", "app": "web"}
+    who = identity(container(labels=labels), (), "")
+    assert who.named_ports == (
+        NamedPort(name="dns", protocol="udp", port=53),
+        NamedPort(name="dns", protocol="tcp", port=53),
+        NamedPort(name="http", protocol="tcp", port=80),
+    )
+
+
+@pytest.mark.parametrize(("name", "port"), [("http", "x"), ("80", "80"), ("", "80")])
+async def test_a_container_whose_named_port_is_none_stays_closed(
+    world, name: str, port: str
+) -> None:
+    network_id = await connected(world)
+    world.container(CID, "web", {f"plait.port.{name}": port})
+    await world.identifier.connected(network_id, CID)
+    assert world.agent.identified == []
+    assert "PLAIT-API-002" in world.identifier.problems[0]
+    world.container(CID, "web", {"plait.port.http": "80/tcp"})
+    await world.identifier.connected(network_id, CID)
+    assert world.agent.local["e1"].request.named_ports[0].port == 80
+    assert world.identifier.problems == ()
