@@ -151,7 +151,7 @@ class FakeNft:
         held = self.kernel.tables.get(self._name)
         chains = held.chains.values() if held else ()
         return tuple(
-            nft_read.RuleInfo(chain.name, rule.comment(), 0, 0)
+            nft_read.RuleInfo(chain.name, rule.comment, 0, 0)
             for chain in chains
             for rule in chain.rules
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -89,19 +90,21 @@ class Hook(msgspec.Struct, frozen=True):
     priority: int
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, dict=True):
     """A rule: statements, and why it is there (a constant of the code, never a user's text)."""
 
     why: str
     statements: tuple[e.Statement, ...]
 
-    def pack(self) -> bytes:
+    @cached_property
+    def packed(self) -> bytes:
         """The kernel expressions."""
         return b"".join([s.pack() for s in self.statements])
 
+    @cached_property
     def comment(self) -> str:
         """`why #digest`: says what the rule is, and identifies it exactly."""
-        return f"{self.why} #{hashlib.blake2s(self.pack(), digest_size=6).hexdigest()}"
+        return f"{self.why} #{hashlib.blake2s(self.packed, digest_size=6).hexdigest()}"
 
     def text(self) -> str:
         """In nft's syntax."""
@@ -310,10 +313,10 @@ class AddRules(msgspec.Struct, frozen=True):
         """See Step."""
         head = string(1, table) + string(2, self.chain.name)
         for rule in self.chain.rules:
-            comment = rule.comment().encode() + b"\0"
+            comment = rule.comment.encode() + b"\0"
             # libnftables keeps type-length-value triples here; type 0 is the comment.
             userdata = attr(7, bytes((0, len(comment))) + comment)
-            body = head + nested(4, rule.pack()) + userdata
+            body = head + nested(4, rule.packed) + userdata
             yield NEWRULE, F_CREATE | F_APPEND, _FAMILY, body
 
     def text(self, table: str) -> str:
@@ -393,9 +396,15 @@ class Elements(msgspec.Struct, frozen=True):
         elif self.set.interval:
             for key, data in self.elements:
                 yield from _pack_range(key, data)
-        else:
+        elif self.set.value or self.set.verdicts or extra or self.set.key_size % 4:
             for key, data in self.elements:
                 yield nested(1, nested(1, e.value_data(key)), _pack_data(data), extra)
+        else:
+            # Sets of addresses are large, and all of an element but its key is always the same.
+            size = self.set.key_size
+            head = nested(1, nested(1, e.value_data(bytes(size))))[:-size]
+            for key, _ in self.elements:
+                yield head + key
 
     def _text(self, table: str, verb: str) -> str:
         shown = ", ".join(self.set.show(key, data) for key, data in self.elements)

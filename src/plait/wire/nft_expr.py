@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -94,17 +95,17 @@ class Field(NamedTuple):
 
 
 def _meta(key: int) -> Callable[[int], bytes]:
-    return lambda reg: expression("meta", u32(1, reg), u32(2, key))
+    return cache(lambda reg: expression("meta", u32(1, reg), u32(2, key)))
 
 
 def _payload(base: int, offset: int, size: int) -> Callable[[int], bytes]:
-    return lambda reg: expression(
-        "payload", u32(1, reg), u32(2, base), u32(3, offset), u32(4, size)
+    return cache(
+        lambda reg: expression("payload", u32(1, reg), u32(2, base), u32(3, offset), u32(4, size))
     )
 
 
 def _ct(key: int) -> Callable[[int], bytes]:
-    return lambda reg: expression("ct", u32(1, reg), u32(2, key))
+    return cache(lambda reg: expression("ct", u32(1, reg), u32(2, key)))
 
 
 def _fib_daddr_type(reg: int) -> bytes:

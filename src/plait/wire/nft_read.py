@@ -93,7 +93,7 @@ def describe_chain(wanted: nft.Chain) -> ChainState:
     hook = wanted.hook
     return ChainState(
         (hook.number, hook.priority, hook.type) if hook else None,
-        tuple([rule.comment() for rule in wanted.rules]),
+        tuple([rule.comment for rule in wanted.rules]),
     )
 
 

@@ -91,9 +91,9 @@ def test_a_concatenation_pads_each_part() -> None:
 def test_a_rule_is_known_by_its_reason_and_its_digest() -> None:
     one = nft.Rule("why", (e.Counter(), e.DROP))
     other = nft.Rule("why", (e.Counter(), e.ACCEPT))
-    assert one.comment().startswith("why #")
-    assert one.comment() == nft.Rule("why", (e.Counter(), e.DROP)).comment()
-    assert one.comment() != other.comment()
+    assert one.comment.startswith("why #")
+    assert one.comment == nft.Rule("why", (e.Counter(), e.DROP)).comment
+    assert one.comment != other.comment
 
 
 def test_objects_read_back_as_they_were_sent() -> None:
@@ -102,7 +102,7 @@ def test_objects_read_back_as_they_were_sent() -> None:
     made, rule, declared = answers([nft.AddChain(chain), nft.AddRules(chain), nft.AddSet(PORTS)])
     assert nft_read.chain_info(made) == ("t", nft_read.ChainInfo("c", (1, -300, "filter")))
     table, found = nft_read.rule_info(rule)
-    assert (table, found.chain, found.comment) == ("t", "c", chain.rules[0].comment())
+    assert (table, found.chain, found.comment) == ("t", "c", chain.rules[0].comment)
     assert nft_read.set_info(declared) == ("t", nft_read.describe(PORTS))
 
 

@@ -22,13 +22,11 @@ from plait.agent.desired.policy_rules import (
     Compiled,
     chain_name,
     class_chains,
-    class_name,
     closed,
     closed_class,
     dispatch_elements,
     passes,
     policy_chain,
-    tier_name,
 )
 from plait.agent.desired.policy_sets import ident_of, is_policy, packed
 from plait.agent.desired.ruleset import ChainRules, Element
@@ -70,10 +68,12 @@ class FilterPolicy:
         self._clean: dict[str, tuple[object, ...]] = {}
         """By kind of object, the tables of the ruleset of which nothing is to be done."""
         self._standing: dict[Key, _Standing] = {}
-        self._verified: set[Key] = set()
-        """What of it is known to be in the table as last read."""
-        self._constants: dict[Key, tuple[str, ...]] = {}
-        """Names of the constants that each chain and class needs."""
+        self._sure: dict[str, dict[str, object]] = {"chain": {}, "class": {}}
+        """By kind and name, what is known to stand in the table as last read."""
+        self._needs: dict[Key, frozenset[str]] = {}
+        """Names in the kernel of all that each chain and class needs."""
+        self._passing: dict[str, PolicyChain] = {}
+        """Chains that stand in their classes instead of having a chain of their own."""
         self._fillings: dict[str, Filling] = {}
         self._followed: dict[str, tuple[Members[Any] | None, int]] = {}
         """Sets to whose members they hold, and up to which change."""
@@ -91,7 +91,7 @@ class FilterPolicy:
         if self._reading != self.table.readings:
             self._reading = self.table.readings
             self._clean.clear()
-            self._verified.clear()
+            self._sure = {"chain": {}, "class": {}}
             self._followed.clear()
             self._dispatched.clear()
         if self._is_clean("all", wanted):
@@ -132,66 +132,88 @@ class FilterPolicy:
             return []
         ops = []
         chains = self._chains()
-        passing = {name for name, chain in chains.items() if passes(chain)}
-        kept: set[Key] = set()
+        self._follow_passing(chains)
+        sure, passing = self._sure["chain"], self._passing
         for name, chain in wanted.chains.items():
+            if sure.get(name) is chain:
+                continue
             key: Key = ("chain", name)
             if name in self.closed:
-                ops += self._planned(key, self._made_chain(name, chain), True)
-            elif name not in passing:
-                kept.add(key)
-                if not self._stands(key, (chain,)):
-                    ops += self._unless_there(key, self._made_chain(name, chain))
+                ops.append(self._planned(key, self._made_chain(name, chain), True))
+            elif name in passing:
+                self._forget(key)
+            elif not self._stands(key, (chain,)):
+                ops += self._unless_there(key, self._made_chain(name, chain))
+        sure = self._sure["class"]
         for name, wish in wanted.classes.items():
+            if sure.get(name) is wish:
+                continue
             key = ("class", name)
-            kept.add(key)
-            inlined = [chains[c] for tier in wish.tiers for c in tier.chains if c in passing]
             if name in self._closed_classes:
-                ops += self._planned(key, self._made_class(name, wish), True)
-            elif not self._stands(key, (wish, *inlined)):
+                ops.append(self._planned(key, self._made_class(name, wish), True))
+            elif not self._stands(key, (wish, *_inlined(wish, passing))):
                 ops += self._unless_there(key, self._made_class(name, wish))
-        for key in self._constants.keys() - kept - {op.key for op in ops}:
-            self._standing.pop(key, None)
-            self._verified.discard(key)
-            del self._constants[key]
+        for kind, names in (("chain", wanted.chains), ("class", wanted.classes)):
+            for name in [n for k, n in self._needs if k == kind and n not in names]:
+                self._forget((kind, name))
         if not ops:
             self._clean["chains"] = (wanted.chains, wanted.classes)
         return ops
+
+    def _follow_passing(self, chains: Mapping[str, PolicyChain]) -> None:
+        """Know which chains pass: they stand in their classes, which must be looked at again."""
+        sure, passing = self._sure["chain"], self._passing
+        before = dict(passing)
+        for name, chain in chains.items():
+            if sure.get(name) is chain or passing.get(name) is chain:
+                continue
+            if passes(chain):
+                passing[name] = chain
+            else:
+                passing.pop(name, None)
+        for name in passing.keys() - chains.keys():
+            del passing[name]
+        if passing != before:
+            self._sure["class"].clear()
 
     def _made_chain(self, name: str, chain: PolicyChain) -> Made:
         return Made((chain,), policy_chain(name, chain, log=self._log))
 
     def _made_class(self, name: str, wish: PolicyClass) -> Made:
         chains = self._chains()
-        inlined = [chains[c] for t in wish.tiers for c in t.chains if passes(chains[c])]
-        return Made((wish, *inlined), class_chains(name, wish, chains, log=self._log))
+        passing = {c: chains[c] for t in wish.tiers for c in t.chains if passes(chains[c])}
+        compiled = class_chains(name, wish, chains, log=self._log)
+        return Made((wish, *_inlined(wish, passing)), compiled)
 
     def _stands(self, key: Key, source: tuple[Any, ...]) -> bool:
         standing = self._standing.get(key)
-        if standing is None or standing.source != source:
+        if standing is None or standing.source != source or not self._is_there(standing.compiled):
             return False
-        if key not in self._verified:
-            if not self._is_there(standing.compiled):
-                return False
-            self._verified.add(key)
+        self._sure[key[0]][key[1]] = source[0]
         return True
 
     def _unless_there(self, key: Key, made: Made) -> list[Op]:
-        held = made.compiled.chains[-1].chain.name in self._actual.chains
-        ops = self._planned(key, made, held or None)
         if self._is_there(made.compiled):
             self._stand(key, made)
             return []
-        return ops
+        held = made.compiled.chains[-1].chain.name in self._actual.chains
+        return [self._planned(key, made, held or None)]
 
-    def _planned(self, key: Key, made: Made, have: Any) -> list[Op]:
-        self._constants[key] = tuple(c.set.name for c in made.compiled.constants)
-        return [self._op(key, made, have)]
+    def _planned(self, key: Key, made: Made, have: Any) -> Op:
+        self._needs[key] = _names(made.compiled)
+        return self._op(key, made, have)
 
     def _stand(self, key: Key, made: Made) -> None:
         bare = tuple(ChainRules(Chain(c.chain.name), c.state) for c in made.compiled.chains)
         self._standing[key] = _Standing(made.source, made.compiled._replace(chains=bare))
-        self._verified.add(key)
+        self._needs[key] = _names(made.compiled)
+        if made.source:
+            self._sure[key[0]][key[1]] = made.source[0]
+
+    def _forget(self, key: Key) -> None:
+        self._standing.pop(key, None)
+        self._needs.pop(key, None)
+        self._sure[key[0]].pop(key[1], None)
 
     def _is_there(self, compiled: Compiled) -> bool:
         actual = self._actual
@@ -236,11 +258,12 @@ class FilterPolicy:
         present = self._actual.elements.get(name, {})
         since = members.since(followed[1]) if followed and followed[0] is members else None
         if since is not None and not missing:
-            added = filling.keys(since.added)[family] - present.keys()
-            removed = filling.keys(since.removed)[family] & present.keys()
+            added = [key for key in filling.keys(since.added)[family] if key not in present]
+            removed = [key for key in filling.keys(since.removed)[family] if key in present]
         else:
             keys = filling.keys(members)[family]
-            added, removed = keys - present.keys(), present.keys() - keys
+            added = [key for key in keys if key not in present]
+            removed = [key for key in present if key not in keys]
         if not (added or removed or missing):
             return None
         return SetWant(filling.set, tuple(sorted(added)), tuple(sorted(removed)), serial)
@@ -291,7 +314,8 @@ class FilterPolicy:
         )
         if self._is_clean("gone", *tables):
             return []
-        actual, used = self._actual, self._used(wanted)
+        # The names of no two kinds of objects are alike.
+        actual, used = self._actual, set(self._fillings).union(*self._needs.values())
         surplus = [
             ("chain", name)
             for name in actual.chains
@@ -302,24 +326,6 @@ class FilterPolicy:
         if not surplus:
             self._clean["gone"] = tables
         return [self._op(("gone", kind, name), None, True) for kind, name in surplus]
-
-    def _used(self, wanted: Ruleset) -> set[str]:
-        """Names of all that the ruleset needs; the names of no two kinds are alike."""
-        chains = self._chains()
-        used = set(self._fillings)
-        for name, chain in wanted.chains.items():
-            used.update(rule.id for rule in chain.rules)
-            if not passes(chains[name]):
-                used.add(chain_name(name))
-        for name, wish in wanted.classes.items():
-            used.add(class_name(name))
-            for number, tier in enumerate(wish.tiers):
-                used.update((tier.deny, tier.staged_deny))
-                if any(passes(chains[c]) for c in tier.chains):
-                    used.add(tier_name(name, number))
-        for names in self._constants.values():
-            used.update(names)
-        return used
 
     def _op(self, key: Key, want: Any, have: Any) -> Op:
         steps = Steps(self._actual)
@@ -458,6 +464,20 @@ class FilterPolicy:
         if kind == "class":
             return self._op(key, self._made_class(name, self._wanted.classes[name]), True)
         return self._op(key, None, True)
+
+
+def _inlined(wish: PolicyClass, passing: Mapping[str, PolicyChain]) -> list[PolicyChain]:
+    """The chains that stand in the class itself."""
+    if not passing:
+        return []
+    return [passing[name] for tier in wish.tiers for name in tier.chains if name in passing]
+
+
+def _names(compiled: Compiled) -> frozenset[str]:
+    """Names in the kernel of all that it is made of."""
+    chains = [rules.chain.name for rules in compiled.chains]
+    constants = [constant.set.name for constant in compiled.constants]
+    return frozenset((*chains, *constants, *compiled.counters))
 
 
 def _sets_of(chain: PolicyChain) -> set[str]:
