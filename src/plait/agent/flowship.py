@@ -86,7 +86,7 @@ class Shipper:
             self._refused = lost + len(page.items)
         else:
             self._refused = 0
-            self._first = False
+        self._first = False
         self._cursor = page.cursor
         self._told.update({count.id: count for count in changed})
         return True

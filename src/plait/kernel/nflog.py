@@ -66,9 +66,10 @@ class Losses:
         """A packet came; how many are missing before it that were not counted yet."""
         gap = (sequence - self._next) % _WRAP
         self._next = (sequence + 1) % _WRAP
-        missing = max(gap - self._assumed, 0)
-        self._assumed = 0
-        return missing
+        # The kernel complains before it gives what it had kept, which shows no gap yet.
+        counted = min(gap, self._assumed)
+        self._assumed -= counted
+        return gap - counted
 
 
 class Nflog:
