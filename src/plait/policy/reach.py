@@ -2,7 +2,8 @@
 
 Endpoints of one network reach each other, and the outside unless the network is internal. From
 outside only published ports are reached. A host reaches its own endpoints; they reach it for DNS
-and echo, and for what a policy accepts.
+and echo, and for what a policy accepts. All that is so on a network whose object is known; where
+it is not, as in manifests of Kubernetes, hosts and the outside are reached as policies say.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def way(world: World, flow: Flow) -> Way:
         return Way("no common family", "one address is IPv4 and the other IPv6")
     target = None if dst.endpoint else _behind(world, flow)
     if target is not None:
-        return _published(world, flow, target)
+        return _published(world, flow, *target)
     if src.endpoint is not None:
         return _from_endpoint(world, flow, src.endpoint)
     if dst.endpoint is not None:
@@ -72,7 +73,6 @@ def way(world: World, flow: Flow) -> Way:
 
 def _from_endpoint(world: World, flow: Flow, sender: Endpoint) -> Way:
     dst = flow.dst
-    network = world.networks.get(sender.spec.network)
     if dst.endpoint is not None:
         if dst.endpoint.spec.network == sender.spec.network:
             text = f"both are on network {sender.spec.network}" if sender.spec.network else ""
@@ -84,17 +84,17 @@ def _from_endpoint(world: World, flow: Flow, sender: Endpoint) -> Way:
             flow,
             flow,
         )
-    if dst.address and world.is_host_of(dst.address, sender):
+    told = sender.spec.network in world.networks
+    if told and dst.address and world.is_host_of(dst.address, sender):
         return Way("to host", f"{dst.address} is the host that {flow.src} is on", flow)
     pool = world.network_at(dst.address) if dst.address else None
     if pool is not None and pool.metadata.name == sender.spec.network:
         return Way("own network", f"{dst.address} is in network {sender.spec.network}", flow)
-    if pool is None and is_dns(flow):
+    if told and pool is None and is_dns(flow):
         text = "the host's resolver answers DNS, whatever server is asked"
         return Way("resolver", text, flow)
-    if network is not None and network.spec.internal:
-        text = f"network {sender.spec.network} is internal: there is no way out"
-        return Way("internal", text, flow)
+    if _internal(world, sender):
+        return Way("internal", _no_way_out(sender), flow)
     if pool is not None:
         text = f"{dst.address} is in network {pool.metadata.name}, {flow.src} in "
         return Way("another network", text + sender.spec.network, flow)
@@ -114,7 +114,6 @@ def _to_endpoint(world: World, flow: Flow, receiver: Endpoint) -> Way:
         text = f"{src.address} is in network {pool.metadata.name}, {flow.dst} in {name}"
         return Way("another network", text, ingress=flow)
     if network is None:
-        # From manifests alone, as of Kubernetes: how the outside comes in is not told there.
         return Way("outside", f"{src} is outside the networks", ingress=flow)
     if network.spec.internal:
         text = f"network {name} is internal: there is no way in"
@@ -126,16 +125,18 @@ def _to_endpoint(world: World, flow: Flow, receiver: Endpoint) -> Way:
 # Published ports
 
 
-def _behind(world: World, flow: Flow) -> Party | None:
-    """The endpoint, with its port, that a published port of a host leads to."""
-    dst = flow.dst
-    if not dst.address:
+def _behind(world: World, flow: Flow) -> tuple[Party, int] | None:
+    """The endpoint, and its port, that a published port of a host leads to."""
+    dst, own = flow.dst, flow.src.endpoint
+    if dst.node is not None:
+        host = dst.node.metadata.name
+    elif own is not None and dst.address and world.is_host_of(dst.address, own):
+        host = own.spec.node
+    else:
         return None
-    own = flow.src.endpoint
-    at_host = dst.node.metadata.name if dst.node else own.spec.node if own else ""
-    if not dst.node and not (own and world.is_host_of(dst.address, own)):
-        return None
-    for endpoint in world.published.get((at_host, flow.protocol, flow.port), ()):
+    for endpoint in world.published.get((host, flow.protocol, flow.port), ()):
+        if _internal(world, endpoint):
+            continue
         for port in endpoint.spec.ports:
             if (port.protocol.upper(), port.host_port) != (flow.protocol, flow.port):
                 continue
@@ -143,43 +144,37 @@ def _behind(world: World, flow: Flow) -> Party | None:
                 continue
             for party in world.parties(endpoint):
                 if (":" in party.address) == (":" in dst.address):
-                    return party
+                    return party, port.port
     return None
 
 
-def _published(world: World, flow: Flow, target: Party) -> Way:
-    receiver = target.endpoint
+def _published(world: World, flow: Flow, target: Party, port: int) -> Way:
+    sender, receiver = flow.src.endpoint, target.endpoint
     assert receiver is not None
-    port = next(
-        p.port
-        for p in receiver.spec.ports
-        if (p.protocol.upper(), p.host_port) == (flow.protocol, flow.port)
-    )
     inner = flow._replace(dst=target, port=port, published=True)
     text = f"port {flow.port} of the host leads to {endpoint_text(receiver)} port {port}"
-    sender = flow.src.endpoint
     if sender is None:
         if world.is_host_of(flow.src.address, receiver):
             return Way("own host", f"{flow.src} is the host that {target} is on")
         return Way("published", text, ingress=inner)
-    network = world.networks.get(sender.spec.network)
+    if _internal(world, sender):
+        return Way("internal", _no_way_out(sender), flow)
     if receiver.spec.node == sender.spec.node:
         # On one host the receiver is put in before the filter sees the packet.
-        if (
-            network is not None
-            and network.spec.internal
-            and (receiver.spec.network != sender.spec.network)
-        ):
-            text = f"network {sender.spec.network} is internal: there is no way out"
-            return Way("internal", text, inner, inner)
         return Way("published", text, inner, inner)
-    if network is not None and network.spec.internal:
-        text = f"network {sender.spec.network} is internal: there is no way out"
-        return Way("internal", text, flow)
     # It leaves its host with that host's address.
     hosts = world.parties(world.nodes[sender.spec.node]) if sender.spec.node in world.nodes else ()
     masked = [h for h in hosts if (":" in h.address) == (":" in target.address)]
     return Way("published", text, flow, inner._replace(src=masked[0]) if masked else inner)
+
+
+def _internal(world: World, endpoint: Endpoint) -> bool:
+    network = world.networks.get(endpoint.spec.network)
+    return network is not None and network.spec.internal
+
+
+def _no_way_out(sender: Endpoint) -> str:
+    return f"network {sender.spec.network} is internal: there is no way out"
 
 
 # Traffic to the host that is let in whatever policies say
