@@ -63,7 +63,46 @@ SEEDS: dict[str, dict[str, Any]] = {
             "addresses": ["10.1.0.5"],
             "mac": "02:00:00:00:00:01",
             "ports": [{"protocol": "tcp", "port": 80, "hostPort": 8080, "hostIp": "0.0.0.0"}],
+            "namedPorts": [{"name": "http", "protocol": "tcp", "port": 80}],
             "workload": {"runtime": "docker", "id": "abc"},
+        },
+    },
+    "Group": {"metadata": {"name": "g"}, "spec": {"cidrs": ["10.0.0.0/8"]}},
+    "Policy": {
+        "metadata": {"name": "knp.shop.web", "annotations": {"a": "b"}},
+        "spec": {
+            "tier": "application",
+            "priority": 7,
+            "subject": {
+                "namespaces": {"matchLabels": {"team": "red"}},
+                "endpoints": {
+                    "matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]
+                },
+            },
+            "isolate": ["ingress"],
+            "origin": {"kind": "NetworkPolicy", "name": "web", "namespace": "shop"},
+            "description": "x",
+            "ingress": [
+                {
+                    "action": "Deny",
+                    "name": "no",
+                    "reject": True,
+                    "peers": [
+                        {"namespaces": {}, "endpoints": {}},
+                        {"group": "g"},
+                        {"network": "n"},
+                        {"nodes": {}},
+                        {"service": {"name": "db", "namespace": "shop"}},
+                        {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]},
+                    ],
+                    "ports": [
+                        {"protocol": "TCP", "port": 80, "endPort": 90},
+                        {"port": "http"},
+                        {"protocol": "ICMP", "icmpType": 3, "icmpCode": 1},
+                    ],
+                }
+            ],
+            "egress": [{"peers": [{"domains": ["*.example.com"]}]}],
         },
     },
 }

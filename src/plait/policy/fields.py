@@ -28,8 +28,9 @@ class UnknownField(PlaitError):
 
 
 def below(where: str, name: str) -> str:
-    """Path of a field inside another."""
-    return f"{where}.{name}" if where else name
+    """Path of a field inside another; safe to print."""
+    shown_name = syntax.printable(name[:80])
+    return f"{where}.{shown_name}" if where else shown_name
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
