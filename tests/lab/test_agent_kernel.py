@@ -16,9 +16,12 @@ import pytest
 
 from plait.agent import fake
 from plait.agent.agent import Agent, Config, Doors
+from plait.agent.policing import PolicyDoors
 from plait.agent.programmers import in_order
+from plait.agent.programmers.domains import DomainSets
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
+from plait.agent.programmers.policy import FilterPolicy
 from plait.agent.programmers.rtnetlink import build
 from plait.agent.state import Identity
 from plait.agent.watchers import RtnetlinkWatcher
@@ -87,11 +90,10 @@ def container() -> Iterator[Callable[[], int]]:
 
 def build_agent(server: FakeServer, directory: Path, **settings: object) -> Agent:
     netlink, sysctl = Netlink(), KernelSysctl()
-    nft, conntrack = Nft(), Conntrack()
+    nft, conntrack, connections = Nft(), Conntrack(), Conntrack()
     table = FilterTable(nft)
-    programmers = in_order(
-        (*build(netlink, sysctl), FilterBase(table), FilterEndpoints(table, conntrack))
-    )
+    gate = FilterEndpoints(table, conntrack)
+    programmers = in_order((*build(netlink, sysctl), FilterBase(table), FilterPolicy(table), gate))
     return Agent(
         Config(
             identity=Identity(name="h1", uid="uid-h1"),
@@ -106,8 +108,9 @@ def build_agent(server: FakeServer, directory: Path, **settings: object) -> Agen
             sysctl=sysctl,
             boot=hostfacts.boot_identity(),
             counters=nft,
+            policy=PolicyDoors(flows=connections, domains=DomainSets(table, time.monotonic)),
             watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
-            purge=(table.purge, nft.close, netlink.close, conntrack.close),
+            purge=(table.purge, nft.close, netlink.close, conntrack.close, connections.close),
         ),
     )
 

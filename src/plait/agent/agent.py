@@ -7,37 +7,32 @@ goes on without the agent (P4). `purge` removes every kernel object of ours.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
 
-from plait import __version__
 from plait.agent import cache
 from plait.agent import ledger as record
 from plait.agent.api import AgentApi
 from plait.agent.blocks import Blocks
 from plait.agent.desired import Input, Underlay
+from plait.agent.doors import Config as Config
+from plait.agent.doors import Doors as Doors
 from plait.agent.flows import Flows
-from plait.agent.loop import RESYNC, Loop, Offload
-from plait.agent.metrics import Metric, counter, gauge, render
+from plait.agent.loop import Loop
+from plait.agent.metrics import counter, gauge, render
+from plait.agent.policing import Policing
 from plait.agent.ports import Ports
-from plait.agent.programmers.base import Programmer
 from plait.agent.report import one_line
 from plait.agent.restore import Previous
 from plait.agent.service import Service
-from plait.agent.state import Identity, State
-from plait.agent.sync import HEARTBEAT, Sync
+from plait.agent.state import State
+from plait.agent.sync import Sync
 from plait.agent.underlay import Overlaps, accepts_ra, decide, prefixes
 from plait.agent.watchers import Watcher
-from plait.client.base import Api, WatchEvent
-from plait.ipam.allocate import COOL_DOWN
+from plait.client.base import WatchEvent
 from plait.kernel.hostfacts import HostFacts
-from plait.kernel.nftcounters import CounterDoor
-from plait.kernel.sysctl import Sysctl
 from plait.model.errors import PlaitError
 from plait.model.objects import Metadata, Network, NodeSpec, NodeStatus
 
@@ -45,8 +40,6 @@ SAVE_EVERY: Final = 30.0
 """Seconds between copies of the snapshot to the disk, when it changed."""
 FACTS_EVERY: Final = 15.0
 """Seconds between looks at the host's interfaces, routes and resolvers."""
-HOLD: Final = 600.0
-"""Seconds after which a held address that nobody attached with is free again."""
 
 FORGOTTEN: Final = "forgotten"
 """File that outlives the process while the server does not know this node."""
@@ -55,53 +48,6 @@ CONDITION_LENGTH: Final = 512
 """Most conditions of a Node, and characters of one: the server refuses more."""
 
 log: Final = structlog.get_logger("plait.agent")
-
-
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of this host's agent. Times are seconds."""
-
-    identity: Identity
-    directory: Path
-    """State of the agent; 0700."""
-    socket: Path | None = None
-    """Where the verbs are served; None: not at all."""
-    server: str = ""
-    """URL of the server, for `plait status`."""
-    address: str = ""
-    """Underlay address, with or without prefix length; empty: found out."""
-    interface: str = ""
-    """Underlay interface; empty: found out."""
-    site: str = ""
-    dns: bool = True
-    """A resolver listens on this host."""
-    version: str = __version__
-    resync: float = RESYNC
-    heartbeat: float = HEARTBEAT
-    cool_down: float = COOL_DOWN
-    hold: float = HOLD
-
-
-class Doors(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything through which the agent acts."""
-
-    api: Api
-    programmers: tuple[Programmer, ...]
-    """In `programmers.ORDER`."""
-    facts: Callable[[], HostFacts]
-    sysctl: Sysctl
-    boot: str
-    """Identity of this boot (kernel.hostfacts.boot_identity)."""
-    counters: CounterDoor
-    watchers: tuple[Watcher, ...] = ()
-    purge: tuple[Callable[[], object], ...] = ()
-    """What removes the rest of ours when nothing is wanted any more (the nft table)."""
-    problems: tuple[Callable[[], Iterable[str]], ...] = ()
-    """What the kernel lacks or refuses beside the programmers' ops, a sentence each."""
-    metrics: tuple[Callable[[], Iterable[Metric]], ...] = ()
-    offload: Offload = asyncio.to_thread
-    """Runs what takes long outside of the event loop."""
-    clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
 
 
 class Agent:
@@ -141,6 +87,17 @@ class Agent:
         self.state.dns = config.dns
         self.previous = Previous(config.directory / "restore.json", doors.sysctl)
         """Values of sysctls before us: what `plait down --purge` puts back."""
+        self.policing = Policing(
+            self.state,
+            doors.policy,
+            addresses=lambda: (
+                (fact.address for fact in self._facts.addresses) if self._facts else ()
+            ),
+            offload=doors.offload,
+            clock=doors.clock,
+        )
+        self.problem_sources.append(lambda: self.policing.problems(self.loop.failures))
+        self.metric_sources.append(self.policing.metrics)
         self.loop = Loop(
             doors.programmers,
             self._compute,
@@ -149,6 +106,7 @@ class Agent:
             on_gone=lambda ident: self.service.vanished(ident),
             before_resync=self._housekeeping,
             offload=doors.offload,
+            after=self.policing.after,
         )
         self.flows = Flows(
             config.identity.name,
@@ -250,6 +208,7 @@ class Agent:
             asyncio.create_task(self.sync.follow(), name="agent: server -> snapshot"),
             asyncio.create_task(self.sync.write(), name="agent: journal -> server"),
             asyncio.create_task(self._follow_host(), name="agent: host -> underlay"),
+            asyncio.create_task(self.policing.run(), name="agent: policies -> conntrack"),
         ]
         if self._api is not None:
             await self._api.start()

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plait.agent.agent import Agent, Config, Doors
+from plait.agent.policing import PolicyDoors
 from plait.agent.programmers import in_order
+from plait.agent.programmers.domains import DomainSets
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
+from plait.agent.programmers.policy import FilterPolicy
 from plait.agent.programmers.rtnetlink import build
 from plait.agent.state import Identity
 from plait.agent.watchers import RtnetlinkWatcher, Watcher
@@ -101,7 +104,8 @@ class FakeHost:
         self.nft = FakeNft(self.nft.kernel)
         suite = build(self.netlink, self.sysctl)
         table = FilterTable(self.nft)
-        programmers = in_order((*suite, FilterBase(table), FilterEndpoints(table, self.conntrack)))
+        gate = FilterEndpoints(table, self.conntrack)
+        programmers = in_order((*suite, FilterBase(table), FilterPolicy(table), gate))
         watchers: tuple[Watcher, ...] = (RtnetlinkWatcher(self.netlink.subscribe(), programmers),)
         return Agent(
             Config(
@@ -117,6 +121,7 @@ class FakeHost:
                 sysctl=self.sysctl,
                 boot=self.boot,
                 counters=self.nft,
+                policy=PolicyDoors(flows=self.conntrack, domains=DomainSets(table, self.clock)),
                 watchers=watchers,
                 purge=(table.purge,),
                 offload=_inline,

@@ -2,6 +2,7 @@
 
 server -> agent.sync -> names -> zone, directory        (Names.observe)
 agent.service -> names -> zone                          (task "agent -> names")
+resolver -> agent.policing -> sets of names             (before an answer is given)
 docker plug-in -> agent                                 (task "docker -> agent")
 kernel -> flow log                                      (task "kernel -> flows")
 kernel -> counters                                      (task "kernel -> counters")
@@ -50,6 +51,9 @@ RENEW_CHECK: Final = 600.0
 """Seconds between looks at the age of the node's certificate."""
 RENEW_RETRY: Final = 30.0
 """Seconds before a renewal that failed is tried again: the certificate may have lapsed."""
+RESOLVED: Final = Path("/run/systemd/resolve/resolv.conf")
+"""The host's resolvers where its own file names systemd's stub: dockerd gives these to its
+containers, so what they answer is believed as the host believes it."""
 RETRY: Final = 15.0
 """Seconds before a part that could not start tries again."""
 
@@ -118,8 +122,12 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
         )
         await agent.start()
         stack.push_async_callback(agent.stop)
+        clock = asyncio.get_running_loop().time
         resolver = DnsServer(
-            zone, host_servers=ResolvConf(paths.resolv_conf, asyncio.get_running_loop().time)
+            zone,
+            host_servers=ResolvConf(paths.resolv_conf, clock),
+            told=agent.policing.domains.answered,
+            trusted=ResolvConf(RESOLVED, clock),
         )
         stack.push_async_callback(resolver.stop)
         engine = DockerEngine(paths.docker_socket)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 from plait.agent.agent import Doors
+from plait.agent.policing import PolicyDoors
 from plait.agent.programmers import in_order
 from plait.agent.programmers.addresses import Addresses
 from plait.agent.programmers.docker_user import DockerUser
+from plait.agent.programmers.domains import DomainSets
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.agent.programmers.links import Links
@@ -42,6 +45,8 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     stack.callback(nft.close)
     flows = FlowReaper(Conntrack())
     stack.callback(flows.close)
+    connections = Conntrack()
+    stack.callback(connections.close)
     counters = NftCounters()
     stack.callback(counters.close)
     iptables = Iptables()
@@ -80,6 +85,11 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
         sysctl=sysctl,
         boot=hostfacts.boot_identity(),
         counters=counters,
+        policy=PolicyDoors(
+            flows=connections,
+            domains=DomainSets(table, time.monotonic),
+            proxied=lambda: table.features.tproxy,
+        ),
         watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
         purge=(table.purge,),
         problems=(lambda: table.problems, partial(flow_problems, flows)),
