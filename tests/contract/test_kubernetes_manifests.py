@@ -132,6 +132,8 @@ async def test_policies_are_found_by_the_names_that_kubernetes_has_for_them(
     assert "endpoints app=db in namespace shop" in told
     code, told = await run("describe", "cnp", "base")
     assert (code, "kcnp.base" in told) == (0, True)
+    code, told = await run("describe", "netpol", "db", "-n", "shop")
+    assert (code, "spec.origin" in told) == (0, True)
     code, told = await run("delete", "netpol", "db", "-n", "shop")
     assert (code, "policy knp.shop.db deleted" in told) == (0, True)
 
@@ -164,6 +166,37 @@ async def test_a_refusal_names_file_line_and_field(
     assert "PLAIT-CLI-004" in told
     assert f"bad.yaml:{where}\n" in told
     assert why in told
+
+
+async def test_ours_are_applied_twice_as_once_however_they_are_written(
+    run: Run, api: ApiClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "ours.yaml"
+    file.write_text(
+        """\
+apiVersion: plait/v1
+kind: Policy
+metadata: {name: out}
+spec:
+  egress:
+  - peers: [{domains: [Example.COM.]}, {cidr: FD00::/8}, {group: office}]
+---
+apiVersion: plait/v1
+kind: Group
+metadata: {name: office}
+spec: {cidrs: [192.0.2.1]}
+"""
+    )
+    assert (await run("apply", "-f", str(file)))[0] == 0
+    assert (await api.get(Policy, "out")).status.message == ""
+    code, told = await run("apply", "-f", str(file))
+    assert (code, told.count("unchanged")) == (0, 2), told
+    code, told = await run("describe", "group", "office")
+    assert "Policies (1)" in told
+    code, told = await run("delete", "group", "office")
+    assert code == 1
+    assert "policies use it: out" in told
+    assert (await run("delete", "-f", str(file)))[0] == 0
 
 
 async def test_labels_of_hosts_and_namespaces(run: Run, rig: Rig, server: Server) -> None:

@@ -8,7 +8,18 @@ import msgspec
 
 from plait.cli.columns import joined, labels_text, short_age
 from plait.client.base import Api
-from plait.model.objects import AddressBlock, Endpoint, Namespace, Network, Node, Object
+from plait.model.objects import (
+    AddressBlock,
+    Endpoint,
+    Group,
+    Namespace,
+    Network,
+    Node,
+    Object,
+    Policy,
+)
+from plait.policy.compile import groups_of
+from plait.policy.world import World
 
 
 def _value(value: Any) -> str:
@@ -47,7 +58,8 @@ def sheet(obj: Object) -> list[tuple[str, str]]:
 
 
 async def related(client: Api, obj: Object) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """What belongs to a network, a node or a namespace, by title."""
+    """What belongs to a network, a node or a namespace, what a policy rules, and which policies
+    name a group; by title."""
     name = obj.metadata.name
     if isinstance(obj, Network | Node):
         field = "network" if isinstance(obj, Network) else "node"
@@ -59,4 +71,13 @@ async def related(client: Api, obj: Object) -> tuple[tuple[str, tuple[Any, ...]]
         )
     if isinstance(obj, Namespace):
         return (("Endpoints", await client.list(Endpoint, name)),)
+    if isinstance(obj, Policy):
+        world = World.of(await client.list(Namespace))
+        endpoints = await client.list(Endpoint)
+        return (
+            ("Endpoints", tuple(e for e in endpoints if world.rules_over(obj.spec.subject, e))),
+        )
+    if isinstance(obj, Group):
+        policies = await client.list(Policy)
+        return (("Policies", tuple(p for p in policies if name in groups_of(p))),)
     return ()

@@ -190,16 +190,22 @@ def to_known(document: Document) -> AnyObject | None:
     """The object of a document that has a part in policy, for answers without a server.
 
     Pods and nodes of Kubernetes count too. None for what has no part: a Deployment, a pod without
-    an address of its own. Policies of kinds that are not known are refused, for without them the
-    answer would be another."""
-    data = document.data
-    if isinstance(data, dict) and data.get("apiVersion") != API_VERSION:
-        if kubernetes.understood(data):
+    an address of its own. Network policies of kinds that are not known are refused, for without
+    them the answer would be another."""
+    if isinstance(document.data, dict):
+        if kubernetes.understood(document.data):
             return _translated(document)
-        kind = str(data.get("kind", ""))
-        if data.get("apiVersion") and kind and kind not in KINDS and "Policy" not in kind:
+        if _has_no_part(*kubernetes.key_of(document.data)):
             return None
     return to_object(document)
+
+
+def _has_no_part(version: str, kind: str) -> bool:
+    """Whether it is somebody else's kind, and not one of ours with a mistake in its version."""
+    if not version or not kind or version.startswith("plait/") or "NetworkPolicy" in kind:
+        return False
+    # Others have kinds called Policy or Cluster, too, in groups that are DNS names.
+    return kind not in KINDS or "." in version
 
 
 def _translated(document: Document) -> AnyObject | None:
@@ -210,11 +216,12 @@ def _translated(document: Document) -> AnyObject | None:
 
 
 def _checked(obj: AnyObject) -> AnyObject:
-    """What the server would refuse of a policy is refused here, where its line is known."""
+    """What the server would refuse of a policy is refused here, where its line is known; what it
+    would write in another way is written so, for the two to be equal."""
     if isinstance(obj, Policy):
-        validate.policy(obj.spec)
-    elif isinstance(obj, Group):
-        validate.group(obj.spec)
+        return msgspec.structs.replace(obj, spec=validate.policy(obj.spec))
+    if isinstance(obj, Group):
+        return msgspec.structs.replace(obj, spec=validate.group(obj.spec))
     return obj
 
 

@@ -151,6 +151,10 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {name: a}
 ---
+apiVersion: kyverno.io/v1
+kind: Policy
+metadata: {name: labels}
+---
 apiVersion: v1
 kind: Node
 metadata: {name: n1}
@@ -239,6 +243,8 @@ def test_a_world_of_manifests_has_pods_and_passes_over_what_has_no_part(tmp_path
         "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n",
         "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\n",
         "apiVersion: plait/v2\nkind: Policy\n",
+        "apiVersion: plaid/v1\nkind: Policy\n",
+        "apiVersion: v1\nkind: Group\n",
         "kind: Pod\n",
         "apiVersion: v1\n",
         "a: b\n",
