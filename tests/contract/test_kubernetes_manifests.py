@@ -133,7 +133,7 @@ async def test_policies_are_found_by_the_names_that_kubernetes_has_for_them(
     code, told = await run("describe", "cnp", "base")
     assert (code, "kcnp.base" in told) == (0, True)
     code, told = await run("describe", "netpol", "db", "-n", "shop")
-    assert (code, "spec.origin" in told) == (0, True)
+    assert (code, "NetworkPolicy shop/db" in told) == (0, True)
     code, told = await run("delete", "netpol", "db", "-n", "shop")
     assert (code, "policy knp.shop.db deleted" in told) == (0, True)
 

@@ -18,6 +18,8 @@ from plait.model.objects import (
     Object,
     Policy,
 )
+from plait.model.policies import DIRECTIONS
+from plait.policy import words
 from plait.policy.compile import groups_of
 from plait.policy.world import World
 
@@ -45,6 +47,8 @@ def sheet(obj: Object) -> list[tuple[str, str]]:
     pairs.append(("revision", str(meta.revision)))
     if meta.created_at:
         pairs.append(("age", short_age(meta.created_at)))
+    if isinstance(obj, Policy):
+        return [*pairs, *_policy_facts(obj)]
     wire = msgspec.to_builtins(obj)
     for part in ("spec", "status"):
         struct = getattr(obj, part, None)
@@ -55,6 +59,28 @@ def sheet(obj: Object) -> list[tuple[str, str]]:
             if name in wire.get(part, {})
         ]
     return pairs
+
+
+def _policy_facts(policy: Policy) -> list[tuple[str, str]]:
+    """A policy in words: as data, its rules are beyond a line."""
+    spec = policy.spec
+    pairs = [
+        ("tier", f"{spec.tier}, priority {spec.priority}"),
+        ("subject", words.subject_words(spec.subject)),
+        *(
+            (f"{direction} {i}", (f"{rule.name}: " if rule.name else "") + text)
+            for direction in DIRECTIONS
+            for i, rule in enumerate(spec.rules(direction))
+            for text in (words.rule_words(rule, direction),)
+        ),
+        ("isolates", words.isolation_words(policy)),
+        ("staged", _value(spec.staged)),
+    ]
+    if spec.origin is not None:
+        pairs.append(("made of", words.origin_words(spec.origin)))
+    if spec.description:
+        pairs.append(("description", spec.description))
+    return [*pairs, *([("message", policy.status.message)] if policy.status.message else [])]
 
 
 async def related(client: Api, obj: Object) -> tuple[tuple[str, tuple[Any, ...]], ...]:
