@@ -1,0 +1,214 @@
+"""Policies of a whole agent over the real kernel: flows of real sockets in containers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from tests.lab.test_agent_kernel import build_agent, request, until
+from tests.lab.test_agent_kernel import container as container
+from tests.lab.test_agent_kernel import host as host
+
+from plait.agent import fake
+from plait.agent.agent import Agent
+from plait.client.fake_api import FakeServer
+from plait.kernel import netns
+from plait.model.objects import Metadata, Policy
+from plait.model.policies import Peer, PolicySpec, Port, Rule, Subject
+from plait.model.selectors import Selector
+
+pytestmark = pytest.mark.root
+
+WEB = Selector(match_labels={"app": "web"})
+PORT = 7000
+CLOSED = 0.5
+"""Seconds after which a packet that was not answered counts as dropped."""
+
+
+def policy(name: str, **spec: object) -> Policy:
+    return Policy(
+        metadata=Metadata(name=name),
+        spec=PolicySpec(subject=Subject(endpoints=WEB), **spec),  # type: ignore[arg-type]
+    )
+
+
+ISOLATED = policy("isolated", isolate=("ingress",))
+DENIES_TCP = policy(
+    "denies-tcp",
+    tier="admin",
+    ingress=(Rule(action="Deny", ports=(Port(protocol="TCP", port=PORT),)),),
+)
+
+
+class Sides:
+    """A client's and a server's namespace, attached, with sockets in them."""
+
+    def __init__(self, agent: Agent, server: FakeServer, client: int, served: int) -> None:
+        self.agent = agent
+        self.server = server
+        self.client = client
+        self.served = served
+        self.address = ""
+        self.sockets: list[socket.socket] = []
+
+    def socket(self, ns: int, kind: socket.SocketKind, *, bound: int = 0) -> socket.socket:
+        with netns.inside(ns):
+            made = socket.socket(socket.AF_INET, kind)
+        self.sockets.append(made)
+        made.settimeout(CLOSED)
+        if bound:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(("", bound))
+        return made
+
+    def connected(self) -> tuple[socket.socket, socket.socket]:
+        """Both ends of a TCP connection from the client to the server."""
+        listener = self.socket(self.served, socket.SOCK_STREAM, bound=PORT)
+        listener.listen()
+        near = self.socket(self.client, socket.SOCK_STREAM)
+        near.connect((self.address, PORT))
+        far, _ = listener.accept()
+        far.settimeout(CLOSED)
+        self.sockets.append(far)
+        listener.close()
+        return near, far
+
+    async def applied(self) -> None:
+        revision = self.server.revision
+        await until(lambda: self.agent.state.in_force >= revision)
+
+
+@pytest.fixture
+async def sides(host: None, tmp_path: Path, container: Callable[[], int]) -> AsyncIterator[Sides]:
+    server = fake.server()
+    agent = build_agent(server, tmp_path)
+    await agent.start()
+    await until(lambda: len(agent.state.snapshot.blocks) == 2)
+    made = Sides(agent, server, container(), container())
+    await agent.service.attach(request("client", made.client))
+    served = await agent.service.attach(request("web", made.served, labels={"app": "web"}))
+    made.address = next(a for a in served.addresses if ":" not in a)
+    yield made
+    for one in made.sockets:
+        one.close()
+    await made.agent.purge()
+    await made.agent.stop()
+
+
+def passes(near: socket.socket, far: socket.socket) -> bool:
+    """Whether a byte gets from one end to the other."""
+    near.send(b"x")
+    try:
+        return far.recv(1) == b"x"
+    except TimeoutError:
+        return False
+
+
+async def test_a_policy_ends_the_connection_that_it_denies_and_others_go_on(sides: Sides) -> None:
+    near, far = sides.connected()
+    udp = sides.socket(sides.served, socket.SOCK_DGRAM, bound=PORT)
+    asking = sides.socket(sides.client, socket.SOCK_DGRAM)
+    asking.connect((sides.address, PORT))
+    assert passes(near, far)
+    assert passes(asking, udp)
+    sides.server.put(DENIES_TCP)
+    await sides.applied()
+    await until(lambda: sides.agent.policing.ender.ended > 0)
+    assert not passes(near, far)
+    assert passes(asking, udp)
+    # Allowed again, the connection that was ended does not come back by itself: TCP begins anew.
+    sides.server.remove(DENIES_TCP.key)
+    await sides.applied()
+    again, there = sides.connected()
+    assert passes(again, there)
+
+
+async def test_a_udp_flow_ends_though_both_sides_go_on_sending(sides: Sides) -> None:
+    answering = sides.socket(sides.served, socket.SOCK_DGRAM, bound=PORT)
+    asking = sides.socket(sides.client, socket.SOCK_DGRAM)
+    asking.bind(("", 7001))
+    client = next(
+        a
+        for e in sides.agent.service.present()
+        if e.request.id == "client"
+        for a in e.addresses
+        if ":" not in a
+    )
+    asking.sendto(b"x", (sides.address, PORT))
+    assert answering.recv(1) == b"x"
+    sides.server.put(ISOLATED)
+    await sides.applied()
+    await until(lambda: sides.agent.policing.ender.ended > 0)
+    asking.sendto(b"x", (sides.address, PORT))
+    with pytest.raises(TimeoutError):
+        answering.recv(1)
+    # What the isolated endpoint begins itself is accepted, and answered.
+    await until(lambda: sides.agent.policing.ender.idle)
+    answering.sendto(b"y", (client, 7001))
+    assert asking.recv(1) == b"y"
+
+
+async def test_rules_outlive_the_agent_and_come_back_from_the_disk(
+    sides: Sides, tmp_path: Path
+) -> None:
+    near, far = sides.connected()
+    allow = policy(
+        "allow",
+        ingress=(
+            Rule(
+                peers=(Peer(endpoints=Selector(match_labels={"name.plait/client": ""})),),
+                ports=(Port(protocol="TCP", port=PORT),),
+            ),
+        ),
+    )
+    sides.server.put(allow)
+    await sides.applied()
+    assert passes(near, far)
+    asking = sides.socket(sides.client, socket.SOCK_DGRAM)
+    asking.connect((sides.address, PORT))
+    answering = sides.socket(sides.served, socket.SOCK_DGRAM, bound=PORT)
+    assert not passes(asking, answering)
+    first = sides.agent
+    rules = first.state.engine.ruleset()
+    await first.stop()
+    for step in first._doors.purge[1:]:
+        step()  # Close the doors; leave the table.
+    assert passes(near, far)
+    assert not passes(asking, answering), "a stopped agent opened something"
+    sides.server.cut()
+    sides.agent = second = build_agent(sides.server, tmp_path)
+    await second.start()
+    assert second.state.engine.ruleset().chains == rules.chains
+    assert await second.service.plan() == ""
+    assert passes(near, far)
+    assert not passes(asking, answering)
+
+
+async def test_a_name_is_open_before_its_answer_is_given(sides: Sides) -> None:
+    outside = "203.0.113.9"
+    opened = Policy(
+        metadata=Metadata(name="names"),
+        spec=PolicySpec(
+            subject=Subject(endpoints=Selector(match_labels={"name.plait/client": ""})),
+            egress=(Rule(peers=(Peer(domains=("*.example.com",)),)),),
+        ),
+    )
+    sides.server.put(opened)
+    await sides.applied()
+    domains = sides.agent.policing.domains
+    (ident,) = sides.agent.state.engine.ruleset().domains
+    assert domains.elements == 0
+    domains.answered(answer("www.example.com", outside, ttl=30), 0)
+    assert sides.agent._doors.policy.domains.live(ident).keys() == {outside}
+    # A name that leads to the network itself opens nothing.
+    domains.answered(answer("evil.example.com", sides.address, ttl=30), 0)
+    assert domains.elements == 1
+
+
+def answer(name: str, address: str, *, ttl: int) -> bytes:
+    labels = b"".join(bytes((len(p),)) + p.encode() for p in name.split(".")) + b"\0"
+    head = bytes.fromhex("000181800001000100000000")
+    record = b"\xc0\x0c\0\1\0\1" + ttl.to_bytes(4, "big") + b"\0\4" + socket.inet_aton(address)
+    return head + labels + b"\0\1\0\1" + record
