@@ -67,15 +67,13 @@ def _policy_facts(policy: Policy) -> list[tuple[str, str]]:
     pairs = [
         ("tier", f"{spec.tier}, priority {spec.priority}"),
         ("subject", words.subject_words(spec.subject)),
-        *(
-            (f"{direction} {i}", (f"{rule.name}: " if rule.name else "") + text)
-            for direction in DIRECTIONS
-            for i, rule in enumerate(spec.rules(direction))
-            for text in (words.rule_words(rule, direction),)
-        ),
-        ("isolates", words.isolation_words(policy)),
-        ("staged", _value(spec.staged)),
     ]
+    for direction in DIRECTIONS:
+        for i, rule in enumerate(spec.rules(direction)):
+            called = f"{rule.name}: " if rule.name else ""
+            pairs.append((f"{direction} {i}", called + words.rule_words(rule, direction)))
+    pairs.append(("isolates", words.isolation_words(policy)))
+    pairs.append(("staged", _value(spec.staged)))
     if spec.origin is not None:
         pairs.append(("made of", words.origin_words(spec.origin)))
     if spec.description:
