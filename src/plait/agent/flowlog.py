@@ -36,6 +36,10 @@ TICK: Final = 0.1
 
 PROTOCOLS: Final = {6: "tcp", 17: "udp", 132: "sctp", ICMP: "icmp", ICMPV6: "icmpv6"}
 """IANA protocol numbers; others appear as their number."""
+IGMP: Final = 2
+CHATTER: Final = frozenset((130, 131, 132, 133, 135, 143))
+"""Types of ICMPv6 by which every interface talks to its link when it comes up: multicast listener
+discovery (RFC 3810), router solicitation, neighbour solicitation (RFC 4861)."""
 _DECISIONS: Final[dict[str, FlowDecision]] = {"a": "accept", "d": "deny", "s": "staged"}
 _DIRECTIONS: Final[dict[str, Direction]] = {"e": "egress", "i": "ingress"}
 
@@ -81,6 +85,8 @@ class FlowLog:
         found = []
         for packet in packets:
             self.packets += 1
+            if _chatter(packet):
+                continue
             if sift(packet) and (record := self._record(packet)):
                 found.append(record)
         self._lost += lost
@@ -149,6 +155,13 @@ class FlowLog:
 
 _UNKNOWN: Final = Meaning(direction="egress", action="Deny", staged=False)
 """Of the fixed words, and of rules that are gone by now."""
+
+
+def _chatter(packet: Packet) -> bool:
+    """Whether nobody meant it as a flow: to a group of its own link, where it is dropped."""
+    if packet.protocol == ICMPV6:
+        return packet.sport in CHATTER and packet.dst[:2] == b"\xff\x02"
+    return packet.protocol == IGMP and packet.dst[:3] == b"\xe0\x00\x00"
 
 
 class FlowReader:

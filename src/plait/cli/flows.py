@@ -221,7 +221,8 @@ def line(record: FlowRecord, zone: Any = None) -> str:
     verdict = click.style(word.ljust(8), fg=colour)
     ends = f"{_end(record.src, record.src_port)} -> {_end(record.dst, record.dst_port)}"
     times = f"  ({record.count:,} packets)" if record.count > 1 else ""
-    said = f"{ends}{_protocol(record)}  {decided_by(record)}{times}"
+    family = ", IPv6" if ":" in record.dst.address else ""
+    said = f"{ends}{_protocol(record)}{family}  {decided_by(record)}{times}"
     return f"{moment}  {verdict}  {record.direction:<7}  {clean(said)}"
 
 

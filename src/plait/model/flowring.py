@@ -49,7 +49,7 @@ class FlowRing:
         self._horizon = horizon
         self._wall = wall
         self._entries: deque[FlowRecord | _Loss] = deque()
-        self._start = self._next = int(wall() * 1_000_000)
+        self._start = self._next = max(int(wall() * 1_000_000), 1)
         self._crowded: deque[_Crowded] = deque(maxlen=MARKS)
         self.added = 0
         """Records since the start."""

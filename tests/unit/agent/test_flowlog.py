@@ -124,6 +124,13 @@ def test_what_others_log_to_our_group_is_passed_over() -> None:
     assert all_of(log) == ()
 
 
+def test_the_chatter_of_a_link_is_no_flow_but_a_router_advertisement_is() -> None:
+    log = flow_log(Clock())
+    for kind in (143, 133, 135, 134):
+        log.take([packet("source.ed", "fe80::1", "ff02::1", protocol=58, sport=kind, dport=0)])
+    assert [r.icmp_type for r in all_of(log)] == [134]
+
+
 def test_a_rule_that_is_gone_leaves_its_id() -> None:
     record = only(flow_log(Clock()), prefix="rdeadbeef012.id")
     assert (record.policy, record.reason, record.id) == ("", "", "rdeadbeef012")
