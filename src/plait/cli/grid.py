@@ -11,6 +11,8 @@ from plait.policy.matrix import Matrix
 
 ALLOWED: Final = "."
 DENIED: Final = "X"
+UNCLEAR: Final = "?"
+"""The receiver has no port of that name, or families differ."""
 SELF: Final = " "
 
 
@@ -22,21 +24,26 @@ def grid(matrix: Matrix, port: int) -> str:
     margin = max(map(len, labels))
     lines = [" " * margin + " " + "".join(f" {i + 1:>{width}}" for i in range(size))]
     for i, label in enumerate(labels):
-        cells = (
-            SELF if i == j else ALLOWED if matrix.allowed(i, j, port) else DENIED
-            for j in range(size)
-        )
+        cells = (SELF if i == j else _mark(matrix, i, j, port) for j in range(size))
         lines.append(
             (f"{label.ljust(margin)} " + "".join(f" {c:>{width}}" for c in cells)).rstrip()
         )
     return "\n".join(lines)
 
 
+def _mark(matrix: Matrix, src: int, dst: int, port: int) -> str:
+    allowed, why = matrix.answers[matrix.kinds[src], matrix.kinds[dst], port]
+    return UNCLEAR if why else ALLOWED if allowed else DENIED
+
+
 def write_grids(matrix: Matrix) -> None:
-    """A grid a port."""
+    """A grid a port, and what every mark that is not clear means."""
     for k, port in enumerate(matrix.ports):
         output.say(f"{port}: from row to column; {ALLOWED} allowed, {DENIED} denied")
         output.say(grid(matrix, k))
+        unclear = {why for (_, _, port), (_, why) in matrix.answers.items() if port == k and why}
+        for why in sorted(unclear):
+            output.say(f"{UNCLEAR} {why}")
         if k + 1 < len(matrix.ports):
             output.say()
 

@@ -16,7 +16,7 @@ from plait.model.objects import Endpoint
 from plait.policy.asking import names
 from plait.policy.matching import peer_matches
 from plait.policy.preview import OUTSIDE
-from plait.policy.reference import Reference, parse, peers
+from plait.policy.reference import Reference, parse, peers, subject
 from plait.policy.world import Party, World, canonical, endpoint_text
 
 
@@ -89,6 +89,9 @@ def _endpoints(world: World, text: str, reference: Reference, *, anywhere: bool)
 
 
 def _selected(world: World, reference: Reference) -> list[Endpoint]:
+    if reference.is_subject:
+        ruled = subject(reference)
+        return [endpoint for endpoint in world.endpoints if world.rules_over(ruled, endpoint)]
     said = peers(reference) or ()
     return [
         endpoint

@@ -1,0 +1,273 @@
+"""`plait why`, `plait policy matrix`, `plait policy test`: of manifests alone, of a server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from plait.__main__ import plait
+from plait.cli import connect, frame, offline
+from plait.model.errors import PlaitError
+from plait.model.meta import Metadata
+from plait.model.objects import Endpoint, EndpointSpec
+from plait.model.paths import Paths
+
+MANIFESTS = """\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Namespace
+  metadata: {name: shop, labels: {env: prod}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: front, namespace: shop, labels: {app: front}}
+  spec: {containers: [{name: c, image: i}]}
+  status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: api, namespace: shop, labels: {app: api}}
+  spec:
+    containers:
+    - {name: c, image: i, ports: [{name: serve-81-udp, containerPort: 81, protocol: UDP}]}
+  status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: done, namespace: shop}
+  status: {phase: Succeeded, podIPs: [{ip: 10.0.0.2}]}
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata: {name: api}
+  spec: {}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: api}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: front}}}]
+    ports: [{port: serve-81-udp, protocol: UDP}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: guard}
+spec:
+  tier: Admin
+  priority: 3
+  subject: {namespaces: {matchLabels: {env: prod}}}
+  ingress:
+  - name: no ssh
+    action: Deny
+    from: [{namespaces: {}}]
+    protocols: [{tcp: {destinationPort: {number: 22}}}]
+"""
+
+EXPECTATIONS = """\
+apiVersion: plait/v1
+kind: PolicyTest
+namespace: shop
+cases:
+- {name: asked, from: front, to: api, port: serve-81-udp, expect: allow, by: shop/api}
+- {from: front, to: api, port: 80, expect: deny, by: shop/api}
+- {from: api, to: front, port: 22, expect: deny, by: guard}
+"""
+
+
+def run(*args: str, code: int = 0) -> None:
+    assert frame.run(plait, list(args)) == code
+
+
+@pytest.fixture
+def manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A directory, and no server that could be asked."""
+    (tmp_path / "all.yaml").write_text(MANIFESTS)
+
+    def never(*_args: Any) -> Any:
+        raise AssertionError("nobody may be asked")
+
+    monkeypatch.setattr(connect, "open_api", never)
+    monkeypatch.setattr(connect, "agent", never)
+    return str(tmp_path)
+
+
+def test_the_matrix_of_manifests_alone(manifests: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ports = ("--port", "22/tcp", "--port", "serve-81-udp")
+    run("policy", "matrix", "-f", manifests, *ports, "--json")
+    rows = json.loads(capsys.readouterr().out)["items"]
+    assert rows == [
+        {"src": "shop/api", "dst": "shop/front", "port": "22/tcp", "allowed": False},
+        {
+            "src": "shop/api",
+            "dst": "shop/front",
+            "port": "serve-81-udp",
+            "allowed": False,
+            "why": "the receiver has no port named serve-81-udp",
+        },
+        {"src": "shop/front", "dst": "shop/api", "port": "22/tcp", "allowed": False},
+        {"src": "shop/front", "dst": "shop/api", "port": "serve-81-udp", "allowed": True},
+    ]
+    run("policy", "matrix", "-f", manifests, *ports, "--csv")
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["allowed"] for row in lines] == ["no", "no", "no", "yes"]
+
+
+def test_the_grid_is_for_people(manifests: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("policy", "matrix", "-f", manifests)
+    assert capsys.readouterr().out.splitlines() == [
+        "22/tcp: from row to column; . allowed, X denied",
+        "              1 2",
+        "1 shop/api      X",
+        "2 shop/front  X",
+        "",
+        "serve-81-udp/udp: from row to column; . allowed, X denied",
+        "              1 2",
+        "1 shop/api      ?",
+        "2 shop/front  .",
+        "? the receiver has no port named serve-81-udp",
+    ]
+
+
+def test_why_of_manifests_alone(manifests: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("why", "front", "api", "22", "-f", manifests)
+    out = capsys.readouterr().out
+    assert 'denied by policy kcnp.guard (ingress rule 1 "no ssh")' in out.splitlines()[0]
+    assert "ClusterNetworkPolicy guard" in out
+    # Both families get the same answer, which is told once.
+    assert "the same from fd00::1 to fd00::2" in out
+    assert out.count("to allow it:") == 1
+
+    run("why", "front", "api", "serve-81-udp", "-f", manifests, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["allowed"] is True
+    assert [a["ingress"]["policy"] for a in found["answers"]] == ["knp.shop.api"] * 2
+
+
+def test_names_that_mean_many_get_a_line_each(
+    manifests: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("why", "ns:shop", "anyone", "80", "-f", manifests)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    assert "plait why shop/api@10.0.0.2" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("nobody", "api", "80"), "nobody is called `nobody`"),
+        (("front", "api", "http"), "its ports are called serve-81-udp (81/udp)"),
+        (("api", "front", "http"), "none of its ports has a name"),
+        (("front", "api", "80/gre"), "is no port"),
+        (("front", "api", "80-90"), "is not one port"),
+    ],
+)
+def test_what_why_cannot_answer(
+    manifests: str, args: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("why", *args, "-f", manifests, code=1)
+    assert words in capsys.readouterr().err
+
+
+# Expectations
+
+
+def test_expectations_stand_beside_the_manifests(
+    manifests: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, report = Path(manifests) / "expect.yaml", Path(manifests) / "report.xml"
+    file.write_text(EXPECTATIONS)
+    run("policy", "test", str(file), "--junit", str(report))
+    assert "3 of 3 expectations hold (6 flows)" in capsys.readouterr().out
+    assert 'tests="3" failures="0" errors="0"' in report.read_text()
+    # The file is no manifest, wherever manifests are read.
+    run("policy", "matrix", "-f", manifests)
+
+
+def test_an_expectation_that_does_not_hold_fails_with_its_line(
+    manifests: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(manifests) / "expect.yaml"
+    file.write_text(EXPECTATIONS.replace("port: 80, expect: deny", "port: 80, expect: allow"))
+    run("policy", "test", str(file), code=1)
+    out = capsys.readouterr().out
+    assert f"FAILED {file}:6 front reaches api by 80" in out
+    assert "2 of 3 expectations hold" in out
+    run("policy", "test", str(file), "--json", code=1)
+    found = json.loads(capsys.readouterr().out)
+    assert [r["passed"] for r in found["results"]] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "words"),
+    [
+        ("expect: allow", "expct: allow", ":5", "write `expect`"),
+        ("expect: allow", "expect: maybe", ":5", "maybe"),
+        ("kind: PolicyTest", "kind: Policy", ":2", "Policy"),
+        ("namespace: shop", "namespaces: shop", ":3", "write `namespace`"),
+        ("cases:", "cases: [", ":", "not valid"),
+    ],
+)
+def test_a_mistake_in_expectations_is_told_by_line(
+    manifests: str, old: str, new: str, where: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(manifests) / "expect.yaml"
+    file.write_text(EXPECTATIONS.replace(old, new, 1))
+    run("policy", "test", str(file), code=1)
+    err = capsys.readouterr().err
+    assert "PLAIT-CLI-004" in err
+    assert f"{file}{where}" in err
+    assert words in err
+
+
+def test_expectations_of_what_the_server_has(
+    shop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "expect.yaml"
+    file.write_text(EXPECTATIONS.replace("serve-81-udp", "81/udp").replace(", by: shop/api", ""))
+    run("policy", "test", str(file), "--server", code=1)
+    assert "1 of 3 expectations hold" in capsys.readouterr().out
+    run("policy", "test", str(file), "--server", "-f", str(tmp_path), code=2)
+
+
+# Of a server, or of what its agent remembers
+
+
+def test_why_of_a_server(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run("isolate", "shop")
+    run("why", "admin", "db", "5432")
+    out = capsys.readouterr().out
+    assert "denied by policy isolate.shop, which closes ingress (shop/db)" in out
+    assert "plait allow shop/db --from ops/admin --port 5432/tcp" in out
+
+
+def test_while_the_server_is_away_the_agent_s_memory_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def away() -> Any:
+        raise PlaitError("PLAIT-API-012", "https://192.0.2.1:6440 does not answer")
+
+    here = Paths.from_env({"PLAIT_ROOT": str(tmp_path)})
+    monkeypatch.setattr(connect, "open_api", away)
+    monkeypatch.setattr(connect, "paths", lambda: here)
+    run("policy", "matrix", code=1)
+    assert "PLAIT-API-012" in capsys.readouterr().err
+
+    known = Endpoint(
+        metadata=Metadata(name="e", namespace="shop"),
+        spec=EndpointSpec(node="h1", network="net", name="web", addresses=("10.0.0.1",)),
+    )
+    kept = here.agent / "snapshot.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(b'{"revision":7,"objects":[' + msgspec.json.encode(known) + b"]}")
+    assert offline.stored() == [known]
+    assert "does not answer; this is what the agent" in capsys.readouterr().err
+    kept.write_bytes(b"[]")
+    with pytest.raises(PlaitError):
+        offline.stored()
