@@ -31,6 +31,8 @@ _PUBLISHED: Final = e.Masked(e.CT_STATUS, e.CT_STATUS_DNAT)
 _IS_KNOWN: Final = InSet((e.IIFNAME,), KNOWN.name)
 _COUNT: Final = Counter()
 _LOOPBACK4: Final = "127.0.0.0/8"
+_ROUTER_SOLICIT, _LISTENER_REPORT = 133, 143
+"""RFC 4861 section 4.1, RFC 3810 section 5.2."""
 _ND_SOLICIT, _ND_ADVERT = 135, 136
 _ECHO: Final = {4: 8, 6: 128}
 _ICMP: Final = {4: "icmp", 6: "icmpv6"}
@@ -185,8 +187,16 @@ def _source(logs: bool) -> Chain:
             ACCEPT,
         ),
     )
+    # Every endpoint asks for routers and tells its groups: in vain, but that is no spoofing.
+    chatter = [
+        Rule(
+            "unknown source",
+            (e.family(6), e.protocol("icmpv6"), Match(e.ICMP_TYPE[6], e.byte(kind)), _COUNT, DROP),
+        )
+        for kind in (_ROUTER_SOLICIT, _LISTENER_REPORT)
+    ]
     unknown = Rule("unknown source", (_COUNT, *log(logs, "source", "egress", DENIED), DROP))
-    return Chain("source", (*own, discovery, detection, unknown))
+    return Chain("source", (*own, discovery, detection, *chatter, unknown))
 
 
 def _dns() -> Chain:

@@ -66,6 +66,7 @@ POLICY_PREFIX: Final = "p-"
 """Of the sets that policies bring."""
 CLASS_PREFIX: Final = "pk-"
 TIER_PREFIX: Final = "pt-"
+STAGED_PREFIX: Final = "ps-"
 CHAIN_PREFIX: Final = "pc-"
-POLICY_CHAINS: Final = (CLASS_PREFIX, TIER_PREFIX, CHAIN_PREFIX)
+POLICY_CHAINS: Final = (CLASS_PREFIX, TIER_PREFIX, STAGED_PREFIX, CHAIN_PREFIX)
 """Of the chains that policies bring."""

@@ -6,6 +6,9 @@
     pt-<class>-<n>  a tier that a policy may pass: its policies that pass stand in it themselves,
                 for a `return` must leave the tier and not only the policy
 
+    ps-<class>-<n>  the end of a tier with a staged isolation: it would deny what no staged rule
+                matched, so these are asked once more, without counting
+
 A rule that accepts ends the base chain that the packet is in, one that denies ends the packet.
 What a staged rule matches goes on after its policy. All of a policy is staged or none of it.
 """
@@ -25,6 +28,7 @@ from plait.agent.desired.filter_sets import (
     PEERS,
     POLICY,
     POOLS,
+    STAGED_PREFIX,
     TIER_PREFIX,
 )
 from plait.agent.desired.policy_base import REJECT, pickup, pickup_chain
@@ -32,7 +36,7 @@ from plait.agent.desired.policy_match import ways
 from plait.agent.desired.policy_sets import Constant, family_of, opaque, packed
 from plait.agent.desired.ruleset import ChainRules, Element, described
 from plait.model.policies import DIRECTIONS, Direction
-from plait.model.ruleset import ChainRule, Classes, PolicyChain, PolicyClass, Tier
+from plait.model.ruleset import ChainRule, Classes, PolicyChain, PolicyClass
 from plait.wire import nft_expr as e
 from plait.wire.nft import Chain, Rule
 from plait.wire.nft_effects import CountIn
@@ -68,6 +72,11 @@ def tier_name(ident: str, number: int) -> str:
 def passes(chain: PolicyChain) -> bool:
     """Whether a rule of it leaves the tier."""
     return any(rule.decision == "pass" and not rule.staged for rule in chain.rules)
+
+
+def stands_in_class(chain: PolicyChain) -> bool:
+    """Whether rules of it stand in the chains of its classes: these follow when it changes."""
+    return any(rule.decision == "pass" or rule.staged for rule in chain.rules)
 
 
 def closed(chain: PolicyChain) -> PolicyChain:
@@ -109,7 +118,16 @@ def class_chains(
                 counters += _counters(chains[name].rules)
             else:
                 found.append(Rule("policy", (e.jump(chain_name(name)),)))
-        found += _end(tier, wanted.direction, log=log)
+        if tier.staged_deny:
+            staged = [rule for name in tier.chains for rule in chains[name].rules if rule.staged]
+            its, held = _staged_end(tier.staged_deny, staged, wanted.direction, log=log)
+            constants += held
+            chain = Chain(f"{STAGED_PREFIX}{opaque(ident)}-{number}", tuple(its))
+            made.append(described(chain))
+            found.append(Rule("staged", (e.jump(chain.name),)))
+        if tier.deny:
+            denied = logs.log(log, tier.deny, wanted.direction, logs.DENIED)
+            found.append(Rule("isolated", (CountIn(opaque(tier.deny)), *denied, DROP)))
         counters += [name for name in (tier.deny, tier.staged_deny) if name]
         if inlined:
             chain = Chain(tier_name(ident, number), tuple(found))
@@ -118,7 +136,8 @@ def class_chains(
         else:
             rules += found
     made.append(described(Chain(class_name(ident), tuple(rules))))
-    return Compiled(tuple(made), tuple(constants), tuple(dict.fromkeys(counters)))
+    shared = tuple(dict.fromkeys(constants))
+    return Compiled(tuple(made), shared, tuple(dict.fromkeys(counters)))
 
 
 def closed_class(ident: str, wanted: PolicyClass, *, log: bool) -> Compiled:
@@ -174,15 +193,22 @@ def _effects(rule: ChainRule, direction: Direction, *, log: bool) -> tuple[State
     return (count, *denied, e.goto(REJECT) if rule.reject else DROP)
 
 
-def _end(tier: Tier, direction: Direction, *, log: bool) -> list[Rule]:
-    rules = []
-    if tier.staged_deny:
-        staged = logs.log(log, tier.staged_deny, direction, logs.STAGED)
-        rules.append(Rule("staged", (CountIn(opaque(tier.staged_deny)), *staged)))
-    if tier.deny:
-        denied = logs.log(log, tier.deny, direction, logs.DENIED)
-        rules.append(Rule("isolated", (CountIn(opaque(tier.deny)), *denied, DROP)))
-    return rules
+def _staged_end(
+    ident: str, staged: Iterable[ChainRule], direction: Direction, *, log: bool
+) -> tuple[list[Rule], list[Constant]]:
+    """Count what a staged isolation would deny: what none of the tier's staged rules matched."""
+    rules: list[Rule] = []
+    constants: list[Constant] = []
+    for rule in staged:
+        for way in ways(rule, direction):
+            rules.append(Rule("staged", (*way.statements, RETURN)))
+            constants += way.constants
+    counted: tuple[Statement, ...] = (
+        CountIn(opaque(ident)),
+        *logs.log(log, ident, direction, logs.STAGED),
+    )
+    rules.append(Rule("staged", counted))
+    return rules, constants
 
 
 def _guard(direction: Direction, *, log: bool) -> list[Rule]:

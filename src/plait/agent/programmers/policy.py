@@ -27,6 +27,7 @@ from plait.agent.desired.policy_rules import (
     dispatch_elements,
     passes,
     policy_chain,
+    stands_in_class,
 )
 from plait.agent.desired.policy_sets import ident_of, is_policy, packed
 from plait.agent.desired.ruleset import ChainRules, Element
@@ -72,8 +73,8 @@ class FilterPolicy:
         """By kind and name, what is known to stand in the table as last read."""
         self._needs: dict[Key, frozenset[str]] = {}
         """Names in the kernel of all that each chain and class needs."""
-        self._passing: dict[str, PolicyChain] = {}
-        """Chains that stand in their classes instead of having a chain of their own."""
+        self._inlined: dict[str, PolicyChain] = {}
+        """Chains of which rules stand in the chains of their classes."""
         self._fillings: dict[str, Filling] = {}
         self._followed: dict[str, tuple[Members[Any] | None, int]] = {}
         """Sets to whose members they hold, and up to which change."""
@@ -104,8 +105,7 @@ class FilterPolicy:
         ops = [*self._plan_sets(wanted), *self._plan_chains(wanted)]
         ops += self._plan_dispatch(wanted)
         ops += self._plan_gone(wanted)
-        if not ops:
-            self._clean["all"] = (wanted,)
+        self._settle("all", ops, wanted)
         return tuple(ops)
 
     @property
@@ -120,6 +120,13 @@ class FilterPolicy:
         held = self._clean.get(kind)
         return held is not None and len(held) == len(tables) and all(map(is_, held, tables))
 
+    def _settle(self, kind: str, found: Sequence[object], *tables: object) -> None:
+        """A plan went through these tables: what it found is still to be done."""
+        if found:
+            self._clean.pop(kind, None)
+        else:
+            self._clean[kind] = tables
+
     def _chains(self) -> Mapping[str, PolicyChain]:
         """The chains as they may stand: closed where the kernel refused."""
         if not self.closed:
@@ -132,15 +139,15 @@ class FilterPolicy:
             return []
         ops = []
         chains = self._chains()
-        self._follow_passing(chains)
-        sure, passing = self._sure["chain"], self._passing
+        self._follow_inlined(chains)
+        sure, inlined = self._sure["chain"], self._inlined
         for name, chain in wanted.chains.items():
             if sure.get(name) is chain:
                 continue
             key: Key = ("chain", name)
             if name in self.closed:
                 ops.append(self._planned(key, self._made_chain(name, chain), True))
-            elif name in passing:
+            elif passes(chain):
                 self._forget(key)
             elif not self._stands(key, (chain,)):
                 ops += self._unless_there(key, self._made_chain(name, chain))
@@ -151,29 +158,28 @@ class FilterPolicy:
             key = ("class", name)
             if name in self._closed_classes:
                 ops.append(self._planned(key, self._made_class(name, wish), True))
-            elif not self._stands(key, (wish, *_inlined(wish, passing))):
+            elif not self._stands(key, (wish, *_inlined(wish, inlined))):
                 ops += self._unless_there(key, self._made_class(name, wish))
         for kind, names in (("chain", wanted.chains), ("class", wanted.classes)):
             for name in [n for k, n in self._needs if k == kind and n not in names]:
                 self._forget((kind, name))
-        if not ops:
-            self._clean["chains"] = (wanted.chains, wanted.classes)
+        self._settle("chains", ops, wanted.chains, wanted.classes)
         return ops
 
-    def _follow_passing(self, chains: Mapping[str, PolicyChain]) -> None:
-        """Know which chains pass: they stand in their classes, which must be looked at again."""
-        sure, passing = self._sure["chain"], self._passing
-        before = dict(passing)
+    def _follow_inlined(self, chains: Mapping[str, PolicyChain]) -> None:
+        """Know which chains stand in their classes, which must be looked at again then."""
+        sure, inlined = self._sure["chain"], self._inlined
+        before = dict(inlined)
         for name, chain in chains.items():
-            if sure.get(name) is chain or passing.get(name) is chain:
+            if inlined.get(name) is chain or (sure.get(name) is chain and name not in inlined):
                 continue
-            if passes(chain):
-                passing[name] = chain
+            if stands_in_class(chain):
+                inlined[name] = chain
             else:
-                passing.pop(name, None)
-        for name in passing.keys() - chains.keys():
-            del passing[name]
-        if passing != before:
+                inlined.pop(name, None)
+        for name in inlined.keys() - chains.keys():
+            del inlined[name]
+        if inlined != before:
             self._sure["class"].clear()
 
     def _made_chain(self, name: str, chain: PolicyChain) -> Made:
@@ -181,9 +187,9 @@ class FilterPolicy:
 
     def _made_class(self, name: str, wish: PolicyClass) -> Made:
         chains = self._chains()
-        passing = {c: chains[c] for t in wish.tiers for c in t.chains if passes(chains[c])}
+        inlined = {c: chains[c] for t in wish.tiers for c in t.chains if stands_in_class(chains[c])}
         compiled = class_chains(name, wish, chains, log=self._log)
-        return Made((wish, *_inlined(wish, passing)), compiled)
+        return Made((wish, *_inlined(wish, inlined)), compiled)
 
     def _stands(self, key: Key, source: tuple[Any, ...]) -> bool:
         standing = self._standing.get(key)
@@ -201,6 +207,7 @@ class FilterPolicy:
 
     def _planned(self, key: Key, made: Made, have: Any) -> Op:
         self._needs[key] = _names(made.compiled)
+        self._sure[key[0]].pop(key[1], None)
         return self._op(key, made, have)
 
     def _stand(self, key: Key, made: Made) -> None:
@@ -280,6 +287,7 @@ class FilterPolicy:
             if held == elements:
                 self._dispatched[address] = classes
             else:
+                self._dispatched.pop(address, None)
                 ops.append(self._op(("dispatch", address), elements, held or None))
         known = {packed(address) for address in wanted.dispatch}
         surplus = {
@@ -291,8 +299,7 @@ class FilterPolicy:
         ops += [self._op(("dispatch", address), None, True) for address in sorted(surplus)]
         for address in self._dispatched.keys() - wanted.dispatch.keys():
             del self._dispatched[address]
-        if not ops:
-            self._clean["dispatch"] = (wanted.dispatch,)
+        self._settle("dispatch", ops, wanted.dispatch)
         return ops
 
     def _held(self, elements: Iterable[Element]) -> tuple[Element, ...]:
@@ -323,8 +330,7 @@ class FilterPolicy:
         ]
         surplus += [("counter", name) for name in sorted(actual.counters - used)]
         surplus += [("set", name) for name in actual.sets if is_policy(name) and name not in used]
-        if not surplus:
-            self._clean["gone"] = tables
+        self._settle("gone", surplus, *tables)
         return [self._op(("gone", kind, name), None, True) for kind, name in surplus]
 
     def _op(self, key: Key, want: Any, have: Any) -> Op:
@@ -394,16 +400,20 @@ class FilterPolicy:
                 continue
             if key[0] != "chain" or self.closed.pop(key[1], None) is None:
                 continue
-            if passes(self._wanted.chains[key[1]]):
-                # It stands in its classes themselves; its own chain was the closed one.
+            chain = self._wanted.chains[key[1]]
+            if passes(chain):
+                # It stands in its classes only; its own chain was the closed one.
                 del jobs[key]
                 jobs["gone", "chain", chain_name(key[1])] = None
+            if stands_in_class(chain):
                 self._remake_classes(key[1], jobs)
 
     def _remake_classes(self, chain: str, jobs: dict[Key, Any]) -> None:
-        """The classes in which a chain that passes stands."""
+        """The classes in which rules of a chain stand."""
         for name, wish in self._wanted.classes.items():
-            if any(chain in tier.chains for tier in wish.tiers):
+            if name not in self._closed_classes and any(
+                chain in tier.chains for tier in wish.tiers
+            ):
                 jobs["class", name] = self._made_class(name, wish)
 
     def _close(
@@ -422,7 +432,7 @@ class FilterPolicy:
         elif kind == "class":
             made = self._chains()
             tiers = self._wanted.classes[name].tiers
-            chains = [c for tier in tiers for c in tier.chains if passes(made[c])]
+            chains = [c for tier in tiers for c in tier.chains if stands_in_class(made[c])]
             # Perhaps it is one of the policies that stand in it; else it is the class itself.
             classes = [] if chains else [name]
         else:
@@ -442,7 +452,7 @@ class FilterPolicy:
         chain = self.closed[name] = self._wanted.chains[name]
         jobs["chain", name] = self._made_chain(name, closed(chain))
         self._clean.clear()
-        if passes(chain):
+        if stands_in_class(chain):
             self._remake_classes(name, jobs)
 
     def _close_class(
@@ -466,11 +476,11 @@ class FilterPolicy:
         return self._op(key, None, True)
 
 
-def _inlined(wish: PolicyClass, passing: Mapping[str, PolicyChain]) -> list[PolicyChain]:
-    """The chains that stand in the class itself."""
-    if not passing:
+def _inlined(wish: PolicyClass, chains: Mapping[str, PolicyChain]) -> list[PolicyChain]:
+    """Those of the chains that are of the class."""
+    if not chains:
         return []
-    return [passing[name] for tier in wish.tiers for name in tier.chains if name in passing]
+    return [chains[name] for tier in wish.tiers for name in tier.chains if name in chains]
 
 
 def _names(compiled: Compiled) -> frozenset[str]:
