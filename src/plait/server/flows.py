@@ -5,15 +5,17 @@ In memory only: a server that starts anew begins with an empty log, and the node
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from plait.client.flowtail import FlowTail
 from plait.model.flowring import FlowRing, utc
-from plait.model.flows import FlowBatch, FlowEnd, FlowPage, FlowQuery, FlowRecord, RuleCount
+from plait.model.flows import FlowBatch, FlowPage, FlowQuery, FlowRecord, RuleCount
+
+H = TypeVar("H", bound=Hashable)
 
 CAPACITY: Final = 100_000
 """Records of all nodes together."""
@@ -21,8 +23,8 @@ HORIZON: Final = 3600.0
 """Seconds for which a record is kept."""
 MAX_COUNTS: Final = 20_000
 """Rules of one node whose counts are kept; of others nothing is known."""
-MAX_ENDS: Final = 20_000
-"""Ends of flows that records share, so that each is in memory once."""
+MAX_SHARED: Final = 50_000
+"""Ends and words that records share, so that each is in memory once."""
 
 
 class FlowStore:
@@ -37,7 +39,7 @@ class FlowStore:
         self._seen: dict[str, int] = {}
         """The highest number of each node's own log."""
         self._counts: dict[str, dict[str, RuleCount]] = {}
-        self._ends: dict[FlowEnd, FlowEnd] = {}
+        self._shared: dict[Hashable, Any] = {}
 
     def take(self, node: str, batch: FlowBatch) -> None:
         """A node's batch. What it says of other nodes' decisions is not believed, and what it
@@ -81,14 +83,21 @@ class FlowStore:
             node=node,
             # A clock that runs ahead would keep a record beyond its hour.
             time=min(record.time, now),
-            src=self._shared(record.src),
-            dst=self._shared(record.dst),
+            protocol=self._share(record.protocol),
+            src=self._share(record.src),
+            dst=self._share(record.dst),
+            policy=self._share(record.policy),
+            isolating=self._share(record.isolating),
+            rule=self._share(record.rule),
+            reason=self._share(record.reason),
+            id=self._share(record.id),
         )
 
-    def _shared(self, end: FlowEnd) -> FlowEnd:
-        if len(self._ends) >= MAX_ENDS:
-            self._ends.clear()
-        return self._ends.setdefault(end, end)
+    def _share(self, value: H) -> H:
+        if len(self._shared) >= MAX_SHARED:
+            self._shared.clear()
+        found: H = self._shared.setdefault(value, value)
+        return found
 
     def _count(self, node: str, batch: FlowBatch) -> None:
         if batch.first:
