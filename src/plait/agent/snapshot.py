@@ -99,6 +99,10 @@ class Snapshot:
         self.revision = max(self.revision, revision)
         return former
 
+    def reached(self, revision: int) -> None:
+        """The watch has come so far, also with what was known before by an answer."""
+        self.revision = max(self.revision, revision)
+
     def synced(self, revision: int) -> tuple[AnyObject, ...]:
         """The listing is complete at `revision`; returns the objects that are no more."""
         named = self._named if self._named is not None else set(self._by_key)

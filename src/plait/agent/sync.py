@@ -177,6 +177,8 @@ class Sync:
                 self._lost(event.reason)
             case _:
                 pass
+        if not self.listing and event.type in ("put", "delete", "bookmark"):
+            self._snapshot.reached(event.revision)
         self._observe(event)
         # A listing is taken in as a whole, at its end.
         if inputs and not self.listing:
