@@ -111,6 +111,10 @@ class FakeNft:
         """Refuse, so many times, a change for which `when` is true, with this errno."""
         self._failures += [(number, when)] * times
 
+    def forgive(self) -> None:
+        """Refuse no more than the kernel would."""
+        self._failures.clear()
+
     def close(self) -> None:
         """See NftDoor."""
         for name, table in list(self.kernel.tables.items()):

@@ -69,4 +69,4 @@ TIER_PREFIX: Final = "pt-"
 STAGED_PREFIX: Final = "ps-"
 CHAIN_PREFIX: Final = "pc-"
 POLICY_CHAINS: Final = (CLASS_PREFIX, TIER_PREFIX, STAGED_PREFIX, CHAIN_PREFIX)
-"""Of the chains that policies bring."""
+"""Of the chains that policies bring; the first lead to the last."""

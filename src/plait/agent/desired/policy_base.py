@@ -19,8 +19,8 @@ from plait.wire.nft import Chain, Hook, Rule
 from plait.wire.nft_effects import Prohibit, Reset
 from plait.wire.nft_expr import ACCEPT, DROP, Counter, Match
 
-REJECT: Final = "reject"
-"""Chain that refuses a packet with an answer."""
+REJECT: Final = "refused"
+"""Chain that refuses a packet with an answer. (`reject` is a word of nft's own.)"""
 _GROUP: Final = e.host32(marks.LINK_GROUP)
 _LINK: Final = {"egress": Match(e.IIFGROUP, _GROUP), "ingress": Match(e.OIFGROUP, _GROUP)}
 _OWN: Final = {"egress": e.SADDR, "ingress": e.DADDR}

@@ -93,7 +93,8 @@ def policy_chain(ident: str, chain: PolicyChain, *, log: bool) -> Compiled:
     """The chain of a policy in one direction."""
     rules, constants = _rules(chain, log=log)
     made = Chain(chain_name(ident), tuple(rules))
-    return Compiled((described(made),), tuple(constants), _counters(chain.rules))
+    shared = tuple(dict.fromkeys(constants))
+    return Compiled((described(made),), shared, _counters(chain.rules))
 
 
 def class_chains(

@@ -323,10 +323,12 @@ class FilterPolicy:
             return []
         # The names of no two kinds of objects are alike.
         actual, used = self._actual, set(self._fillings).union(*self._needs.values())
+        # What leads to others goes before them.
         surplus = [
             ("chain", name)
+            for prefix in filter_sets.POLICY_CHAINS
             for name in actual.chains
-            if name.startswith(filter_sets.POLICY_CHAINS) and name not in used
+            if name.startswith(prefix) and name not in used
         ]
         surplus += [("counter", name) for name in sorted(actual.counters - used)]
         surplus += [("set", name) for name in actual.sets if is_policy(name) and name not in used]
@@ -364,7 +366,10 @@ class FilterPolicy:
             answers = self.table.commit([change for _, change in steps])
             if not answers:
                 break
-            bad = {steps[i][0]: why for i, why in answers.items() if i >= 0}
+            bad: dict[Key, Refusal] = {}
+            for i in sorted(i for i in answers if i >= 0):
+                # What follows may be refused because of it.
+                bad.setdefault(steps[i][0], answers[i])
             if not bad:
                 refused |= dict.fromkeys(jobs, answers[-1])
                 break
