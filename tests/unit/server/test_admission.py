@@ -329,6 +329,20 @@ def test_bad_nodes_and_clusters_are_refused(state: State, wrong: AnyObject) -> N
     refused("PLAIT-API-002", state, wrong)
 
 
+def test_a_node_does_not_choose_its_labels(state: State) -> None:
+    me = Actor("node", "h1", "uid-of-h1")
+    labelled = Node(metadata=Metadata(name="h1", labels={"trusted": "yes"}))
+    refused("PLAIT-AUTH-006", state, labelled, actor=me)
+    apply(state, Node(metadata=Metadata(name="h1")), actor=me)
+    refused("PLAIT-AUTH-006", state, labelled, actor=me)
+    apply(state, labelled)
+    node = state.get(Node, "h1")
+    assert node is not None
+    apply(state, node, actor=me)
+    bare = msgspec.structs.replace(node, metadata=msgspec.structs.replace(node.metadata, labels={}))
+    refused("PLAIT-AUTH-006", state, bare, actor=me)
+
+
 def test_the_server_says_when_a_node_was_seen(state: State) -> None:
     me = Actor("node", "h1", "uid-of-h1")
     apply(state, Node(metadata=Metadata(name="h1")), actor=me)

@@ -47,6 +47,15 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
             where=f"nodes/{context.node}",
             fix=(f"plait node forget {context.node}",),
         )
+    labels = previous.metadata.labels if previous else {}
+    if context.node and new.metadata.labels != labels:
+        # Policies admit hosts by their labels: a host must not admit itself.
+        raise PlaitError(
+            "PLAIT-AUTH-006",
+            "a node does not label itself",
+            where=f"nodes/{new.metadata.name}",
+            fix=(f"plait node label {new.metadata.name} KEY=VALUE",),
+        )
     status = msgspec.structs.replace(
         status, prefixes=prefixes, last_seen=_last_seen(context, previous, new)
     )
