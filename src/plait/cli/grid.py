@@ -1,13 +1,16 @@
-"""A matrix on paper: a grid for people, CSV for programs."""
+"""A matrix on paper: a grid for people, CSV and JSON for programs."""
 
 from __future__ import annotations
 
 import csv
-import io
+import sys
 from typing import Final
 
+import click
+import msgspec
+
 from plait.cli import output
-from plait.policy.matrix import Matrix
+from plait.policy.matrix import Cell, Matrix
 
 ALLOWED: Final = "."
 DENIED: Final = "X"
@@ -49,10 +52,22 @@ def write_grids(matrix: Matrix) -> None:
 
 
 def write_csv(matrix: Matrix) -> None:
-    """One line for each source, destination and port (RFC 4180)."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("src", "dst", "port", "allowed", "why"))
+    """One line for each source, destination and port (RFC 4180, with the lines of Unix)."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(Cell._fields)
     for cell in matrix.cells():
-        writer.writerow((cell.src, cell.dst, cell.port, "yes" if cell.allowed else "no", cell.why))
-    output.say(text.getvalue().rstrip("\r\n"))
+        writer.writerow((*cell[:3], "yes" if cell.allowed else "no", cell.why))
+
+
+def write_json(matrix: Matrix) -> None:
+    """A list with one row for each source, destination and port; a row a line, as it comes, for
+    there may be millions."""
+    output.say('{"kind": "List", "items": [')
+    before = ""
+    for cell in matrix.cells():
+        row = cell._asdict()
+        if not cell.why:
+            del row["why"]
+        click.echo(before + msgspec.json.encode(row).decode(), nl=False)
+        before = ",\n"
+    output.say("\n]}")

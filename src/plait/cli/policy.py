@@ -67,7 +67,7 @@ def matrix(
     With -f the answer comes from manifests alone: no server, no root, no network.
     """
     from plait.cli import output
-    from plait.cli.grid import write_csv, write_grids
+    from plait.cli.grid import write_csv, write_grids, write_json
     from plait.cli.offline import world_of
     from plait.policy.asking import parse_port
     from plait.policy.matrix import matrix as ask
@@ -77,15 +77,11 @@ def matrix(
     world = world_of(files)
     found = ask(world, asked or ports_of(world), namespaces)
     if as_json:
-        rows = [
-            {"src": c.src, "dst": c.dst, "port": c.port, "allowed": c.allowed}
-            | ({"why": c.why} if c.why else {})
-            for c in found.cells()
-        ]
-        output.json_out({"kind": "List", "items": rows})
+        write_json(found)
     elif as_csv:
         write_csv(found)
     elif not found.endpoints:
-        output.say("there is no endpoint", err=True)
+        scope = f" in {' or '.join(namespaces)}" if namespaces else ""
+        output.say(f"there is no endpoint{scope}", err=True)
     else:
         write_grids(found)

@@ -37,8 +37,12 @@ def rule_matches(
     """
     if broken(world, rule, direction):
         return "broken"
-    if rule.ports is not None and not any(port_matches(world, port, flow) for port in rule.ports):
-        return "port"
+    if rule.ports is not None:
+        for port in rule.ports:
+            if port_matches(world, port, flow):
+                break
+        else:
+            return "port"
     if rule.peers is None:
         return "matches"
     other = flow.src if direction == "ingress" else flow.dst
@@ -47,7 +51,8 @@ def rule_matches(
         found = _remembered(world, peer, other, in_domain)
         if found:
             return "matches"
-        depends = depends or found is None
+        if found is None:
+            depends = True
     return "depends" if depends else "peer"
 
 
