@@ -77,7 +77,7 @@ class Facet(NamedTuple):
     @property
     def matters(self) -> bool:
         """Whether the policy has a say in this direction."""
-        return bool(self.chain) or self.isolates
+        return bool(self.chain) or self.isolates or self.guard
 
 
 class Compiled(NamedTuple):
@@ -464,8 +464,9 @@ def classify(direction: Direction, policies: Iterable[Compiled]) -> Classified:
             meanings |= {} if found is None else dict([found])
             denies.append("" if found is None else found[0])
         chains = tuple(facet.chain for _, facet in members if facet.chain)
-        tiers.append(Tier(chains=chains, deny=denies[0], staged_deny=denies[1]))
-    if not tiers:
+        if chains or any(denies):
+            tiers.append(Tier(chains=chains, deny=denies[0], staged_deny=denies[1]))
+    if not order:
         return NO_CLASS
     definition = PolicyClass(direction=direction, tiers=tuple(tiers), guard=guard)
     return Classified(names.class_name(direction, order), definition, meanings)

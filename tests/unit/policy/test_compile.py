@@ -8,7 +8,7 @@ import pytest
 
 from plait.model.objects import Group, Metadata, Policy
 from plait.model.policies import Direction, GroupSpec, Peer, PolicySpec, Port, Rule, ServiceRef
-from plait.model.ruleset import ChainRule, PortMatch
+from plait.model.ruleset import ChainRule, PolicyClass, PortMatch
 from plait.model.selectors import Requirement, Selector
 from plait.policy.compile import SEPARATE, Compiled, classify, compile_policy
 from plait.policy.terms import Condition, Term
@@ -322,6 +322,12 @@ def test_whoever_denies_by_endpoint_guards(
             assert not staged.facet(direction).guard  # type: ignore[arg-type]
     accepting = compiled("egress", Rule(**rule))
     assert not accepting.facet("egress").guard
+
+
+def test_a_rule_that_is_not_understood_guards_what_it_may_mean() -> None:
+    rule = Rule(action="Pass", peers=(Peer(endpoints=WEB), Peer()))
+    found = classify("ingress", [compiled("ingress", rule)])
+    assert found.definition == PolicyClass(direction="ingress", tiers=(), guard=True)
 
 
 # Classes
