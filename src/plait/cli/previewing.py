@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SHOWN = 40
 """Lines of changes that are printed; `--json` has all."""
+NAMED = 8
+"""Names that one line says."""
 HOUR = 3600.0
 
 
@@ -89,7 +91,7 @@ def preview(
     changes = ask(before, then, ports_of(records))
     flows = flow_changes(before, then, (flow_of(before, record) for record in records))
     if as_json:
-        output.json_out({"pairs": [_wire(c) for c in changes], "flows": [_wire(c) for c in flows]})
+        output.json_out({"pairs": _wire(changes), "flows": _wire(flows)})
         return
     say_changes(changes)
     if not bases:
@@ -145,28 +147,46 @@ def staged(objects: Sequence[AnyObject]) -> list[str]:
     return [o.metadata.name for o in objects if isinstance(o, Policy) and o.spec.staged]
 
 
-def _wire(change: Change) -> dict[str, Any]:
-    return change._asdict()
+def _wire(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    return [
+        {
+            "src": src,
+            "dst": dst,
+            "port": port,
+            "allowed": change.allowed,
+            "by": change.by,
+            "times": change.times,
+        }
+        for change in changes
+        for src, dst, port in change.pairs()
+    ]
 
 
 def say_changes(changes: Sequence[Change]) -> None:
     """Changes for people: what closes, then what opens."""
     from plait.cli import output
-    from plait.policy.preview import summary
 
     if not changes:
         output.say("no pair of endpoints changes")
         return
-    lines = sorted(summary(changes), key=lambda line: line[3])
     for allowed, title in ((False, "would be denied"), (True, "would be allowed")):
-        rows = [line for line in lines if line[3] == allowed]
-        if not rows:
-            continue
-        output.say(f"{title}:")
-        for src, dst, ports, _, by in rows[:SHOWN]:
-            output.say(f"  {output.clean(src)} -> {output.clean(dst)}  {ports}  ({by})")
+        rows = [change for change in changes if change.allowed == allowed]
+        if rows:
+            output.say(f"{title}:")
+        for change in rows[:SHOWN]:
+            line = f"{_some(change.srcs)} -> {_some(change.dsts)}  {_some(change.ports)}"
+            output.say(f"  {line}  ({output.clean(change.by)})")
         if len(rows) > SHOWN:
             output.say(f"  and {len(rows) - SHOWN} more; --json shows all")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many others."""
+    from plait.cli import output
+
+    more = len(names) - NAMED
+    text = ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return output.clean(text)
 
 
 def say_flows(changes: Sequence[Change], seen: int) -> None:
@@ -180,8 +200,8 @@ def say_flows(changes: Sequence[Change], seen: int) -> None:
     for change in sorted(changes, key=lambda c: -c.times)[:SHOWN]:
         now = "allowed" if change.allowed else "denied"
         output.say(
-            f"  {change.times} × {output.clean(change.src)} -> {output.clean(change.dst)} "
-            f"{change.port} would be {now} ({change.by})"
+            f"  {change.times} × {_some(change.srcs)} -> {_some(change.dsts)} "
+            f"{_some(change.ports)} would be {now} ({output.clean(change.by)})"
         )
     if len(changes) > SHOWN:
         output.say(f"  and {len(changes) - SHOWN} more; --json shows all")

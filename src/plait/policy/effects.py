@@ -15,7 +15,7 @@ from plait.model.policies import Direction, Peer, Policy, Rule
 from plait.policy.asking import PortAsked, pairs
 from plait.policy.evaluate import Side, Verdict, evaluate
 from plait.policy.matching import peer_matches
-from plait.policy.preview import UNNAMED_PORTS, asked_of
+from plait.policy.probes import UNNAMED_PORTS, asked_of
 from plait.policy.words import subject_words
 from plait.policy.world import World
 

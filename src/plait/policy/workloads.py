@@ -53,6 +53,26 @@ class Workload(NamedTuple):
     """The selector means no other endpoint that is there now."""
 
 
+class _Labelled:
+    """The endpoints of a namespace by their labels, the implicit ones too."""
+
+    def __init__(self) -> None:
+        self._having: dict[tuple[str, str], set[str]] = {}
+
+    def add(self, endpoint: Endpoint, labels: Mapping[str, str]) -> None:
+        for label in labels.items():
+            self._having.setdefault(label, set()).add(endpoint.metadata.name)
+
+    def selected(self, selector: Selector) -> set[str]:
+        """Ids of those that a selector means that is made of labels and of names."""
+        wanted = [
+            *selector.match_labels.items(),
+            *((named.key, "") for named in selector.match_expressions),
+        ]
+        having = sorted((self._having.get(label, set()) for label in wanted), key=len)
+        return set.intersection(*having) if having else set()
+
+
 def lasting(labels: Mapping[str, str]) -> dict[str, str]:
     """The labels that all replicas have and the next one will have."""
     return {
@@ -76,29 +96,28 @@ def stem(endpoint: Endpoint) -> str:
 def workloads(world: World) -> dict[tuple[str, str], Workload]:
     """The workload of each endpoint, by namespace and id."""
     groups: dict[tuple[str, str, frozenset[tuple[str, str]]], list[Endpoint]] = {}
-    spaces: dict[str, list[Endpoint]] = {}
+    spaces: dict[str, _Labelled] = {}
     for endpoint in world.endpoints:
         namespace = endpoint.metadata.namespace
-        spaces.setdefault(namespace, []).append(endpoint)
+        spaces.setdefault(namespace, _Labelled()).add(endpoint, world.labels(endpoint))
         labels = frozenset(lasting(endpoint.metadata.labels).items())
         groups.setdefault((namespace, stem(endpoint), labels), []).append(endpoint)
     found: dict[tuple[str, str], Workload] = {}
     for (namespace, shared, labels), members in groups.items():
         selector = Selector(match_labels=dict(sorted(labels)))
-        if labels and _selected(world, spaces[namespace], selector) == _ids(members):
+        if labels and spaces[namespace].selected(selector) == _ids(members):
             made = Workload(namespace, shared or _by_value(labels), selector)
             found.update(dict.fromkeys(((namespace, i) for i in _ids(members)), made))
             continue
         for name in sorted({e.spec.name for e in members}):
             same = [e for e in members if e.spec.name == name]
-            made = _by_name(world, spaces[namespace], name, dict(labels), same)
+            made = _by_name(spaces[namespace], name, dict(labels), same)
             found.update(dict.fromkeys(((namespace, i) for i in _ids(same)), made))
     return found
 
 
 def _by_name(
-    world: World,
-    neighbours: list[Endpoint],
+    neighbours: _Labelled,
     name: str,
     labels: Mapping[str, str],
     members: list[Endpoint],
@@ -117,17 +136,13 @@ def _by_name(
     else:
         candidates = [labelled] if labels else [Selector(match_labels=place)]
     for selector in candidates:
-        if _selected(world, neighbours, selector) == _ids(members):
+        if neighbours.selected(selector) == _ids(members):
             return Workload(namespace, name or first.metadata.name, selector)
     return Workload(namespace, name or first.metadata.name, candidates[-1], exact=False)
 
 
 def _ids(endpoints: Iterable[Endpoint]) -> set[str]:
     return {endpoint.metadata.name for endpoint in endpoints}
-
-
-def _selected(world: World, endpoints: Iterable[Endpoint], selector: Selector) -> set[str]:
-    return _ids(e for e in endpoints if selector.matches(world.labels(e)))
 
 
 def _by_value(labels: Iterable[tuple[str, str]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.model.objects import (
@@ -25,7 +25,8 @@ from plait.policy.asking import parse_port as asked
 from plait.policy.flows import Flow
 from plait.policy.matrix import reaches
 from plait.policy.portspec import parse_port
-from plait.policy.preview import Change, flow_changes, ports_asked, preview, summary
+from plait.policy.preview import Change, flow_changes, preview
+from plait.policy.probes import ports_asked
 from plait.policy.reference import parse
 from plait.policy.verbs import isolate_policy, rule_policy
 from plait.policy.world import World
@@ -62,7 +63,7 @@ def allow(dst: str, src: str, *ports: str) -> Policy:
 
 
 def pairs(changes: list[Change]) -> set[tuple[str, str, bool]]:
-    return {(c.src, c.dst, c.allowed) for c in changes}
+    return {(src, dst, c.allowed) for c in changes for src, dst, _ in c.pairs()}
 
 
 def test_nothing_changes_if_nothing_differs() -> None:
@@ -77,12 +78,10 @@ def test_an_allowing_policy_closes_the_receiver_for_the_others() -> None:
         ("shop/api", "shop/db", False),
         ("ops/admin", "shop/db", False),
     }
-    by_pair: dict[str, list[str]] = {}
-    for change in changes:
-        by_pair.setdefault(change.src, []).append(change.port)
-        assert change.by == "policy allow.shop.db.from.shop.api"
-    assert by_pair["shop/api"] == ["other tcp", "other udp", "icmp"]
-    assert by_pair["shop/front"] == ["5432/tcp", "other tcp", "other udp", "icmp"]
+    ports = {src: c.ports for c in changes for src in c.srcs}
+    assert ports["shop/api"] == ("other tcp", "other udp", "icmp")
+    assert ports["shop/front"] == ("5432/tcp", "other tcp", "other udp", "icmp")
+    assert {c.by for c in changes} == {"policy allow.shop.db.from.shop.api"}
 
 
 def test_a_policy_that_goes_opens_again() -> None:
@@ -96,10 +95,9 @@ def test_a_policy_that_goes_opens_again() -> None:
 def test_the_outside_is_asked_about_where_a_port_is_published() -> None:
     web = endpoint(9, "web", ports=(PublishedPort(protocol="tcp", port=80, host_port=8080),))
     changes = preview(World.of([*BASE, web]), World.of([*BASE, web, allow("web", "10.9.0.0/16")]))
-    outside = {c.src for c in changes if c.src.startswith("outside")}
-    assert outside == {"outside"}
+    assert {src for src, _, _ in pairs(changes) if src.startswith("outside")} == {"outside"}
     inside = preview(World.of([*BASE, web]), World.of([*BASE, web, allow("192.88.0.0/24", "web")]))
-    assert {(c.src, c.dst) for c in inside if "outside" in c.dst} == {("shop/web", "outside")}
+    assert {(s, d) for s, d, _ in pairs(inside) if "outside" in d} == {("shop/web", "outside")}
 
 
 def test_a_group_that_changes_changes_what_names_it() -> None:
@@ -121,7 +119,7 @@ def test_named_ports_are_asked_at_those_that_have_them() -> None:
     base = [*BASE, web, other]
     deny = rule_policy("deny", parse("ns:shop", ""), parse("ns:ops", ""), [parse_port("http")])
     assert preview(World.of(base), World.of([*base, deny])) == [
-        Change("ops/admin", "shop/web", "http", False, "policy deny.shop.from.ops")
+        Change(("ops/admin",), ("shop/web",), ("http",), False, "policy deny.shop.from.ops")
     ]
 
 
@@ -133,9 +131,9 @@ def test_flows_that_were_seen() -> None:
     ]
     assert flow_changes(before, after, flows) == [
         Change(
-            "shop/front",
-            "shop/db",
-            "5432/tcp",
+            ("shop/front",),
+            ("shop/db",),
+            ("5432/tcp",),
             False,
             "policy allow.shop.db.from.shop.api",
             times=2,
@@ -143,11 +141,23 @@ def test_flows_that_were_seen() -> None:
     ]
 
 
-def test_the_summary_puts_ports_and_senders_together() -> None:
-    changes = [Change(src, "db", port, False, "p") for src in ("a", "b") for port in ("1", "2")]
-    assert summary([*changes, Change("a", "db", "3", True, "p")]) == [
-        ("a, b", "db", "1, 2", False, "p"),
-        ("a", "db", "3", True, "p"),
+def test_replicas_are_told_together_and_none_to_itself() -> None:
+    many = [endpoint(number, "web") for number in range(20, 30)]
+    changes = preview(
+        World.of([NETWORK, *NODES, *many]), World.of([NETWORK, *NODES, *many, isolate_policy("ops"),
+        rule_policy("deny", parse("web", "shop"), parse("web", "shop"))])
+    )  # fmt: skip
+    (change,) = changes
+    assert len(change.srcs) == len(change.dsts) == 10
+    assert len({(src, dst) for src, dst, _ in change.pairs()}) == 90
+
+
+def test_what_leads_to_the_own_host() -> None:
+    closed = isolate_policy("shop", egress=True)
+    changes = preview(World.of(BASE), World.of([*BASE, closed]))
+    own = [c for c in changes if c.dsts == ("their own host",)]
+    assert [(set(c.srcs), c.ports) for c in own] == [
+        ({"shop/front", "shop/api", "shop/db"}, ("icmp",))
     ]
 
 
@@ -181,6 +191,7 @@ POLICIES = st.lists(
 )
 
 
+@settings(max_examples=30)
 @given(POLICIES, POLICIES)
 def test_a_preview_is_the_difference_of_two_matrices(
     before: list[Policy], after: list[Policy]
@@ -197,9 +208,10 @@ def test_a_preview_is_the_difference_of_two_matrices(
     found = preview(*worlds, [("TCP", 80), ("UDP", 53), ("TCP", 81)])
     asked_about = {port.text for port in ports}
     assert expected == {
-        (c.src, c.dst, c.port)
+        (src, dst, port)
         for c in found
-        if c.port in asked_about and "/" in c.src and "/" in c.dst and " " not in c.src + c.dst
+        for src, dst, port in c.pairs()
+        if port in asked_about and " " not in src + dst and "/" in src and "/" in dst
     }
 
 
@@ -214,4 +226,5 @@ def test_a_rule_for_hosts() -> None:
     web = endpoint(9, "web", ports=(PublishedPort(protocol="tcp", port=80, host_port=8080),))
     deny = rule_policy("deny", parse("web", "shop"), parse("node:h1", ""))
     changes = preview(World.of([*BASE, web]), World.of([*BASE, web, deny]))
+    # It is on h2, and its own host may always.
     assert pairs(changes) == {("host h1", "shop/web", False)}
