@@ -37,10 +37,17 @@ SHOWN = 40
     shell_complete=complete.namespaces,
     help="Of names that say none. Default: whichever has the name.",
 )
+@click.option("--all", "whole", is_flag=True, help="Every rule that was asked, not only some.")
 @files_option
 @json_option
 def why(
-    src: str, dst: str, port: str, namespace: str, files: tuple[str, ...], as_json: bool
+    src: str,
+    dst: str,
+    port: str,
+    namespace: str,
+    whole: bool,
+    files: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Say whether SRC reaches DST by PORT, and which network, policy and rule decided.
 
@@ -62,7 +69,7 @@ def why(
             }
         )
         return
-    show(world, found)
+    show(world, found, whole=whole)
 
 
 def answers(world: World, src: str, dst: str, port: str, namespace: str = "") -> list[Verdict]:
@@ -107,7 +114,7 @@ def answers(world: World, src: str, dst: str, port: str, namespace: str = "") ->
     )
 
 
-def show(world: World, found: list[Verdict]) -> None:
+def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:
     """One answer in full; of several those that differ, or a line each when there are many."""
     from plait.cli import output
     from plait.policy.explain import headline, text
@@ -130,7 +137,9 @@ def show(world: World, found: list[Verdict]) -> None:
     for number, verdict in enumerate(distinct):
         if number:
             output.say("\n")
-        for line in text(world, verdict).splitlines():
+        head, *lines = text(world, verdict, whole=whole).splitlines()
+        output.say(click.style(output.clean(head), bold=True))
+        for line in lines:
             output.say(output.clean(line))
     for verdict in found:
         if verdict not in distinct:

@@ -25,6 +25,8 @@ _DECIDED: Final = {
     "echo": "an endpoint may ping its host",
     "host": "endpoints may not talk to hosts, unless a policy accepts it",
 }
+SHOWN: Final = 6
+"""Rules of a policy, and policies of a tier, that are told though they did not match."""
 _OUTCOMES: Final = {
     "accept": "accepted",
     "deny": "denied",
@@ -76,11 +78,15 @@ def party_words(party: Party) -> str:
 # In words
 
 
-def text(world: World, verdict: Verdict) -> str:
-    """All of it, for people; one line a policy and a rule."""
+def text(world: World, verdict: Verdict, *, whole: bool = False) -> str:
+    """The answer for people: one line a policy and a rule.
+
+    `whole` tells of every policy and rule that was asked; else of no more than `SHOWN` that did
+    not match in one place.
+    """
     lines = [headline(verdict), "", f"network: {_network(verdict)}"]
     for side in (verdict.egress, verdict.ingress):
-        lines += ["", *_side(world, side)]
+        lines += ["", *_side(world, side, whole)]
     lines += _staged(verdict)
     changes = steps(world, verdict)
     if changes:
@@ -93,7 +99,7 @@ def _network(verdict: Verdict) -> str:
     return f"{'allowed' if verdict.way.allowed else 'DENIED'}: {verdict.way.text}"
 
 
-def _side(world: World, side: Side) -> Iterator[str]:
+def _side(world: World, side: Side, whole: bool) -> Iterator[str]:
     who = f"{side.direction} of {_own(side)}"
     if side.decided == "not asked":
         yield f"{who}: no policy is asked"
@@ -103,8 +109,13 @@ def _side(world: World, side: Side) -> Iterator[str]:
         yield f"  allowed if the address is one of {name}: ask with the name instead"
     for tier in side.tiers:
         yield f"  tier {tier.tier}: {_outcome(tier)}"
+        idle = [p for p in tier.policies if p.matched is None and not p.isolates]
+        left = set(map(id, [] if whole else idle[SHOWN:]))
         for policy in tier.policies:
-            yield from _policy(world, side, policy)
+            if id(policy) not in left:
+                yield from _policy(world, side, policy, whole)
+        if left:
+            yield f"    {len(left)} more policies do not match; --all shows them"
 
 
 def _outcome(tier: TierTrace) -> str:
@@ -117,7 +128,7 @@ def _outcome(tier: TierTrace) -> str:
     return f"{words} {joined(closing)}"
 
 
-def _policy(world: World, side: Side, trace: PolicyTrace) -> Iterator[str]:
+def _policy(world: World, side: Side, trace: PolicyTrace, whole: bool) -> Iterator[str]:
     policy = trace.policy
     notes = [f"priority {policy.spec.priority}"]
     if policy.spec.origin is not None:
@@ -127,7 +138,13 @@ def _policy(world: World, side: Side, trace: PolicyTrace) -> Iterator[str]:
     if trace.isolates:
         notes.append(f"closes {side.direction}")
     yield f"    policy {policy.metadata.name} ({', '.join(notes)})"
+    others = len(trace.rules) - (trace.matched is not None)
+    brief = not whole and others > SHOWN
+    if brief:
+        yield f"      - {others} rules do not match; --all shows them"
     for rule in trace.rules:
+        if brief and rule is not trace.matched:
+            continue
         mark = "*" if rule is trace.matched else "-"
         name = f' "{rule.rule.name}"' if rule.rule.name else ""
         words = rule_words(rule.rule, side.direction)

@@ -79,6 +79,19 @@ def test_a_rule_that_decides_is_named_by_number_and_name() -> None:
     assert 'denied by policy no (ingress rule 2 "shut")' in found.splitlines()[0]
 
 
+def test_what_did_not_match_is_told_in_short_when_it_is_much() -> None:
+    rules = tuple(accept(STRANGERS, ports=(tcp(n),)) for n in range(1, 20))
+    idle = [policy(f"p{i:02}", isolate=(), ingress=(accept(STRANGERS),)) for i in range(20)]
+    many = policy("z", over=TO_API, ingress=(*rules, deny(name="last")))
+    found = explained(many, *idle)
+    assert "      - 19 rules do not match; --all shows them" in found
+    assert '      * 20 "last" Deny from anyone on any port: matches' in found
+    assert "    14 more policies do not match; --all shows them" in found
+    world = World.of((NET, FRONT, API, many, *idle))
+    verdict = evaluate(world, flow(world, "10.0.0.1", "10.0.0.2"))
+    assert "--all" not in text(world, verdict, whole=True)
+
+
 def test_what_is_staged_is_told_and_how_to_enforce_it() -> None:
     found = explained(policy("soon", over=TO_API, staged=True, ingress=(deny(),)))
     assert "policy soon (priority 500, staged: counts, decides nothing)" in found
