@@ -1,15 +1,16 @@
-"""One policy to its chains, and several that apply together to a class. Pure.
+"""One policy to its chains. Pure.
 
 A rule's peers become sets of addresses, one list of ranges and one set of domains; its ports are
 joined, protocol by protocol. Each selector has a set of its own, which all rules that name it
 share, so that an endpoint that comes is written into few of them; only a rule with very many
-selectors has one set for all. A rule that cannot be understood matches nothing if it
-accepts or passes, and everything in its direction if it denies: a mistake never opens anything.
+selectors has one set for all.
+
+A rule that cannot be understood matches nothing if it accepts or passes, and everything in its
+direction if it denies: a mistake never opens anything.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
@@ -18,22 +19,30 @@ import msgspec
 
 from plait.model.policies import (
     DIRECTIONS,
-    TIERS,
     Action,
     Direction,
     Group,
-    Peer,
     Policy,
     Port,
     Rule,
     TierName,
 )
-from plait.model.ruleset import ChainRule, Decision, PolicyChain, PolicyClass, PortMatch, Tier
-from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, NAMESPACE_NAME, Selector
+from plait.model.ruleset import ChainRule, Decision, PolicyChain, PortMatch
 from plait.model.waist import Part
 from plait.policy import names, ranges
 from plait.policy.ranges import Range
-from plait.policy.terms import Condition, Term, endpoints, nodes
+from plait.policy.terms import Term
+from plait.policy.understand import (
+    ICMP,
+    NotUnderstood,
+    check_port,
+    message_of,
+    pattern_of,
+    range_of,
+    selected,
+    term_of,
+    way_of,
+)
 
 DECISIONS: Final[dict[Action, Decision]] = {"Accept": "accept", "Deny": "deny", "Pass": "pass"}
 
@@ -43,10 +52,6 @@ SEPARATE: Final = 8
 _TRANSPORTS: Final[tuple[Literal["tcp", "udp", "sctp"], ...]] = ("tcp", "udp", "sctp")
 _NUMBERS: Final = {"TCP": 0, "UDP": 1, "SCTP": 2}
 """Places in `_TRANSPORTS`."""
-_ICMP: Final = frozenset({"ICMP", "ICMPv6"})
-_MESSAGES: Final[dict[str, Literal["icmp", "icmpv6"]]] = {"ICMP": "icmp", "ICMPv6": "icmpv6"}
-_LABEL: Final = r"[a-z0-9_](?:[-a-z0-9_]*[a-z0-9_])?"
-_DOMAIN: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 class Meaning(Part, frozen=True, kw_only=True):
@@ -109,10 +114,6 @@ class Compiled(NamedTuple):
     def shape(self) -> tuple[object, ...]:
         """All that classes depend on."""
         return self.tier, self.priority, self.staged, self.facets
-
-
-class NotUnderstood(ValueError):
-    """A rule makes no sense; the text says why."""
 
 
 class _Peers(NamedTuple):
@@ -246,21 +247,21 @@ class _Compiler:
         spans: list[Range] = []
         domains: set[str] = set()
         for peer in rule.peers:
-            match _way(peer):
+            match way_of(peer):
                 case "group":
                     group = self._group(peer.group)
                     if group.spec.cidrs:
-                        spans += map(_cidr, group.spec.cidrs)
+                        spans += map(range_of, group.spec.cidrs)
                     else:
-                        terms.add(_selected(group.spec.namespaces, group.spec.endpoints))
+                        terms.add(selected(group.spec.namespaces, group.spec.endpoints))
                 case "cidr":
-                    spans += ranges.without(_cidr(peer.cidr), map(_cidr, peer.excepted))
+                    spans += ranges.without(range_of(peer.cidr), map(range_of, peer.excepted))
                 case "domains":
                     if direction == "ingress" or rule.action != "Accept":
                         raise NotUnderstood("only an egress rule that accepts may name domains")
-                    domains.update(map(_domain, peer.domains))
+                    domains.update(map(pattern_of, peer.domains))
                 case _:
-                    terms.add(_term(peer))
+                    terms.add(term_of(peer))
         return _Peers(frozenset(terms), tuple(ranges.join(spans)), tuple(sorted(domains)))
 
     def _group(self, name: str) -> Group:
@@ -295,10 +296,10 @@ class _Compiler:
         spans: list[Range] = []
         others: list[PortMatch] = []
         for port in given:
-            _check_port(port)
+            check_port(port)
         for port in given:
-            if port.protocol in _ICMP:
-                others.append(_message(port))
+            if port.protocol in ICMP:
+                others.append(message_of(port))
             elif isinstance(port.port, str):
                 protocol = (port.protocol or "").lower()
                 name = names.sockets_name(port.port, protocol)
@@ -329,154 +330,3 @@ def groups_of(policy: Policy) -> frozenset[str]:
         for peer in rule.peers or ()
         if peer.group
     )
-
-
-Way = Literal["selectors", "group", "network", "cidr", "nodes", "service", "domains"]
-
-
-def _way(peer: Peer) -> Way:
-    """How a peer is said."""
-    used: dict[Way, bool] = {
-        "selectors": peer.namespaces is not None or peer.endpoints is not None,
-        "group": bool(peer.group),
-        "network": bool(peer.network),
-        "cidr": bool(peer.cidr),
-        "nodes": peer.nodes is not None,
-        "service": peer.service is not None,
-        "domains": bool(peer.domains),
-    }
-    ways = [way for way, is_used in used.items() if is_used]
-    if len(ways) != 1:
-        raise NotUnderstood(f"a peer is said in {len(ways)} ways, not in one")
-    if peer.excepted and not peer.cidr:
-        raise NotUnderstood("a peer has exceptions but no CIDR")
-    return ways[0]
-
-
-def _term(peer: Peer) -> Term:
-    if peer.network:
-        return Term("endpoints", (), (Condition(ENDPOINT_NETWORK, True, (peer.network,)),))
-    if peer.service is not None:
-        return Term(
-            "endpoints",
-            (Condition(NAMESPACE_NAME, True, (peer.service.namespace,)),),
-            (Condition(f"{ENDPOINT_NAME}{peer.service.name}", True, None),),
-        )
-    if peer.nodes is not None:
-        _check_selector(peer.nodes)
-        return nodes(peer.nodes)
-    return _selected(peer.namespaces, peer.endpoints)
-
-
-def _selected(namespaces: Selector | None, labels: Selector | None) -> Term:
-    for selector in (namespaces, labels):
-        if selector is not None:
-            _check_selector(selector)
-    return endpoints(namespaces, labels)
-
-
-def _check_selector(selector: Selector) -> None:
-    for requirement in selector.match_expressions:
-        if bool(requirement.values) != (requirement.operator in {"In", "NotIn"}):
-            raise NotUnderstood(f"the operator {requirement.operator} has wrong values")
-
-
-def _cidr(text: str) -> Range:
-    try:
-        return ranges.of_cidr(text)
-    except ValueError:
-        raise NotUnderstood(f"{text!r} is no CIDR") from None
-
-
-def _domain(pattern: str) -> str:
-    lowered = pattern.lower().removesuffix(".")
-    if _DOMAIN.fullmatch(lowered) is None:
-        raise NotUnderstood(f"{pattern!r} is no domain")
-    return lowered
-
-
-def _check_port(port: Port) -> None:
-    """NotUnderstood if its fields do not fit each other."""
-    if port.protocol in _ICMP:
-        numbers = [n for n in (port.icmp_type, port.icmp_code) if n is not None]
-        if port.port is not None or port.end_port is not None:
-            raise NotUnderstood(f"{port.protocol} has no ports")
-        if port.icmp_code is not None and port.icmp_type is None:
-            raise NotUnderstood("an ICMP code has no type")
-        if any(not 0 <= number <= 255 for number in numbers):
-            raise NotUnderstood("an ICMP type or code is out of range")
-        return
-    if port.icmp_type is not None or port.icmp_code is not None:
-        raise NotUnderstood("only ICMP has types and codes")
-    if isinstance(port.port, str):
-        if not port.port or port.end_port is not None:
-            raise NotUnderstood("a port's name is empty, or begins a range")
-        return
-    if port.protocol is None:
-        raise NotUnderstood("a port has no protocol")
-    last = port.end_port
-    if port.port is None:
-        if last is not None:
-            raise NotUnderstood("a range of ports has no begin")
-    elif not 1 <= port.port <= (port.port if last is None else last) <= 65535:
-        raise NotUnderstood("a port is out of range")
-
-
-def _message(port: Port) -> PortMatch:
-    assert port.protocol is not None
-    return PortMatch(
-        protocol=_MESSAGES[port.protocol],
-        icmp_type=-1 if port.icmp_type is None else port.icmp_type,
-        icmp_code=-1 if port.icmp_code is None else port.icmp_code,
-    )
-
-
-class Classified(NamedTuple):
-    """The class of those to whom some policies apply."""
-
-    name: str
-    """Empty: no policy has a say."""
-    definition: PolicyClass | None = None
-    meanings: Mapping[str, Meaning] = {}
-
-
-NO_CLASS: Final = Classified("")
-
-
-def classify(direction: Direction, policies: Iterable[Compiled]) -> Classified:
-    """The class, in a direction, of the endpoints to which just these policies apply."""
-    place = DIRECTIONS.index(direction)
-    having = sorted((p.priority, p.name, p, p.facets[place]) for p in policies)
-    order: list[tuple[str, list[str]]] = []
-    tiers: list[Tier] = []
-    guard = False
-    meanings: dict[str, Meaning] = {}
-    for tier in TIERS:
-        members = [(p, facet) for _, _, p, facet in having if p.tier == tier and facet.matters]
-        if not members:
-            continue
-        order.append((tier, [p.name for p, _ in members]))
-        guard = guard or any(facet.guard for _, facet in members)
-        denies = []
-        for staged in (False, True):
-            isolating = tuple(p.name for p, f in members if f.isolates and p.staged == staged)
-            found = isolation(direction, isolating, staged=staged) if isolating else None
-            meanings |= {} if found is None else dict([found])
-            denies.append("" if found is None else found[0])
-        chains = tuple(facet.chain for _, facet in members if facet.chain)
-        if chains or any(denies):
-            tiers.append(Tier(chains=chains, deny=denies[0], staged_deny=denies[1]))
-    if not order:
-        return NO_CLASS
-    definition = PolicyClass(direction=direction, tiers=tuple(tiers), guard=guard)
-    return Classified(names.class_name(direction, order), definition, meanings)
-
-
-def isolation(
-    direction: Direction, policies: Iterable[str], *, staged: bool
-) -> tuple[str, Meaning]:
-    """The id under which is denied what none of these policies accepts, and its meaning."""
-    isolating = tuple(sorted(policies))
-    ident = names.isolation_name(direction, isolating, staged=staged)
-    meaning = Meaning(direction=direction, action="Deny", staged=staged, isolating=isolating)
-    return ident, meaning

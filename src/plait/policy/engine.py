@@ -14,12 +14,8 @@ from typing import Final, Generic, TypeVar
 
 from plait.model.objects import AnyObject, Endpoint, Group, Namespace, Node, Policy
 from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
-from plait.policy.compile import (
-    Compiled,
-    Meaning,
-    classify,
-    compile_policy,
-)
+from plait.policy.classes import classify
+from plait.policy.compile import Compiled, Meaning, compile_policy
 from plait.policy.index import Index
 from plait.policy.matcher import Matcher
 from plait.policy.parties import LocalParty as LocalParty

@@ -10,7 +10,8 @@ from plait.model.objects import Group, Metadata, Policy
 from plait.model.policies import Direction, GroupSpec, Peer, PolicySpec, Port, Rule, ServiceRef
 from plait.model.ruleset import ChainRule, PolicyClass, PortMatch
 from plait.model.selectors import Requirement, Selector
-from plait.policy.compile import SEPARATE, Compiled, classify, compile_policy
+from plait.policy.classes import classify
+from plait.policy.compile import SEPARATE, Compiled, compile_policy
 from plait.policy.terms import Condition, Term
 
 WEB = Selector(match_labels={"app": "web"})
