@@ -264,7 +264,8 @@ def _say_done(policy: Policy, result: str, *, dry_run: bool) -> None:
     for line in policy_words(policy):
         output.say(f"  {output.clean(line)}", err=dry_run)
     if result != "unchanged" and not dry_run:
-        output.say(f"  undo: plait policy rm {name}")
+        undo = "undo" if result == "created" else "undo all of it"
+        output.say(f"  {undo}: plait policy rm {name}")
 
 
 def _say_effect(effect: Effect, both: str) -> None:

@@ -75,7 +75,7 @@ def preview(
     from plait.cli.reading import read_manifests
     from plait.policy.preview import flow_changes
     from plait.policy.preview import preview as ask
-    from plait.policy.seen import flow_of, ports_of
+    from plait.policy.seen import flow_of, once, ports_of
     from plait.policy.world import World
 
     if not files and not deleted:
@@ -89,6 +89,7 @@ def preview(
     changed = after(base, applied, deleted, enforced=enforced)
     before, then = World.of(base), World.of(changed)
     changes = ask(before, then, ports_of(records))
+    records = tuple(once(records))
     flows = flow_changes(before, then, (flow_of(before, record) for record in records))
     if as_json:
         output.json_out({"pairs": _wire(changes), "flows": _wire(flows)})
@@ -174,7 +175,8 @@ def say_changes(changes: Sequence[Change]) -> None:
         if rows:
             output.say(f"{title}:")
         for change in rows[:SHOWN]:
-            line = f"{_some(change.srcs)} -> {_some(change.dsts)}  {_some(change.ports)}"
+            ports = "every port" if change.every else _some(change.ports)
+            line = f"{_some(change.srcs)} -> {_some(change.dsts)}  {ports}"
             output.say(f"  {line}  ({output.clean(change.by)})")
         if len(rows) > SHOWN:
             output.say(f"  and {len(rows) - SHOWN} more; --json shows all")

@@ -31,6 +31,8 @@ class Change(NamedTuple):
     """Afterwards."""
     by: str
     """What decides afterwards: `policy isolate.shop`, or `no policy`."""
+    every: bool = False
+    """The ports are all that were asked about."""
     times: int = 1
     """Flows that were seen, where flows were given."""
 
@@ -72,7 +74,7 @@ def flow_changes(before: World, after: World, flows: Iterable[Flow]) -> list[Cha
             key = (str(flow.src), str(flow.dst), port_text(flow), now[0], decider(now[1]))
             found[key] = found.get(key, 0) + 1
     return [
-        Change((src,), (dst,), (port,), allowed, by, times)
+        Change((src,), (dst,), (port,), allowed, by, times=times)
         for (src, dst, port, allowed, by), times in found.items()
     ]
 
@@ -112,13 +114,15 @@ def _changes(
     asked: Sequence[PortAsked],
 ) -> Iterator[Change]:
     found: dict[tuple[bool, str], list[str]] = {}
+    answered = 0
     for port in asked:
         then, _ = _reached(before, *pair, port)
         now, verdict = _reached(after, *pair, port)
+        answered += now is not None
         if then is not None and now is not None and then != now and verdict is not None:
             found.setdefault((now, decider(verdict)), []).append(port.text)
     for (allowed, by), texts in found.items():
-        yield Change(srcs, dsts, tuple(texts), allowed, by)
+        yield Change(srcs, dsts, tuple(texts), allowed, by, every=len(texts) == answered)
 
 
 def _reached(
@@ -155,13 +159,11 @@ def _publishes(party: Party) -> bool:
 
 def _joined(changes: Iterable[Change]) -> list[Change]:
     """Senders with the same receivers and ports together, then the other way round."""
-    senders: dict[tuple[tuple[str, ...], tuple[str, ...], bool, str], list[str]] = {}
-    for c in changes:
-        senders.setdefault((c.dsts, c.ports, c.allowed, c.by), []).extend(c.srcs)
-    receivers: dict[tuple[tuple[str, ...], tuple[str, ...], bool, str], list[str]] = {}
-    for (dsts, ports, allowed, by), srcs in senders.items():
-        receivers.setdefault((tuple(srcs), ports, allowed, by), []).extend(dsts)
-    return [
-        Change(srcs, tuple(dsts), ports, allowed, by)
-        for (srcs, ports, allowed, by), dsts in receivers.items()
-    ]
+    senders: dict[Change, list[str]] = {}
+    for change in changes:
+        senders.setdefault(change._replace(srcs=()), []).extend(change.srcs)
+    receivers: dict[Change, list[str]] = {}
+    for change, srcs in senders.items():
+        key = change._replace(srcs=tuple(srcs), dsts=())
+        receivers.setdefault(key, []).extend(change.dsts)
+    return [change._replace(dsts=tuple(dsts)) for change, dsts in receivers.items()]

@@ -32,3 +32,12 @@ def protocol_of(record: FlowRecord) -> str:
 def ports_of(records: Iterable[FlowRecord]) -> list[tuple[str, int]]:
     """Protocols and destination ports, each once."""
     return list(dict.fromkeys((protocol_of(r), r.dst_port) for r in records if r.dst_port))
+
+
+def once(records: Iterable[FlowRecord]) -> list[FlowRecord]:
+    """One record of each flow: both ends tell of it, and who is denied tries again."""
+    found: dict[tuple[str, str, str, int, int, int], FlowRecord] = {}
+    for r in records:
+        key = (r.src.address, r.dst.address, r.protocol, r.src_port, r.dst_port, r.icmp_type)
+        found.setdefault(key, r)
+    return list(found.values())

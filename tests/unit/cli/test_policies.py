@@ -60,6 +60,7 @@ def record(seq: int, src: int, dst: int, port: int) -> FlowRecord:
         protocol="tcp",
         src=end(src),
         dst=end(dst),
+        src_port=40000 + seq // 2,
         dst_port=port,
     )
 
@@ -186,7 +187,12 @@ def test_preview_of_a_file_says_pairs_and_flows(
     run("isolate", "shop", "--dry-run")
     file = tmp_path / "new.yaml"
     file.write_text(capsys.readouterr().out)
-    shop.records = (record(1, 4, 3, 5432), record(2, 4, 3, 5432), record(3, 1, 3, 5432))
+    shop.records = (
+        record(1, 4, 3, 5432),
+        record(2, 4, 3, 5432),
+        record(3, 4, 3, 5432),
+        record(4, 1, 3, 5432),
+    )
     revision = shop.revision
     run("policy", "preview", "-f", str(file))
     out = capsys.readouterr().out
@@ -208,7 +214,8 @@ def test_preview_of_a_deletion(ruled: Any, capsys: pytest.CaptureFixture[str]) -
     run("policy", "preview", "--delete", "isolate.shop")
     out = capsys.readouterr().out
     denied, _, allowed = out.partition("would be allowed:")
-    assert "shop/front -> shop/db  5432/tcp" in denied
+    assert "shop/front -> shop/db  every port" in denied
+    assert "shop/api -> shop/db  other tcp, other udp, icmp" in denied
     assert "ops/admin -> shop/api, shop/front" in allowed
     assert "shop/db" not in allowed
     run("policy", "preview", "--delete", "nobody", code=1)
