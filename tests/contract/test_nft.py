@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from plait.kernel.nft import Nft, NftDoor, NftMonitor
 from plait.model.errors import PlaitError
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
+from plait.wire.nft_effects import CountIn
 
 OWNED = nft.TABLE_OWNER | nft.TABLE_PERSIST
 SOURCES = nft.Set("sources", (nft.IFNAME, nft.IPV4))
@@ -227,6 +229,70 @@ def test_a_large_set_is_loaded_and_read_whole(door: NftDoor) -> None:
     elements = tuple(source(f"pl{i}", f"10.0.{i >> 8}.{i & 255}") for i in range(5000))
     assert not door.commit([*SKELETON, nft.AddElements(SOURCES, elements)])
     assert len(read(door).elements["sources"]) == 5000
+
+
+COUNTING = nft.Chain("counting", (nft.Rule("count", (CountIn("c1"), e.DROP)),))
+PORTS = nft.Set("ports", (nft.PROTO, nft.SERVICE), interval=True)
+TIMED = nft.Set("timed", (nft.IPV4,), timeout=True)
+A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+
+
+def test_a_counter_outlives_the_rules_that_use_it(door: NftDoor) -> None:
+    assert door.counters() == {}
+    rules = [nft.AddChain(COUNTING), nft.AddRules(COUNTING)]
+    refused = door.commit([*SKELETON, *rules])
+    assert [why.errno for why in refused.values()] == [errno.ENOENT]
+    assert not door.commit([*SKELETON, nft.AddCounter("c1"), *rules])
+    assert door.counters() == {"c1": nft_read.Count(0, 0)}
+    assert read(door).counters == {"c1"}
+    # One that is there stays as it is, and stays while a rule uses it.
+    assert not door.commit([nft.AddCounter("c1")])
+    assert door.commit([nft.DeleteCounter("c1")])[0].errno == errno.EBUSY
+    assert not door.commit([nft.FlushChain("counting"), nft.AddRules(COUNTING)])
+    assert not door.commit([nft.FlushChain("counting"), nft.DeleteCounter("c1")])
+    assert door.counters() == {}
+    assert door.commit([nft.DeleteCounter("c1")])[0].errno == errno.ENOENT
+
+
+def test_ranges_of_several_fields_read_back(door: NftDoor) -> None:
+    def key(proto: int, first: int, last: int) -> bytes:
+        ends = [nft.concat(e.byte(proto), e.port(number)) for number in (first, last)]
+        return b"".join(ends)
+
+    elements = [(key(6, 80, 80), None), (key(6, 8000, 9000), None), (key(17, 53, 53), None)]
+    assert not door.commit([*SKELETON, nft.AddSet(PORTS), nft.AddElements(PORTS, tuple(elements))])
+    state = read(door)
+    assert state.sets["ports"] == nft_read.describe(PORTS)
+    assert state.elements["ports"] == dict(elements)
+    assert not door.commit([nft.DeleteElements(PORTS, tuple(elements[1:]))])
+    assert read(door).elements["ports"] == dict(elements[:1])
+
+
+def test_elements_may_have_an_end(door: NftDoor) -> None:
+    assert door.live("timed") == {}
+    assert door.commit([*SKELETON, nft.AddTimed(TIMED, ((A, None),), 1000)])
+    assert not door.commit([*SKELETON, nft.AddSet(TIMED), nft.AddTimed(TIMED, ((A, None),), 60000)])
+    assert set(read(door).elements["timed"]) == {A}
+    assert door.live("timed").keys() == {A}
+    assert 0 < door.live("timed")[A] <= 60000
+    # One that is there is no error; gone and back in one transaction, it has the new end.
+    assert not door.commit([nft.AddTimed(TIMED, ((A, None), (B, None)), 90000)])
+    again = nft.DeleteElements(TIMED, ((A, None),)), nft.AddTimed(TIMED, ((A, None),), 120000)
+    assert not door.commit(again)
+    left = door.live("timed")
+    assert left.keys() == {A, B}
+    assert 60000 < left[B] <= 90000 < left[A] <= 120000
+
+
+def test_an_element_goes_by_itself(door: NftDoor) -> None:
+    assert not door.commit([*SKELETON, nft.AddSet(TIMED), nft.AddTimed(TIMED, ((A, None),), 20)])
+    if isinstance(door, FakeNft):
+        door.kernel.now += 20
+    deadline = time.monotonic() + 5
+    while door.live("timed"):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    assert door.commit([nft.DeleteElements(TIMED, ((A, None),))])[0].errno == errno.ENOENT
 
 
 @pytest.mark.root

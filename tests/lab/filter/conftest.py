@@ -16,13 +16,16 @@ from typing import Final
 
 import pytest
 
+from plait.agent.programmers.base import Programmer
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
+from plait.agent.programmers.policy import FilterPolicy
 from plait.kernel import netns
 from plait.kernel.conntrack import Conntrack
 from plait.kernel.nft import Nft
 from plait.model import marks
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState
+from plait.model.ruleset import Ruleset
 
 DEADLINE: Final = 5.0
 """Seconds after which something that must happen counts as failed."""
@@ -50,6 +53,14 @@ PUBLIC: Final = ("9.9.9.9", "fd99::9")
 """Addresses of a public resolver, on `out`."""
 
 
+NO_POLICIES: Final = Ruleset()
+
+
+def programmers(table: FilterTable, flows: Conntrack) -> tuple[Programmer, ...]:
+    """Those of the filter, in their order."""
+    return FilterBase(table), FilterPolicy(table), FilterEndpoints(table, flows)
+
+
 class World:
     """Namespaces by name: `host`, the endpoints, `out` and `far`."""
 
@@ -68,7 +79,7 @@ class World:
         stack.callback(lambda: self.nft.close())
         stack.callback(self.flows.close)
         self.table = FilterTable(self.nft)
-        self.programmers = (FilterBase(self.table), FilterEndpoints(self.table, self.flows))
+        self.programmers = programmers(self.table, self.flows)
         self.filter = Filter(
             networks=NETWORKS,
             endpoints={
@@ -185,9 +196,9 @@ class World:
                 for t in (("ip", "somebody"), ("inet", "plait2"))
             )
 
-    def apply(self, wanted: Filter | None = None) -> None:
-        """Make the kernel equal to a filter, the fixture's own by default."""
-        state = HostState(filter=wanted or self.filter)
+    def apply(self, wanted: Filter | None = None, policy: Ruleset = NO_POLICIES) -> None:
+        """Make the kernel equal to a filter, the fixture's own by default, and to policies."""
+        state = HostState(filter=wanted or self.filter, policy=policy)
         for programmer in self.programmers:
             programmer.observe()
             assert programmer.apply(programmer.plan(state)) == ()

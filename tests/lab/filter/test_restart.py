@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.lab.filter.conftest import programmers
 
-from plait.agent.programmers.filter import FilterBase, FilterEndpoints
+from plait.agent.programmers.filter import FilterBase
 from plait.agent.programmers.filter_table import FilterTable
 from plait.kernel import netns
 from plait.kernel.nft import Nft, NftMonitor
@@ -71,7 +72,7 @@ def restart(world: Any) -> None:
     with netns.inside(world.ns["host"]):
         world.nft = Nft()
     world.table = FilterTable(world.nft)
-    world.programmers = (FilterBase(world.table), FilterEndpoints(world.table, world.flows))
+    world.programmers = programmers(world.table, world.flows)
 
 
 def test_traffic_goes_on_while_agents_follow_each_other(world: Any) -> None:
