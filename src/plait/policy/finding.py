@@ -15,7 +15,7 @@ from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint
 from plait.policy.asking import names
 from plait.policy.matching import peer_matches
-from plait.policy.preview import OUTSIDE
+from plait.policy.places import OUTSIDE
 from plait.policy.reference import Reference, parse, peers, subject
 from plait.policy.world import Party, World, canonical, endpoint_text
 

@@ -78,7 +78,7 @@ def peer_matches(world: World, peer: Peer, party: Party) -> bool:
     if not party.address:
         return False
     if peer.cidr:
-        address = ipaddress.ip_address(party.address)
+        address = _address(party.address)
         return _inside(address, peer.cidr) and not any(
             _inside(address, hole) for hole in peer.excepted
         )
@@ -107,7 +107,7 @@ def peer_matches(world: World, peer: Peer, party: Party) -> bool:
 def _in_group(world: World, group: Group, party: Party) -> bool:
     spec = group.spec
     if spec.cidrs:
-        address = ipaddress.ip_address(party.address)
+        address = _address(party.address)
         return any(_inside(address, cidr) for cidr in spec.cidrs)
     return peer_matches(world, Peer(namespaces=spec.namespaces, endpoints=spec.endpoints), party)
 
@@ -115,6 +115,11 @@ def _in_group(world: World, group: Group, party: Party) -> bool:
 @lru_cache(maxsize=65536)
 def _network(text: str) -> Cidr | None:
     return parse_cidr(text)
+
+
+@lru_cache(maxsize=65536)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(text)
 
 
 def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address, cidr: str) -> bool:

@@ -80,6 +80,7 @@ class World:
         self._labels: dict[tuple[str, str], Mapping[str, str]] = {}
         self._namespace_labels: dict[str, Mapping[str, str]] = {}
         self._applicable: dict[tuple[str, str, Direction], Applicable] = {}
+        self._spaces: dict[tuple[str, Direction], list[Policy]] = {}
         self.memo: dict[tuple[int, str], bool | None] = {}
         """Whether a peer, by its identity, is the party of an address; `matching` fills it."""
         self.broken: dict[tuple[int, Direction], str] = {}
@@ -215,18 +216,36 @@ class World:
 
     def applicable(self, endpoint: Endpoint, direction: Direction) -> Applicable:
         """The policies that have a say about an endpoint's flows in a direction, by tier."""
-        key = (endpoint.metadata.namespace, endpoint.metadata.name, direction)
+        space = endpoint.metadata.namespace
+        key = (space, endpoint.metadata.name, direction)
         found = self._applicable.get(key)
         if found is None:
+            labels = self.labels(endpoint)
             having = [
                 policy
-                for policy in self.policies
-                if (policy.spec.rules(direction) or policy.spec.isolates(direction))
-                and self.rules_over(policy.spec.subject, endpoint)
+                for policy in self._over(space, direction)
+                if policy.spec.subject.endpoints is None
+                or policy.spec.subject.endpoints.matches(labels)
             ]
             tiers = ((tier, tuple(p for p in having if p.spec.tier == tier)) for tier in TIERS)
             found = self._applicable[key] = tuple(entry for entry in tiers if entry[1])
         return found
+
+    def _over(self, space: str, direction: Direction) -> list[Policy]:
+        """The policies with a say in a direction that may rule endpoints of a namespace."""
+        key = (space, direction)
+        if key not in self._spaces:
+            labels = self.namespace_labels(space)
+            self._spaces[key] = [
+                policy
+                for policy in self.policies
+                if (policy.spec.rules(direction) or policy.spec.isolates(direction))
+                and (
+                    policy.spec.subject.namespaces is None
+                    or policy.spec.subject.namespaces.matches(labels)
+                )
+            ]
+        return self._spaces[key]
 
 
 def _place(endpoint: Endpoint) -> tuple[str, str, str]:
