@@ -11,7 +11,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 import msgspec
 from tests.lab.census import inside, status, verbs
@@ -47,7 +48,12 @@ SECOND_LOOK = 2.0
 """Seconds for which it waits when a packet that should have passed did not: one may be lost on a
 busy machine, and only one that passes proves a thing at once."""
 IN_USE, STALE = "PLAIT-API-011", "PLAIT-API-006"
-CONNECTED, SILENT = "connected", "timed out"
+
+Outcomes = frozenset[str]
+"""What may come of a probe."""
+OPEN: Final[Outcomes] = frozenset({"connected"})
+SHUT: Final[Outcomes] = frozenset({"timed out"})
+TOLD: Final[Outcomes] = frozenset({"refused"})
 
 
 class Pod(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,16 +68,21 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """`80/tcp`."""
     named_ports: tuple[NamedPort, ...] = ()
     network: str = "plait"
+    aliases: tuple[str, ...] = ()
+    ident: str = ""
+    """Set where name and namespace are to change and the workload is to stay."""
 
     @property
     def key(self) -> str:
         """How probes name it."""
-        return f"{self.namespace}/{self.name}"
+        return self.ident or f"{self.namespace}/{self.name}"
 
     @property
     def body(self) -> Pod:
         """What cannot be changed without making it anew."""
-        return msgspec.structs.replace(self, labels={})
+        return msgspec.structs.replace(
+            self, labels={}, namespace="", name="", aliases=(), named_ports=()
+        )
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +93,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Labels by name."""
     objects: tuple[AnyObject, ...] = ()
     """Policies, groups."""
+    nodes: dict[str, dict[str, str]] | None = None
+    """Labels of hosts by name; None: as they are."""
 
 
 class Probe(NamedTuple):
@@ -98,8 +111,13 @@ class Wrong(NamedTuple):
     """An answer that differs."""
 
     probe: Probe
-    expected: str
+    expected: Outcomes
     found: str
+
+    def __str__(self) -> str:
+        p = self.probe
+        wanted = " or ".join(sorted(self.expected))
+        return f"{p.source} -> {p.ip} {p.port}/{p.protocol}: {self.found}, expected {wanted}"
 
 
 def network(name: str, *pools: str) -> Network:
@@ -108,7 +126,7 @@ def network(name: str, *pools: str) -> Network:
 
 
 def key_of(obj: Object) -> str:
-    """Identity of an object on the stage."""
+    """Identity of an object on the stage; groups sort before policies."""
     return f"{type(obj).__name__} {obj.metadata.name}"
 
 
@@ -153,10 +171,17 @@ class Stage:
         """Remove objects, whatever their revision."""
         self.write(*(BatchOp(verb="delete", object=unrevised(obj)) for obj in objects))
 
-    def label_nodes(self, labels: dict[str, str]) -> None:
-        """Give every Node these labels; its agent writes it too, so a write may come too late."""
+    def nodes(self) -> tuple[Node, ...]:
+        """The hosts, as the server knows them."""
+        return self._loop.run(self._api.list(Node))
 
-        def labelled(node: Node) -> bool:
+    def label_nodes(self, nodes: Mapping[str, dict[str, str]]) -> None:
+        """Label hosts; their agents write these objects too, so a write may come too late."""
+
+        def labelled(host: str, labels: dict[str, str]) -> bool:
+            node = self._loop.run(self._api.get(Node, host))
+            if node.metadata.labels == labels:
+                return True
             metadata = msgspec.structs.replace(node.metadata, labels=labels)
             try:
                 self._loop.run(self._api.update(msgspec.structs.replace(node, metadata=metadata)))
@@ -166,11 +191,8 @@ class Stage:
                 return False
             return True
 
-        for host in self.hosts:
-            eventually(
-                f"{host} has labels",
-                lambda host=host: labelled(self._loop.run(self._api.get(Node, host))),  # type: ignore[misc]
-            )
+        for host, labels in nodes.items():
+            eventually(f"{host} has labels", partial(labelled, host, labels))
 
     def show(self, scene: Scene) -> None:
         """Make it so; when this returns, every host's kernel follows."""
@@ -179,6 +201,7 @@ class Stage:
                     or wanted[k].body != pod.body]:  # fmt: skip
             self._remove(key)
         self.write(*self._changes(scene))
+        self.label_nodes(scene.nodes or {})
         empty = self._namespaces.keys() - scene.namespaces.keys()
         self._namespaces = dict(scene.namespaces)
         self._objects = {key_of(obj): obj for obj in scene.objects}
@@ -188,7 +211,7 @@ class Stage:
         if touched:
             eventually("the server knows the pods", lambda: self._known(touched))
         for name in empty:
-            eventually(f"{name} is empty", lambda name=name: self._unmake(name))  # type: ignore[misc]
+            eventually(f"{name} is empty", partial(self._unmake, name))
         self.enforced()
 
     def _changes(self, scene: Scene) -> Iterator[BatchOp]:
@@ -199,7 +222,8 @@ class Stage:
                 made = Namespace(metadata=Metadata(name=name, labels=own))
                 yield BatchOp(verb="update", object=made)
         objects = {key_of(obj): obj for obj in scene.objects}
-        for key, obj in self._objects.items():
+        # A group goes after the policies that name it.
+        for key, obj in sorted(self._objects.items(), reverse=True):
             if key not in objects:
                 yield BatchOp(verb="delete", object=unrevised(obj))
         for key, obj in objects.items():
@@ -220,13 +244,17 @@ class Stage:
     def beginning(self, pod: Pod) -> Iterator[WorkloadState]:
         """The workload of a pod that a later `show` attaches, already running; its end is that of
         the pod, or of the block if no scene has had it."""
-        load = workloads.start(self.lab, pod.host, pod.name, pod.listen, pod.namespace)
+        load = self._start(pod)
         self._begun[pod.key] = load
         try:
             yield load
         finally:
             if self._begun.pop(pod.key, None) is not None:
                 workloads.kill(load)
+
+    def _start(self, pod: Pod) -> WorkloadState:
+        # Its name may be given to another while it runs; its process is called by what stays.
+        return workloads.start(self.lab, pod.host, pod.ident or pod.name, pod.listen, pod.namespace)
 
     def _remove(self, key: str) -> None:
         load = self._loads.pop(key)
@@ -243,18 +271,17 @@ class Stage:
                 agent.identify(
                     load.endpoint,
                     name=pod.name,
-                    aliases=(),
+                    aliases=pod.aliases,
                     labels=pod.labels,
                     namespace=pod.namespace,
                     workload=Workload(runtime="lab"),
+                    named_ports=pod.named_ports,
                 )
             )
             self._pods[pod.key] = pod
             return
-        load = self._begun.pop(pod.key, None) or workloads.start(
-            self.lab, pod.host, pod.name, pod.listen, pod.namespace
-        )
-        ident = f"stage-{pod.namespace}-{pod.name}"
+        load = self._begun.pop(pod.key, None) or self._start(pod)
+        ident = f"stage-{pod.key.replace('/', '-')}"
         try:
             made = at_once(
                 agent.attach(
@@ -263,6 +290,7 @@ class Stage:
                         network=pod.network,
                         namespace=pod.namespace,
                         name=pod.name,
+                        aliases=pod.aliases,
                         labels=pod.labels,
                         addresses=pod.addresses,
                         netns=f"/proc/{load.inner_pid}/ns/net",
@@ -281,10 +309,15 @@ class Stage:
 
     def _known(self, pods: Sequence[Pod]) -> bool:
         stored = {
-            endpoint.metadata.name: endpoint.metadata.labels
+            (meta.name, meta.namespace): (meta.labels, spec.name, spec.aliases, spec.named_ports)
             for endpoint in self._loop.run(self._api.list(Endpoint))
+            for meta, spec in ((endpoint.metadata, endpoint.spec),)
         }
-        return all(stored.get(self._loads[pod.key].endpoint) == pod.labels for pod in pods)
+        return all(
+            stored.get((self._loads[pod.key].endpoint, pod.namespace))
+            == (pod.labels, pod.name, pod.aliases, pod.named_ports)
+            for pod in pods
+        )
 
     def enforced(self) -> int:
         """Wait until every host's kernel follows what is stored by now; its revision."""
@@ -293,7 +326,7 @@ class Stage:
         stored = self._loop.run(self._api.update(mark))
         revision = stored.metadata.revision
         for host in self.hosts:
-            eventually(f"{host} follows", lambda host=host: self._follows(host, revision))  # type: ignore[misc]
+            eventually(f"{host} follows", partial(self._follows, host, revision))
         return revision
 
     def _follows(self, host: str, revision: int) -> bool:
@@ -331,19 +364,21 @@ class Stage:
             for probe, result in zip(probes_of, results, strict=True)
         }
 
-    def wrong(self, expected: Mapping[Probe, str]) -> list[Wrong]:
-        """Answers that differ. What passes though it should not is wrong for good."""
+    def wrong(self, expected: Mapping[Probe, Outcomes]) -> list[Wrong]:
+        """Answers that differ. What passes though it should not is wrong for good; what was met
+        with silence is asked again."""
         first = self._differing(expected, PATIENCE)
-        again = {item.probe: item.expected for item in first if item.expected == CONNECTED}
-        lost = self._differing(again, SECOND_LOOK) if again else []
-        return [item for item in first if item.expected != CONNECTED] + lost
+        lost = [item for item in first if {item.found} == SHUT]
+        final = [item for item in first if {item.found} != SHUT]
+        again = {item.probe: item.expected for item in lost}
+        return final + (self._differing(again, SECOND_LOOK) if again else [])
 
-    def _differing(self, expected: Mapping[Probe, str], timeout: float) -> list[Wrong]:
+    def _differing(self, expected: Mapping[Probe, Outcomes], timeout: float) -> list[Wrong]:
         found = self.ask(expected, timeout)
         return [
             Wrong(probe, expected[probe], result)
             for probe, result in found.items()
-            if result != expected[probe]
+            if result not in expected[probe]
         ]
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 import pytest
-from tests.lab.policy.stage import CONNECTED, SILENT, Pod, Probe, Scene, Stage, network, staged
+from tests.lab.policy.stage import OPEN, SHUT, Outcomes, Pod, Probe, Scene, Stage, network, staged
 from tests.support import oracle
 
 from plait.lab import hosts
@@ -64,7 +64,9 @@ def times(request: pytest.FixtureRequest) -> Iterator[Times]:
         said.write_line(f"\n{request.node.name}: {found}")
 
 
-def ask(stage: Stage, times: Times, scene: Scene, expected: Mapping[Probe, str], name: str) -> None:
+def ask(
+    stage: Stage, times: Times, scene: Scene, expected: Mapping[Probe, Outcomes], name: str
+) -> None:
     begun = time.monotonic()
     stage.show(scene)
     enforced = time.monotonic()
@@ -73,7 +75,9 @@ def ask(stage: Stage, times: Times, scene: Scene, expected: Mapping[Probe, str],
     times.probing += time.monotonic() - enforced
     times.scenes += 1
     times.probes += len(expected)
-    assert not wrong, f"{name}: {len(wrong)} of {len(expected)} differ, such as {wrong[:5]}"
+    assert not wrong, f"{name}: {len(wrong)} of {len(expected)} differ, such as " + "; ".join(
+        map(str, wrong[:5])
+    )
 
 
 # NetworkPolicy
@@ -111,10 +115,10 @@ def listening(pod: oracle.Pod) -> tuple[str, ...]:
     return tuple(f"{port}/{protocol}" for protocol, port in pod.listens)
 
 
-def expectation(scene: oracle.Scene) -> dict[Probe, str]:
+def expectation(scene: oracle.Scene) -> dict[Probe, Outcomes]:
     return {
         Probe(p.src, scene.pods[p.dst].ip, p.port, p.protocol.lower()): (
-            CONNECTED if p.allowed else SILENT
+            OPEN if p.allowed else SHUT
         )
         for p in scene.probes
     }
@@ -209,9 +213,9 @@ def listening_host(policy_lab: Lab) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def labelled_hosts(policy_lab: Lab, stage: Stage) -> Iterator[None]:
     """Hosts with the label that Kubernetes gives them."""
-    stage.label_nodes({"kubernetes.io/os": "linux"})
+    stage.label_nodes({host: {"kubernetes.io/os": "linux"} for host in stage.hosts})
     yield
-    stage.label_nodes({})
+    stage.label_nodes({host: {} for host in stage.hosts})
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +251,7 @@ def test_cluster_network_policy(
         )
         expected = {
             Probe(p.src, nodes.here(p.address), p.port, p.protocol.lower()): (
-                CONNECTED if p.allowed else SILENT
+                OPEN if p.allowed else SHUT
             )
             for p in scene.probes
         }
