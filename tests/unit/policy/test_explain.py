@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.policies import OUTSIDE, UNKNOWN, scenes
 from tests.support.worlds import (
     accept,
     deny,
@@ -17,7 +20,9 @@ from tests.support.worlds import (
     tcp,
 )
 
+from plait.model.objects import AnyObject
 from plait.model.policies import Origin, Peer, Policy, Port
+from plait.policy.asking import parse_port
 from plait.policy.evaluate import evaluate
 from plait.policy.explain import answer, as_data, headline, text
 from plait.policy.world import World
@@ -140,6 +145,23 @@ def test_the_answer_as_data_is_json() -> None:
     assert tier["outcome"] == "isolated"
     assert tier["policies"][0]["rules"][0]["matches"] is False
     assert back["change"][0]["command"].startswith("plait allow shop/api")
+
+
+@settings(max_examples=40, deadline=None)
+@given(scenes(), st.data())
+def test_there_is_an_answer_for_whoever_talks_to_whomever(
+    objects: list[AnyObject], data: st.DataObject
+) -> None:
+    world = World.of(objects)
+    addresses = [*world.at, *OUTSIDE, *UNKNOWN, "169.254.1.1", "192.0.2.1"]
+    src, dst = data.draw(st.sampled_from(addresses)), data.draw(st.sampled_from(addresses))
+    port = parse_port(data.draw(st.sampled_from(["80/tcp", "53/udp", "icmp", "9/sctp"])))
+    for asked in port.flows(world, world.party(src), world.party(dst)):
+        verdict = evaluate(world, asked)
+        found = as_data(world, verdict)
+        assert json.loads(msgspec.json.encode(found))["allowed"] is verdict.allowed
+        assert text(world, verdict, whole=True).splitlines()[0] == headline(verdict)
+        assert answer(verdict).startswith("allowed" if verdict.allowed else "denied")
 
 
 def test_a_headline_is_one_line() -> None:
