@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
+from plait.model.members import Members
 from plait.model.policies import Direction
 from plait.model.ruleset import ChainRule, PortMatch, Ruleset, Socket
 from plait.policy.ranges import parse
@@ -99,8 +100,7 @@ class Walker:
         self._ruleset = ruleset
         self._in_domain = in_domain
         self._in_pools = in_pools
-        self._spans: dict[int, _Spans] = {}
-        """By the identity of a rule's ranges, which the ruleset keeps alive."""
+        self._chains: dict[str, list[_Prepared]] = {}
 
     def walk(self, packet: Packet) -> Outcome:
         """What becomes of a packet on the side that its direction tells."""
@@ -132,23 +132,28 @@ class Walker:
     ) -> ChainRule | None:
         """The rule of a tier that decides."""
         for name in chains:
-            for rule in self._ruleset.chains[name].rules:
-                if self._matches(rule, packet, peer):
+            for rule, members, spans in self._chains.get(name) or self._prepare(name):
+                if (
+                    (members is not None and peer in members)
+                    or rule.anyone
+                    or (spans is not None and spans.hold(peer))
+                    or (rule.domains and self._in_domain(rule.domains, peer))
+                ) and (not rule.ports or any(self._is_port(port, packet) for port in rule.ports)):
                     if not rule.staged:
                         return rule
                     staged.append(rule.id)
                     break
         return None
 
-    def _matches(self, rule: ChainRule, packet: Packet, peer: str) -> bool:
-        if not (
-            rule.anyone
-            or (rule.peers and peer in self._ruleset.sets[rule.peers])
-            or (rule.ranges and self._in_ranges(rule.ranges, peer))
-            or (rule.domains and self._in_domain(rule.domains, peer))
-        ):
-            return False
-        return not rule.ports or any(self._is_port(port, packet) for port in rule.ports)
+    def _prepare(self, name: str) -> list[_Prepared]:
+        """The rules of a chain, with what they hold a peer against."""
+        sets = self._ruleset.sets
+        prepared: list[_Prepared] = [
+            (rule, sets[rule.peers] if rule.peers else None, _Spans.of(rule.ranges))
+            for rule in self._ruleset.chains[name].rules
+        ]
+        self._chains[name] = prepared
+        return prepared
 
     def _is_port(self, port: PortMatch, packet: Packet) -> bool:
         if port.named:
@@ -159,12 +164,6 @@ class Walker:
         if port.first:
             return port.first <= packet.dport <= port.last
         return port.icmp_type in (-1, packet.icmp_type) and port.icmp_code in (-1, packet.icmp_code)
-
-    def _in_ranges(self, ranges: tuple[str, ...], address: str) -> bool:
-        spans = self._spans.get(id(ranges))
-        if spans is None:
-            spans = self._spans[id(ranges)] = _Spans(ranges)
-        return spans.hold(address)
 
     def _unknown(self, peer: str) -> bool:
         known = self._ruleset.known
@@ -181,10 +180,18 @@ class _Spans:
         self._firsts = [(family, first) for family, first, _ in spans]
         self._lasts = [(family, last) for family, _, last in spans]
 
+    @classmethod
+    def of(cls, ranges: tuple[str, ...]) -> _Spans | None:
+        """None if there are none."""
+        return cls(ranges) if ranges else None
+
     def hold(self, address: str) -> bool:
         value = _value(address)
         place = bisect_right(self._firsts, value) - 1
         return place >= 0 and value <= self._lasts[place]
+
+
+_Prepared = tuple[ChainRule, Members[str] | None, _Spans | None]
 
 
 @lru_cache(maxsize=16384)
