@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from errno import ENOENT
 from operator import is_
 from typing import Any, Final, NamedTuple
 
@@ -353,6 +354,8 @@ class FilterPolicy:
             return tuple([Failure(op=op, error=str(error), errno=number) for op in ops])
 
     def _apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
+        if ops and self.table.actual is None:
+            return tuple([Failure(op=op, error="there is no table", errno=ENOENT) for op in ops])
         jobs: dict[Key, Any] = {op.key: op.want for op in ops}
         self._reopen(jobs)
         if not self.table.commit([change for _, change in self._steps(jobs)]):
