@@ -171,9 +171,11 @@ def port_matches(world: World, port: Port, flow: Flow) -> bool:
 def broken(world: World, rule: Rule, direction: Direction) -> str:
     """Why a rule cannot be understood; empty if it can."""
     key = (id(rule), direction)
-    if key not in world.broken:
-        world.broken[key] = next(filter(None, _faults(world, rule, direction)), "")
-    return world.broken[key]
+    found = world.broken.get(key)
+    if found is None:
+        why = next(filter(None, _faults(world, rule, direction)), "")
+        found = world.broken[key] = (rule, why)
+    return found[1]
 
 
 def _faults(world: World, rule: Rule, direction: Direction) -> Iterator[str]:

@@ -21,6 +21,7 @@ from plait.model.policies import (
     Group,
     Peer,
     Policy,
+    Rule,
     Subject,
     TierName,
 )
@@ -83,8 +84,9 @@ class World:
         self._spaces: dict[tuple[str, Direction], list[Policy]] = {}
         self.memo: dict[tuple[int, str], bool | None] = {}
         """Whether a peer, by its identity, is the party of an address; `matching` fills it."""
-        self.broken: dict[tuple[int, Direction], str] = {}
-        """What is wrong with a rule, by its identity; `matching` fills it."""
+        self.broken: dict[tuple[int, Direction], tuple[Rule, str]] = {}
+        """What is wrong with a rule, by its identity, and the rule, which with its peers lives as
+        long as what is remembered of them; `matching` fills it."""
 
     @classmethod
     def of(cls, objects: Iterable[object]) -> World:
