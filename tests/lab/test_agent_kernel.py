@@ -31,6 +31,7 @@ from plait.kernel import hostfacts, netns
 from plait.kernel.conntrack import Conntrack
 from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
+from plait.kernel.nft_inspect import NftInspector
 from plait.kernel.sysctl import KernelSysctl
 from plait.model.objects import AddressBlock
 
@@ -91,6 +92,7 @@ def container() -> Iterator[Callable[[], int]]:
 def build_agent(server: FakeServer, directory: Path, **settings: object) -> Agent:
     netlink, sysctl = Netlink(), KernelSysctl()
     nft, conntrack, connections = Nft(), Conntrack(), Conntrack()
+    inspector = NftInspector()
     table = FilterTable(nft)
     gate = FilterEndpoints(table, conntrack)
     programmers = in_order((*build(netlink, sysctl), FilterBase(table), FilterPolicy(table), gate))
@@ -108,9 +110,20 @@ def build_agent(server: FakeServer, directory: Path, **settings: object) -> Agen
             sysctl=sysctl,
             boot=hostfacts.boot_identity(),
             counters=nft,
-            policy=PolicyDoors(flows=connections, domains=DomainSets(table, time.monotonic)),
+            policy=PolicyDoors(
+                flows=connections,
+                domains=DomainSets(table, time.monotonic),
+                inspector=inspector,
+            ),
             watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
-            purge=(table.purge, nft.close, netlink.close, conntrack.close, connections.close),
+            purge=(
+                table.purge,
+                nft.close,
+                netlink.close,
+                conntrack.close,
+                connections.close,
+                inspector.close,
+            ),
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.lab.test_agent_kernel import build_agent, request, until
@@ -13,18 +14,24 @@ from tests.lab.test_agent_kernel import host as host
 
 from plait.agent import fake
 from plait.agent.agent import Agent
+from plait.agent.desired import filter_sets
 from plait.client.fake_api import FakeServer
 from plait.kernel import netns
+from plait.model import flows
 from plait.model.objects import Metadata, Policy
 from plait.model.policies import Peer, PolicySpec, Port, Rule, Subject
 from plait.model.selectors import Selector
+from plait.model.traces import Trace, TraceQuery
+from plait.wire import nft
 
 pytestmark = pytest.mark.root
 
 WEB = Selector(match_labels={"app": "web"})
 PORT = 7000
+OPEN = 10.0
+"""Seconds in which what may pass must have arrived."""
 CLOSED = 0.5
-"""Seconds after which a packet that was not answered counts as dropped."""
+"""Seconds after which a packet that did not arrive counts as dropped."""
 
 
 def policy(name: str, **spec: object) -> Policy:
@@ -57,7 +64,7 @@ class Sides:
         with netns.inside(ns):
             made = socket.socket(socket.AF_INET, kind)
         self.sockets.append(made)
-        made.settimeout(CLOSED)
+        made.settimeout(OPEN)
         if bound:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(("", bound))
@@ -70,10 +77,15 @@ class Sides:
         near = self.socket(self.client, socket.SOCK_STREAM)
         near.connect((self.address, PORT))
         far, _ = listener.accept()
-        far.settimeout(CLOSED)
+        far.settimeout(OPEN)
         self.sockets.append(far)
         listener.close()
         return near, far
+
+    def address_of(self, ident: str) -> str:
+        """The IPv4 address of an endpoint."""
+        (found,) = [e for e in self.agent.service.present() if e.request.id == ident]
+        return next(address for address in found.addresses if ":" not in address)
 
     async def applied(self) -> None:
         revision = self.server.revision
@@ -98,12 +110,27 @@ async def sides(host: None, tmp_path: Path, container: Callable[[], int]) -> Asy
 
 
 def passes(near: socket.socket, far: socket.socket) -> bool:
-    """Whether a byte gets from one end to the other."""
+    """A byte gets from one end to the other."""
     near.send(b"x")
+    return far.recv(1) == b"x"
+
+
+def dropped(near: socket.socket, far: socket.socket) -> bool:
+    """A byte does not get from one end to the other."""
+    near.send(b"x")
+    return nothing_at(far)
+
+
+def nothing_at(far: socket.socket) -> bool:
+    """Nothing arrives."""
+    far.settimeout(CLOSED)
     try:
-        return far.recv(1) == b"x"
+        far.recv(1)
     except TimeoutError:
-        return False
+        return True
+    finally:
+        far.settimeout(OPEN)
+    return False
 
 
 async def test_a_policy_ends_the_connection_that_it_denies_and_others_go_on(sides: Sides) -> None:
@@ -116,7 +143,7 @@ async def test_a_policy_ends_the_connection_that_it_denies_and_others_go_on(side
     sides.server.put(DENIES_TCP)
     await sides.applied()
     await until(lambda: sides.agent.policing.ender.ended > 0)
-    assert not passes(near, far)
+    assert dropped(near, far)
     assert passes(asking, udp)
     # Allowed again, the connection that was ended does not come back by itself: TCP begins anew.
     sides.server.remove(DENIES_TCP.key)
@@ -129,21 +156,14 @@ async def test_a_udp_flow_ends_though_both_sides_go_on_sending(sides: Sides) -> 
     answering = sides.socket(sides.served, socket.SOCK_DGRAM, bound=PORT)
     asking = sides.socket(sides.client, socket.SOCK_DGRAM)
     asking.bind(("", 7001))
-    client = next(
-        a
-        for e in sides.agent.service.present()
-        if e.request.id == "client"
-        for a in e.addresses
-        if ":" not in a
-    )
+    client = sides.address_of("client")
     asking.sendto(b"x", (sides.address, PORT))
     assert answering.recv(1) == b"x"
     sides.server.put(ISOLATED)
     await sides.applied()
     await until(lambda: sides.agent.policing.ender.ended > 0)
     asking.sendto(b"x", (sides.address, PORT))
-    with pytest.raises(TimeoutError):
-        answering.recv(1)
+    assert nothing_at(answering)
     # What the isolated endpoint begins itself is accepted, and answered.
     await until(lambda: sides.agent.policing.ender.idle)
     answering.sendto(b"y", (client, 7001))
@@ -169,21 +189,76 @@ async def test_rules_outlive_the_agent_and_come_back_from_the_disk(
     asking = sides.socket(sides.client, socket.SOCK_DGRAM)
     asking.connect((sides.address, PORT))
     answering = sides.socket(sides.served, socket.SOCK_DGRAM, bound=PORT)
-    assert not passes(asking, answering)
+    assert dropped(asking, answering)
     first = sides.agent
     rules = first.state.engine.ruleset()
     await first.stop()
     for step in first._doors.purge[1:]:
         step()  # Close the doors; leave the table.
     assert passes(near, far)
-    assert not passes(asking, answering), "a stopped agent opened something"
+    assert dropped(asking, answering), "a stopped agent opened something"
     sides.server.cut()
     sides.agent = second = build_agent(sides.server, tmp_path)
     await second.start()
     assert second.state.engine.ruleset().chains == rules.chains
     assert await second.service.plan() == ""
     assert passes(near, far)
-    assert not passes(asking, answering)
+    assert dropped(asking, answering)
+
+
+async def test_the_kernel_says_itself_what_it_would_do(sides: Sides) -> None:
+    service = sides.agent.service
+    client = sides.address_of("client")
+
+    async def asked(src: str, dst: str, port: int = PORT, protocol: str = "tcp") -> Trace:
+        query = TraceQuery(src=src, dst=dst, protocol=protocol, port=port)  # type: ignore[arg-type]
+        return await service.trace(query)
+
+    async def verdicts(*query: Any) -> dict[str, bool]:
+        return {side.direction: side.allowed for side in (await asked(*query)).sides}
+
+    assert await verdicts(client, sides.address) == {"egress": True, "ingress": True}
+    allow = Rule(name="by name", ports=(Port(protocol="TCP", port=PORT), Port(protocol="UDP")))
+    deny = Rule(action="Deny", peers=(Peer(cidr="198.51.100.0/24"),), reject=True)
+    sides.server.put(policy("allow", ingress=(allow,), egress=(deny,)))
+    await sides.applied()
+    found = await asked(client, sides.address)
+    assert [(s.policy, s.rule, s.rule_name) for s in found.sides] == [
+        ("", -1, ""),
+        ("allow", 0, "by name"),
+    ]
+    assert all(side.agrees for side in found.sides)
+    (_, ingress) = (await asked(client, sides.address, PORT + 1)).sides
+    assert not ingress.allowed
+    assert (ingress.policy, ingress.rule, ingress.reason) == ("allow", -1, flows.ISOLATED)
+    assert ingress.agrees
+    assert await verdicts(client, sides.address, 9, "udp") == {"egress": True, "ingress": True}
+    assert await verdicts(client, sides.address, 0, "icmp") == {"egress": True, "ingress": False}
+    (egress,) = (await asked(sides.address, "198.51.100.7", 443)).sides
+    assert (egress.allowed, egress.reject, egress.policy) == (False, True, "allow")
+    assert await verdicts(sides.address, "203.0.113.7", 443) == {"egress": True}
+    assert await verdicts("203.0.113.7", sides.address) == {"ingress": False}, "not published"
+    # The host reaches its endpoints, endpoints not the host, but names are answered.
+    assert await verdicts("192.0.2.1", sides.address, 22) == {"ingress": True}
+    assert await verdicts(sides.address, "192.0.2.1", 22) == {"egress": False}
+    assert await verdicts(sides.address, "203.0.113.53", 53, "udp") == {"egress": True}
+    assert (await asked("10.9.7.7", "10.9.7.8")).sides == ()
+
+
+async def test_where_kernel_and_model_differ_it_is_said(sides: Sides) -> None:
+    query = TraceQuery(src=sides.address_of("client"), dst=sides.address, protocol="tcp", port=PORT)
+    sides.server.put(ISOLATED)
+    await sides.applied()
+    (_, ingress) = (await sides.agent.service.trace(query)).sides
+    assert (ingress.allowed, ingress.agrees) == (False, True)
+    # Nobody but the agent can change its table while it lives; so it is its own socket that errs.
+    table = sides.agent.loop._programmers[0].table  # type: ignore[attr-defined]
+    key = socket.inet_aton(sides.address)
+    lost = nft.DeleteElements(filter_sets.POLICY["ingress", 4], ((key, None),))
+    assert table.door.commit([lost]) == {}
+    (_, ingress) = (await sides.agent.service.trace(query)).sides
+    assert (ingress.allowed, ingress.agrees) == (True, False)
+    assert ingress.expected == f"denies: {flows.ISOLATED} (isolated)"
 
 
 async def test_a_name_is_open_before_its_answer_is_given(sides: Sides) -> None:

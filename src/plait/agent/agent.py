@@ -148,6 +148,7 @@ class Agent:
             self.sync,
             self.ports,
             flows=self.flows,
+            tracer=self.policing.tracer,
             fetch_network=self._fetch_network,
             version=config.version,
             server=config.server,

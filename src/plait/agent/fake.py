@@ -20,6 +20,7 @@ from plait.kernel.conntrack import FakeConntrack
 from plait.kernel.fake_netlink import FakeKernel
 from plait.kernel.fake_nft import FakeNft
 from plait.kernel.hostfacts import AddressFact, HostFacts, LinkFact, RouteFact
+from plait.kernel.nft_inspect import FakeInspector
 from plait.model.objects import Cluster, ClusterSpec, Encap, Metadata, Network, NetworkSpec
 from plait.wire.links import LinkInfo, set_link
 
@@ -121,7 +122,11 @@ class FakeHost:
                 sysctl=self.sysctl,
                 boot=self.boot,
                 counters=self.nft,
-                policy=PolicyDoors(flows=self.conntrack, domains=DomainSets(table, self.clock)),
+                policy=PolicyDoors(
+                    flows=self.conntrack,
+                    domains=DomainSets(table, self.clock),
+                    inspector=FakeInspector(self.nft),
+                ),
                 watchers=watchers,
                 purge=(table.purge,),
                 offload=_inline,

@@ -21,8 +21,10 @@ from plait.agent.ending import Surroundings
 from plait.agent.metrics import Metric, counter, gauge
 from plait.agent.programmers.base import Failure
 from plait.agent.state import State
+from plait.agent.tracing import Tracer
 from plait.agent.turns import POLICY
 from plait.kernel.conntrack import FlowTable
+from plait.kernel.nft_inspect import Inspector
 from plait.model.hoststate import HostState
 from plait.model.policies import DIRECTIONS
 from plait.policy.names import chain_name
@@ -33,6 +35,7 @@ class PolicyDoors(msgspec.Struct, frozen=True, kw_only=True):
 
     flows: FlowTable
     domains: DomainDoor
+    inspector: Inspector
     proxied: Callable[[], bool] = lambda: True
     """The kernel can lead DNS packets to our resolver."""
 
@@ -57,6 +60,14 @@ class Policing:
         self._pools: tuple[str, ...] = ()
         self.domains = Domains(doors.domains, clock=clock, refused=self._ours)
         self.ender = Ender(doors.flows, self._around, offload=offload, sleep=sleep)
+        self.tracer = Tracer(
+            state,
+            doors.inspector,
+            addresses=addresses,
+            in_domain=self.domains.holds,
+            in_pools=self._in_pools,
+            offload=offload,
+        )
 
     def after(self, want: HostState, unsure: bool) -> None:
         """See `Loop`: the kernel filters so now."""
@@ -103,8 +114,11 @@ class Policing:
             host=frozenset(map(bare, self._addresses())),
             proxied=self._state.dns and self._doors.proxied(),
             in_domain=self.domains.holds,
-            in_pools=lambda address: in_pools(self._pools, address),
+            in_pools=self._in_pools,
         )
+
+    def _in_pools(self, address: str) -> bool:
+        return in_pools(self._pools, address)
 
     def _ours(self, address: str) -> bool:
         """No name outside may open an endpoint, a host of the network or what is near it."""
@@ -114,7 +128,7 @@ class Policing:
             or ip.is_link_local
             or ip.is_multicast
             or ip.is_unspecified
-            or in_pools(self._pools, address)
+            or self._in_pools(address)
             or address in map(bare, self._addresses())
             or any(
                 address in map(bare, node.spec.addresses)

@@ -28,6 +28,7 @@ from plait.agent.ports import Ports
 from plait.agent.report import one_line, peer_statuses
 from plait.agent.state import State
 from plait.agent.sync import Sync
+from plait.agent.tracing import Tracer
 from plait.client.agent import (
     AgentStatus,
     AttachRequest,
@@ -43,6 +44,7 @@ from plait.model.errors import PlaitError
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.marks import endpoint_mac, host_ifname, peer_ifname
 from plait.model.objects import NamedPort, Network, PublishedPort, Workload
+from plait.model.traces import Trace, TraceQuery
 
 ROUNDS: Final = 8
 """Times an allocation is tried again after blocks were claimed for it: others may be quicker."""
@@ -62,6 +64,7 @@ class Service:
         ports: Ports,
         *,
         flows: Flows,
+        tracer: Tracer,
         fetch_network: Callable[[str], Awaitable[bool]],
         version: str,
         server: str,
@@ -75,6 +78,7 @@ class Service:
         self._sync = sync
         self._ports = ports
         self._flows = flows
+        self._tracer = tracer
         self._fetch_network = fetch_network
         self._version = version
         self._server = server
@@ -350,6 +354,13 @@ class Service:
     async def counters(self) -> tuple[RuleCount, ...]:
         """See client.agent.Agent."""
         return await self._flows.counters()
+
+    async def trace(self, query: TraceQuery) -> Trace:
+        """See client.agent.Agent."""
+        src, dst = _canonical(query.src), _canonical(query.dst)
+        if (":" in src) != (":" in dst):
+            raise PlaitError("PLAIT-API-002", f"{src} and {dst} are of different families")
+        return await self._tracer.trace(msgspec.structs.replace(query, src=src, dst=dst))
 
     async def plan(self) -> str:
         """See client.agent.Agent."""

@@ -13,6 +13,7 @@ import msgspec
 
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.objects import NamedPort, PublishedPort, Workload
+from plait.model.traces import Trace, TraceQuery
 
 
 class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -170,6 +171,10 @@ class Agent(Protocol):
 
     async def counters(self) -> tuple[RuleCount, ...]:
         """How often each rule matched on this host."""
+
+    async def trace(self, query: TraceQuery) -> Trace:
+        """What this host's kernel would do with a flow, by its rules as they are now; nothing is
+        sent. PLAIT-KERNEL-003 when these cannot be understood."""
 
     async def plan(self) -> str:
         """Difference between the desired state and the kernel, as text; empty when equal."""

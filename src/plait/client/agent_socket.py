@@ -30,12 +30,14 @@ from plait.client.agent_verbs import Identify as IdentifyArguments
 from plait.client.agent_verbs import Joined as JoinedArguments
 from plait.client.agent_verbs import Nothing as NoArguments
 from plait.client.agent_verbs import OfEndpoint as EndpointArguments
+from plait.client.agent_verbs import OfTrace as TraceArguments
 from plait.client.agent_verbs import Publish as PublishArguments
 from plait.client.agent_verbs import Release as ReleaseArguments
 from plait.client.agent_verbs import Reserve as ReserveArguments
 from plait.model.errors import PlaitError, Problem
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.objects import NamedPort, PublishedPort, Workload
+from plait.model.traces import Trace, TraceQuery
 
 T = TypeVar("T")
 
@@ -176,6 +178,10 @@ class AgentClient:
     async def counters(self) -> tuple[RuleCount, ...]:
         """See client.agent.Agent."""
         return self.call("counters", NoArguments())  # type: ignore[no-any-return]
+
+    async def trace(self, query: TraceQuery) -> Trace:
+        """See client.agent.Agent."""
+        return self.call("trace", TraceArguments(query=query))  # type: ignore[no-any-return]
 
     async def plan(self) -> str:
         """See client.agent.Agent."""

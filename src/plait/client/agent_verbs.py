@@ -19,6 +19,7 @@ from plait.client.agent import (
 )
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.objects import NamedPort, PublishedPort, Workload
+from plait.model.traces import Trace, TraceQuery
 
 SOCKET: Final = "/run/plait/agent.sock"
 MAX_BODY: Final = 1 << 20
@@ -88,6 +89,12 @@ class Flows(Arguments, frozen=True, kw_only=True):
     query: FlowQuery = FlowQuery()
 
 
+class OfTrace(Arguments, frozen=True, kw_only=True):
+    """Of `trace`."""
+
+    query: TraceQuery
+
+
 class Nothing(Arguments, frozen=True, kw_only=True):
     """Of verbs without arguments."""
 
@@ -114,5 +121,6 @@ VERBS: Final[dict[str, Verb]] = {
     "peers": Verb(Nothing, tuple[PeerStatus, ...]),
     "flows": Verb(Flows, FlowPage, ("query",)),
     "counters": Verb(Nothing, tuple[RuleCount, ...]),
+    "trace": Verb(OfTrace, Trace, ("query",)),
     "plan": Verb(Nothing, str),
 }

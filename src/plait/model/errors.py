@@ -75,6 +75,7 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-AGENT-008": Code(503, "the agent has not yet seen the whole network"),
     "PLAIT-KERNEL-001": Code(500, "the kernel refused an operation"),
     "PLAIT-KERNEL-002": Code(501, "the kernel lacks a feature"),
+    "PLAIT-KERNEL-003": Code(500, "the kernel's rules cannot be read"),
     # Docker
     "PLAIT-DOCKER-001": Code(400, "the request of dockerd is not valid"),
     "PLAIT-DOCKER-002": Code(422, "the network option is not supported"),

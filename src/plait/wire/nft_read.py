@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from plait.wire import nft
+from plait.wire import nft, nft_machine
 from plait.wire import nft_expr as e
 from plait.wire.nfnetlink import (
     SUBSYS_NFTABLES,
@@ -159,6 +159,14 @@ def rule_info(msg: Message) -> tuple[str, RuleInfo]:
                 break
     comment = _comment(attrs[7]) if 7 in attrs else ""
     return text(attrs[1]), RuleInfo(text(attrs[2]), comment, packets, size)
+
+
+def rule_program(msg: Message) -> tuple[str, str, nft_machine.Rule]:
+    """(table, chain, rule) of an NFT_MSG_NEWRULE, with all that it does."""
+    attrs = attributes(msg.body)
+    made = nft_machine.expressions(attrs[4]) if 4 in attrs else ()
+    comment = _comment(attrs[7]) if 7 in attrs else ""
+    return text(attrs[1]), text(attrs[2]), nft_machine.Rule(comment, made)
 
 
 def _comment(view: memoryview) -> str:

@@ -29,6 +29,7 @@ from plait.kernel.conntrack import Conntrack, FlowReaper
 from plait.kernel.iptables import Iptables
 from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
+from plait.kernel.nft_inspect import NftInspector
 from plait.kernel.nftcounters import NftCounters
 from plait.kernel.sysctl import KernelSysctl
 from plait.wiring.telling import flow_metrics, flow_problems
@@ -47,6 +48,8 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     stack.callback(flows.close)
     connections = Conntrack()
     stack.callback(connections.close)
+    inspector = NftInspector()
+    stack.callback(inspector.close)
     counters = NftCounters()
     stack.callback(counters.close)
     iptables = Iptables()
@@ -88,6 +91,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
         policy=PolicyDoors(
             flows=connections,
             domains=DomainSets(table, time.monotonic),
+            inspector=inspector,
             proxied=lambda: table.features.tproxy,
         ),
         watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
