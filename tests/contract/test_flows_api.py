@@ -59,6 +59,18 @@ async def test_everybody_s_flows_are_one_log(rig: Rig) -> None:
     assert len((await admin.flows(FlowQuery(after=page.cursor))).items) == 1
 
 
+async def test_a_log_that_started_anew_takes_no_continuation(rig: Rig) -> None:
+    server = await rig.serve()
+    h1, admin = await rig.node(server, "h1"), rig.admin(server)
+    receipt = await h1.report_flows("h1", FlowBatch(items=(record(rig, 5),), log=1))
+    await h1.report_flows("h1", FlowBatch(items=(record(rig, 6),), log=1, to=receipt.log))
+    await h1.report_flows("h1", FlowBatch(items=(record(rig, 7),), log=1, to=receipt.log + 1))
+    assert len((await admin.flows(FlowQuery())).items) == 2
+    # An agent that starts may have lower numbers than before, if its clock was set back.
+    await h1.report_flows("h1", FlowBatch(items=(record(rig, 2),), log=2))
+    assert len((await admin.flows(FlowQuery())).items) == 3
+
+
 async def test_a_node_speaks_for_itself_only(rig: Rig) -> None:
     server = await rig.serve()
     h1 = await rig.node(server, "h1")

@@ -17,12 +17,14 @@ import structlog
 from plait.agent.rulecounts import EVERY, RuleCounts
 from plait.client.flowtail import FlowTail
 from plait.model.errors import PlaitError
-from plait.model.flows import PAGE, FlowBatch, FlowQuery, RuleCount
+from plait.model.flows import PAGE, FlowBatch, FlowQuery, FlowReceipt, RuleCount
 
 BATCH: Final = 500
 """Records in one batch: well below the longest body that a server takes."""
 COUNTS: Final = 1000
 """Counts in one batch, likewise."""
+AGAIN: Final = 1_000
+"""Records, the last ones, that a server which started anew is told again."""
 GATHER: Final = 0.2
 """Seconds for which the first record of a batch waits for others."""
 BACKOFF: Final = (1.0, 30.0)
@@ -33,7 +35,7 @@ HOPELESS: Final = frozenset((400, 413, 422))
 
 log: Final = structlog.get_logger("plait.agent.flows")
 
-Send = Callable[[FlowBatch], Awaitable[None]]
+Send = Callable[[FlowBatch], Awaitable[FlowReceipt]]
 
 
 class Shipper:
@@ -48,6 +50,8 @@ class Shipper:
         self._settled: tuple[RuleCount, ...] = ()
         """The counts of which the server knows all."""
         self._first = True
+        self._server = 0
+        """The server's log that knows what was sent."""
         self._refused = 0
         """Records that the server will never have."""
 
@@ -76,20 +80,39 @@ class Shipper:
         if not (page.items or page.lost or changed or self._first):
             return False
         lost = page.lost + self._refused
-        batch = FlowBatch(items=page.items, lost=lost, counts=changed, first=self._first)
+        batch = FlowBatch(
+            items=page.items,
+            log=self._tail.ring.start,
+            to=self._server,
+            lost=lost,
+            counts=changed,
+            first=self._first,
+        )
         try:
-            await self._send(batch)
+            receipt = await self._send(batch)
         except PlaitError as error:
             if error.status not in HOPELESS:
                 raise
             log.warning("flows.refused", error=str(error), records=len(page.items))
             self._refused = lost + len(page.items)
         else:
+            if self._server not in (0, receipt.log):
+                self._begin_anew(receipt.log)
+                return True
+            self._server = receipt.log
             self._refused = 0
         self._first = False
         self._cursor = page.cursor
         self._told.update({count.id: count for count in changed})
         return True
+
+    def _begin_anew(self, server: int) -> None:
+        """The server started: it took nothing, and knows of nothing."""
+        self._server = server
+        self._cursor = max(self._tail.ring.cursor - AGAIN, 0)
+        self._told = {}
+        self._settled = ()
+        self._first = True
 
     def _changed(self) -> tuple[RuleCount, ...]:
         present = self._counts.items

@@ -22,7 +22,7 @@ from plait import __version__
 from plait.client.base import BatchOp, T, WatchEvent
 from plait.client.reasons import reason
 from plait.model.errors import PlaitError, Problem
-from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery, RuleCount
+from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery, FlowReceipt, RuleCount
 from plait.model.objects import KINDS, AnyObject, Object
 from plait.wire import api as wire
 from plait.wire.watch import Cursor, StreamError, WatchDecoder
@@ -228,10 +228,10 @@ class ApiClient:
         """How often each rule matched, on all hosts together."""
         return _typed(CountList, await self._request("GET", "/v1/counters")).items
 
-    async def report_flows(self, node: str, batch: FlowBatch) -> None:
+    async def report_flows(self, node: str, batch: FlowBatch) -> FlowReceipt:
         """Tell the server what this node saw."""
         path = f"/v1/nodes/{quote(node, safe='')}/flows"
-        await self._request("POST", path, body=_encode(batch))
+        return _typed(FlowReceipt, await self._request("POST", path, body=_encode(batch)))
 
     # Watch
 

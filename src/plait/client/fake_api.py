@@ -17,7 +17,7 @@ from plait.client.base import BatchOp, WatchEvent
 from plait.client.flowtail import FlowTail
 from plait.model.errors import PlaitError
 from plait.model.flowring import FlowRing
-from plait.model.flows import FlowBatch, FlowPage, FlowQuery, RuleCount
+from plait.model.flows import FlowBatch, FlowPage, FlowQuery, FlowReceipt, RuleCount
 from plait.model.objects import AnyObject, Object, object_key
 
 T = TypeVar("T", bound=Object)
@@ -194,12 +194,13 @@ class FakeApi:
         await self._reach()
         return self._server.counts
 
-    async def report_flows(self, node: str, batch: FlowBatch) -> None:
+    async def report_flows(self, node: str, batch: FlowBatch) -> FlowReceipt:
         """See ApiClient."""
         await self._reach()
         own = (msgspec.structs.replace(record, node=node) for record in batch.items)
         self._server.flows.extend(own, lost=batch.lost)
         self._server.counts += batch.counts
+        return FlowReceipt(log=self._server.flows.ring.start)
 
     async def close(self) -> None:
         """See Api."""

@@ -49,7 +49,8 @@ class FlowRing:
         self._horizon = horizon
         self._wall = wall
         self._entries: deque[FlowRecord | _Loss] = deque()
-        self._start = self._next = max(int(wall() * 1_000_000), 1)
+        self.start = self._next = max(int(wall() * 1_000_000), 1)
+        """`start` is the number of the first record ever: it tells one log from another."""
         self._crowded: deque[_Crowded] = deque(maxlen=MARKS)
         self.added = 0
         """Records since the start."""
@@ -114,7 +115,7 @@ class FlowRing:
 
     def _missing(self, after: int, first: int, earliest: datetime) -> int:
         """Records that were crowded out and not seen by who has read up to `after`."""
-        if after >= self._start:
+        if after >= self.start:
             return max(first - 1 - after, 0)
         return sum(gone.entries for gone in self._crowded if gone.time >= earliest)
 

@@ -188,11 +188,23 @@ class FlowBatch(Base, frozen=True, kw_only=True):
 
     items: Annotated[tuple[FlowRecord, ...], msgspec.Meta(max_length=PAGE)] = ()
     """With the node's own numbers, so that what is sent again is known."""
+    log: Count = 0
+    """Which log of the node's the numbers are of: an agent that starts has another one."""
+    to: Count = 0
+    """The server's log that took the last batch, 0 for the first one. Another one takes nothing:
+    the node begins anew, with what it still has."""
     lost: Count = 0
     counts: Annotated[tuple[RuleCount, ...], msgspec.Meta(max_length=2 * PAGE)] = ()
     """Those that changed since the last batch."""
     first: bool = False
     """The first batch of an agent that started: counts that are not in it are to be forgotten."""
+
+
+class FlowReceipt(Base, frozen=True, kw_only=True):
+    """What the server answers to a batch."""
+
+    log: Count
+    """The server's log: a server that starts has another one, which knows of nothing before."""
 
 
 class CountList(Base, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from aiohttp import web
 from plait.client.base import BatchOp
 from plait.model import syntax
 from plait.model.errors import PlaitError
-from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery
+from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery, FlowReceipt
 from plait.model.objects import KINDS, PLURALS, Object, object_key
 from plait.server import http, pools
 from plait.server.authorize import Actor, Verb, refuse
@@ -397,8 +397,8 @@ async def report_flows(call: Call) -> web.Response:
     name = call.request.match_info["name"]
     if name != call.actor.name:
         raise refuse(call.actor, f"report flows of node {syntax.printable(name[:64])}")
-    call.service.flows.take(name, await http.read(call.request, _flows, call.service.config))
-    return http.answer(b"{}")
+    batch = await http.read(call.request, _flows, call.service.config)
+    return http.answer(call.service.flows.take(name, batch))
 
 
 async def list_flows(call: Call) -> web.Response:
@@ -489,7 +489,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "POST", "/v1/nodes/{name}/flows", report_flows, "node", "Report flows",
-        body=FlowBatch,
+        body=FlowBatch, result=FlowReceipt,
     ),
     Route(
         "GET", "/v1/flows", list_flows, "any", "Flows of the last hour",

@@ -13,7 +13,14 @@ import msgspec
 
 from plait.client.flowtail import FlowTail
 from plait.model.flowring import FlowRing, utc
-from plait.model.flows import FlowBatch, FlowPage, FlowQuery, FlowRecord, RuleCount
+from plait.model.flows import (
+    FlowBatch,
+    FlowPage,
+    FlowQuery,
+    FlowReceipt,
+    FlowRecord,
+    RuleCount,
+)
 
 H = TypeVar("H", bound=Hashable)
 
@@ -36,23 +43,28 @@ class FlowStore:
         """`wall` is Unix time, seconds."""
         self._wall = wall
         self.tail = FlowTail(FlowRing(capacity=capacity, wall=wall, horizon=horizon), wall=wall)
-        self._seen: dict[str, int] = {}
-        """The highest number of each node's own log."""
+        self._seen: dict[str, tuple[int, int]] = {}
+        """Each node's own log, and the highest number of it."""
         self._counts: dict[str, dict[str, RuleCount]] = {}
         self._shared: dict[Hashable, Any] = {}
 
-    def take(self, node: str, batch: FlowBatch) -> None:
+    def take(self, node: str, batch: FlowBatch) -> FlowReceipt:
         """A node's batch. What it says of other nodes' decisions is not believed, and what it
         sent before is passed over."""
-        seen = self._seen.get(node, 0)
+        receipt = FlowReceipt(log=self.tail.ring.start)
+        if batch.to not in (0, receipt.log):
+            return receipt
+        own, seen = self._seen.get(node, (0, 0))
+        if own != batch.log:
+            seen = 0
         fresh = [record for record in batch.items if record.seq > seen]
-        if fresh:
-            self._seen[node] = max(record.seq for record in fresh)
+        self._seen[node] = (batch.log, max((record.seq for record in fresh), default=seen))
         if fresh or not batch.items:
             now = utc(self._wall())
             self.tail.extend([self._own(node, record, now) for record in fresh], lost=batch.lost)
         self.tail.ring.expire()
         self._count(node, batch)
+        return receipt
 
     def forget(self, node: str) -> None:
         """A node is no more; its records stay until their time is over."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from plait.agent.flowship import BATCH, Shipper
+from plait.agent.flowship import AGAIN, BATCH, Shipper
 from plait.agent.rulecounts import RuleCounts
 from plait.agent.whois import Whois
 from plait.client.agent import AttachRequest, LocalEndpoint
@@ -15,7 +15,7 @@ from plait.client.base import WatchEvent
 from plait.client.flowtail import FlowTail
 from plait.model.errors import PlaitError
 from plait.model.flowring import FlowRing, utc
-from plait.model.flows import FlowBatch, FlowEnd, FlowQuery, FlowRecord
+from plait.model.flows import FlowBatch, FlowEnd, FlowQuery, FlowReceipt, FlowRecord
 from plait.model.objects import (
     AnyObject,
     Endpoint,
@@ -73,13 +73,16 @@ class Server:
     """Takes batches, or refuses them."""
 
     def __init__(self) -> None:
+        self.log = 7
         self.batches: list[FlowBatch] = []
         self.refuse = ""
 
-    async def take(self, batch: FlowBatch) -> None:
+    async def take(self, batch: FlowBatch) -> FlowReceipt:
         if self.refuse:
             raise PlaitError(self.refuse, "no")
-        self.batches.append(batch)
+        if batch.to in (0, self.log):
+            self.batches.append(batch)
+        return FlowReceipt(log=self.log)
 
     @property
     def ports(self) -> list[int]:
@@ -136,6 +139,21 @@ async def test_a_batch_that_is_never_taken_does_not_hold_up_the_others() -> None
     await rig.ship()
     assert rig.server.ports == [3]
     assert rig.server.batches[0].lost == 2
+
+
+async def test_a_server_that_started_is_told_again_what_is_still_known() -> None:
+    rig = Rig()
+    rig.counters.values = {"r1": Count(5, 300)}
+    await rig.counts.refresh()
+    rig.tail.extend([record(port) for port in range(AGAIN + 10)])
+    await rig.ship()
+    rig.server.log = 8
+    rig.server.batches = []
+    rig.tail.extend([record(9999)])
+    await rig.ship()
+    assert rig.server.ports == [*range(11, AGAIN + 10), 9999]
+    assert rig.server.batches[0].first
+    assert [count.packets for count in rig.server.batches[0].counts] == [5]
 
 
 async def test_counts_are_named_and_sent_when_they_change() -> None:
