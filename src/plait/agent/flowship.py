@@ -27,7 +27,7 @@ AGAIN: Final = 1_000
 """Records, the last ones, that a server which started anew is told again."""
 GATHER: Final = 0.2
 """Seconds for which the first record of a batch waits for others."""
-BACKOFF: Final = (1.0, 30.0)
+BACKOFF: Final = (0.5, 5.0)
 """Seconds before a batch that was not taken is tried again: first, and at most."""
 
 HOPELESS: Final = frozenset((400, 413, 422))
