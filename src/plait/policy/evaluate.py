@@ -40,6 +40,8 @@ class PolicyTrace(NamedTuple):
     """Up to the one that matched; a policy with none only isolates."""
     matched: RuleTrace | None
     isolates: bool
+    depends: tuple[str, ...] = ()
+    """Names that a rule would match by, if the receiver's address is one of theirs."""
 
 
 class TierTrace(NamedTuple):
@@ -165,7 +167,7 @@ def _walk(
                 break
             if trace.isolates and isolating is None:
                 isolating = trace
-            depends += _depends(trace)
+            depends += trace.depends
         if by is None and isolating is not None:
             outcome, by = "isolated", isolating
         tiers.append(TierTrace(tier, tuple(traces), outcome))
@@ -181,6 +183,7 @@ def _ask(
     world: World, policy: Policy, direction: Direction, flow: Flow, in_domain: InDomain | None
 ) -> PolicyTrace:
     seen: list[RuleTrace] = []
+    names: list[str] = []
     matched: RuleTrace | None = None
     for position, rule in enumerate(policy.spec.rules(direction)):
         match = rule_matches(world, rule, direction, flow, in_domain)
@@ -189,17 +192,9 @@ def _ask(
         if decides(match, rule):
             matched = trace
             break
-    return PolicyTrace(policy, tuple(seen), matched, policy.spec.isolates(direction))
-
-
-def _depends(trace: PolicyTrace) -> list[str]:
-    return [
-        name
-        for seen in trace.rules
-        if seen.match == "depends"
-        for peer in seen.rule.peers or ()
-        for name in peer.domains
-    ]
+        if match == "depends":
+            names += [name for peer in rule.peers or () for name in peer.domains]
+    return PolicyTrace(policy, tuple(seen), matched, policy.spec.isolates(direction), tuple(names))
 
 
 def _has_staged(world: World, direction: Direction, subject: Endpoint) -> bool:

@@ -35,7 +35,8 @@ def rule_matches(
 
     A broken rule is never `matches`: `decides` says what it does.
     """
-    if broken(world, rule, direction):
+    known = world.broken.get((id(rule), direction))
+    if known[1] if known else broken(world, rule, direction):
         return "broken"
     if rule.ports is not None:
         for port in rule.ports:
