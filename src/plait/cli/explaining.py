@@ -25,6 +25,7 @@ SHOWN = 40
         "plait why front shop/api 80/tcp",
         "plait why shop/web 192.0.2.7 443",
         "plait why front api http -f manifests/ --json",
+        "plait why front api 80/tcp --live",
     ],
 )
 @click.argument("src", shell_complete=complete.endpoints)
@@ -38,6 +39,9 @@ SHOWN = 40
     help="Of names that say none. Default: whichever has the name.",
 )
 @click.option("--all", "whole", is_flag=True, help="Every rule that was asked, not only some.")
+@click.option(
+    "--live", is_flag=True, help="Ask this host's kernel too; exit with 1 where it says otherwise."
+)
 @files_option
 @json_option
 def why(
@@ -46,6 +50,7 @@ def why(
     port: str,
     namespace: str,
     whole: bool,
+    live: bool,
     files: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -55,21 +60,29 @@ def why(
     outside. PORT is 80, 80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE.
     The answer comes from the objects alone; with -f from manifests, with no server.
     """
-    from plait.cli import output
+    from plait.cli import living, output
     from plait.cli.offline import world_of
     from plait.policy.explain import as_data
 
+    if live and files:
+        raise click.UsageError("--live asks the kernel, which knows nothing of -f's manifests")
     world = world_of(files)
     found = answers(world, src, dst, port, namespace)
+    kernel = living.ask(found) if live else None
     if as_json:
         output.json_out(
             {
                 "allowed": all(verdict.allowed for verdict in found),
                 "answers": [as_data(world, verdict) for verdict in found],
+                **({"live": living.as_data(kernel)} if kernel is not None else {}),
             }
         )
-        return
-    show(world, found, whole=whole)
+    else:
+        show(world, found, whole=whole)
+        if kernel is not None:
+            living.show(kernel)
+    if kernel is not None and not kernel.agrees:
+        raise click.exceptions.Exit(1)
 
 
 def answers(world: World, src: str, dst: str, port: str, namespace: str = "") -> list[Verdict]:
