@@ -18,9 +18,9 @@ from plait.model.marks import LOG_GROUP
 from plait.wire import nflog
 from plait.wire import nfnetlink as nl
 
-BUFFER: Final = 2 << 20
-"""Bytes of memory for packets that wait to be read; the kernel counts its overhead too, so that
-some 10,000 packets fit."""
+BUFFER: Final = 1 << 20
+"""Bytes of memory for packets that wait to be read: some 6,000 to 13,000 of them. Once it is full
+the kernel lets nothing in until all of it was read, so more would only make records older."""
 _WRAP: Final = 1 << 32
 
 
