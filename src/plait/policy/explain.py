@@ -48,9 +48,9 @@ def answer(verdict: Verdict) -> str:
     if verdict.allowed:
         return "allowed"
     if not verdict.way.allowed:
-        return "denied by the network"
+        return f"denied by the network: {verdict.way.text}"
     side = verdict.egress if not verdict.egress.allowed else verdict.ingress
-    return f"denied by {cause(side)}"
+    return f"denied by {cause(side)}" if side.by else f"denied: {cause(side)}"
 
 
 def cause(side: Side) -> str:

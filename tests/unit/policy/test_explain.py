@@ -107,7 +107,7 @@ def test_what_is_staged_is_told_and_how_to_enforce_it() -> None:
 def test_the_network_is_told_before_policies() -> None:
     world = World.of((NET, FRONT, endpoint("x/alien", "10.1.0.1", network="other")))
     verdict = evaluate(world, flow(world, "10.0.0.1", "10.1.0.1"))
-    assert answer(verdict) == "denied by the network"
+    assert answer(verdict).startswith("denied by the network: shop/front is on network net")
     assert "DENIED: shop/front is on network net and x/alien on other" in text(world, verdict)
 
 
