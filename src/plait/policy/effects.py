@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from plait.model.objects import Endpoint
-from plait.model.policies import Direction, Peer, Policy, Rule
+from plait.model.policies import DIRECTIONS, Direction, Peer, Policy, Rule
 from plait.policy.asking import PortAsked, pairs
 from plait.policy.evaluate import Side, Verdict, evaluate
 from plait.policy.matching import peer_matches
@@ -59,7 +59,7 @@ def effects(before: World, after: World, policy: Policy) -> list[Effect]:
         text = "it is staged: it counts what it would do and does nothing"
         fix = (f"plait policy enforce {policy.metadata.name}",)
         return [*found, Effect(text, fix=fix)]
-    for direction in ("ingress", "egress"):
+    for direction in DIRECTIONS:
         found += _closing(before, after, policy, direction, ruled)
         for rule in policy.spec.rules(direction):
             found += _contradictions(after, policy, rule, direction, ruled)
