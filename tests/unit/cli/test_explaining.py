@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,41 @@ def test_why_of_a_server(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "denied by policy isolate.shop, which closes ingress (shop/db)" in out
     assert "plait allow shop/db --from ops/admin --port 5432/tcp" in out
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "port"),
+    [
+        ("admin", "db", "5432"),
+        ("front", "admin", "80/tcp"),
+        ("front", "203.0.113.9", "443"),
+        ("front", "example.com", "443"),
+        ("admin", "front", "icmp"),
+    ],
+)
+def test_the_commands_that_are_told_do_what_they_say(
+    shop: Any, src: str, dst: str, port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer() -> Any:
+        capsys.readouterr()
+        run("why", src, dst, port, "--json")
+        return json.loads(capsys.readouterr().out)
+
+    run("isolate", "shop", "--egress")
+    run("isolate", "ops", "--egress")
+    for wanted in (True, False):
+        found = answer()
+        assert found["allowed"] is not wanted
+        commands = [step["command"] for each in found["answers"] for step in each["change"]]
+        if dst == "example.com" and not wanted:
+            # A name can be allowed, but not denied: what allows it has to change.
+            assert set(commands) == {
+                "plait policy show allow.shop.front.to.domain-example-com-" + commands[0][-8:]
+            }
+            return
+        for command in commands:
+            run(*shlex.split(command)[1:])
+        assert answer()["allowed"] is wanted
 
 
 def test_while_the_server_is_away_the_agent_s_memory_answers(
