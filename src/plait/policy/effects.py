@@ -21,6 +21,8 @@ from plait.policy.world import World
 
 MAX_PAIRS: Final = 500
 """Pairs of endpoints that are asked about; the rest would say the same."""
+MAX_TOLD: Final = 6
+"""Pairs that are named each."""
 
 
 class Effect(NamedTuple):
@@ -59,11 +61,16 @@ def effects(before: World, after: World, policy: Policy) -> list[Effect]:
         text = "it is staged: it counts what it would do and does nothing"
         fix = (f"plait policy enforce {policy.metadata.name}",)
         return [*found, Effect(text, fix=fix)]
+    against: dict[Effect, None] = {}
     for direction in DIRECTIONS:
         found += _closing(before, after, policy, direction, ruled)
         for rule in policy.spec.rules(direction):
-            found += _contradictions(after, policy, rule, direction, ruled)
-    return list(dict.fromkeys(found))
+            against.update(dict.fromkeys(_contradictions(after, policy, rule, direction, ruled)))
+    found += islice(against, MAX_TOLD)
+    if len(against) > MAX_TOLD:
+        text = f"so it is with {len(against) - MAX_TOLD} more pairs"
+        found.append(Effect(text, warns=True, fix=("plait why SRC DST PORT",)))
+    return found
 
 
 def _closing(
