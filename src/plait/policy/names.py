@@ -1,12 +1,14 @@
-"""Opaque names of what a ruleset is made of: a letter and 11 hex digits of a hash of the meaning.
+"""Opaque names of what a ruleset is made of: a letter and 75 bits of a hash of the meaning.
 
 The same meaning has the same name on every host and after every restart, so that counters go on
 and nothing is written twice; another meaning has another name, so that a record in a log is never
-taken for another rule's. No text of a user's gets into them.
+taken for another rule's. No text of a user's gets into them, and there are enough bits that nobody
+finds labels whose set is called like somebody else's.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -16,7 +18,8 @@ import msgspec
 from plait.model.policies import Direction, Rule
 from plait.policy.terms import Term
 
-_DIGITS: Final = 11
+_DIGITS: Final = 15
+"""Of 5 bits, a-z and 2-7 (RFC 4648 section 6): with the letter 16, as many as a name may have."""
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -56,5 +59,5 @@ def isolation_name(direction: Direction, policies: Iterable[str], *, staged: boo
 
 
 def _name(letter: Literal["r", "c", "k", "s", "n", "d", "i"], *meaning: object) -> str:
-    digest = hashlib.blake2s(_encode(meaning)).hexdigest()
-    return letter + digest[:_DIGITS]
+    digest = base64.b32encode(hashlib.blake2s(_encode(meaning)).digest())
+    return letter + digest[:_DIGITS].decode().lower()
