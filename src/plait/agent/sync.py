@@ -156,10 +156,12 @@ class Sync:
                 former = self._snapshot.put(event.object)
                 if former is not event.object:
                     touched(event.object, former, inputs, networks)
+                    self._kick_for(event.object)
             case "delete" if event.object is not None:
                 former = self._snapshot.delete(event.object, event.revision)
                 if former is not None:
                     touched(None, former, inputs, networks)
+                    self._kick_for(former)
             case "synced":
                 for gone in self._snapshot.synced(event.revision):
                     touched(None, gone, inputs, networks)
@@ -185,6 +187,12 @@ class Sync:
             self._changed(frozenset(inputs), frozenset(networks))
             if "blocks" in inputs or "networks" in inputs:
                 self._kick.set()
+
+    def _kick_for(self, obj: AnyObject) -> None:
+        """The watch told something of an endpoint of ours that no answer had told: somebody else
+        wrote it, or an event of long ago made us believe it was as it should be."""
+        if isinstance(obj, Endpoint) and obj.spec.node == self._node:
+            self._kick.set()
 
     def _lost(self, reason: str) -> None:
         if self.connected:

@@ -11,7 +11,7 @@ import pytest
 
 from plait.agent import fake
 from plait.client.agent import AttachRequest
-from plait.client.base import BatchOp
+from plait.client.base import BatchOp, WatchEvent
 from plait.client.fake_api import FakeApi
 from plait.model.errors import PlaitError
 from plait.model.objects import AnyObject, Endpoint
@@ -107,5 +107,36 @@ async def test_a_server_that_is_away_is_no_refusal_of_the_node(tmp_path: Path) -
         with pytest.raises(PlaitError):
             await agent.sync.reconcile()
         assert (await agent.service.status()).problems == ()
+    finally:
+        await agent.stop()
+
+
+async def test_an_endpoint_that_came_back_is_written_though_its_former_self_was_heard_of_late(
+    tmp_path: Path,
+) -> None:
+    """The watch tells of its first coming after it has gone, and of its going when it is back."""
+    host = fake.FakeHost(fake.server(), tmp_path)
+    agent = host.agent()
+    await agent.start()
+    try:
+        async with asyncio.timeout(5):
+            await agent.sync.first_listing.wait()
+            for task in agent._tasks:
+                if task.get_name() == "agent: server -> snapshot":
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+            request = AttachRequest(id="e1", network="plait", name="x")
+            await agent.service.attach(request)
+            while "/endpoints/default/e1" not in host.server.objects:
+                await asyncio.sleep(0)
+            stored = host.server.objects["/endpoints/default/e1"]
+            await agent.service.detach("e1")
+            while "/endpoints/default/e1" in host.server.objects:
+                await asyncio.sleep(0)
+            agent.sync.take(WatchEvent(type="put", object=stored, revision=1))
+            await agent.service.attach(request)
+            agent.sync.take(WatchEvent(type="delete", object=stored, revision=host.server.revision))
+            while "/endpoints/default/e1" not in host.server.objects:
+                await asyncio.sleep(0)
     finally:
         await agent.stop()
