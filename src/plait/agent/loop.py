@@ -336,7 +336,9 @@ class Loop:
             if part == POLICY
             for word in _WORD.findall(key)
         }
-        found = {}
+        found: dict[str, Failure] = {}
+        if not refused:
+            return found
         for link, endpoint in want.filter.endpoints.items():
             for address in endpoint.addresses:
                 names = (address, *want.policy.dispatch.get(address, ()))
