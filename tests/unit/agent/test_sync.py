@@ -121,22 +121,24 @@ async def test_an_endpoint_that_came_back_is_written_though_its_former_self_was_
     try:
         async with asyncio.timeout(5):
             await agent.sync.first_listing.wait()
-            for task in agent._tasks:
-                if task.get_name() == "agent: server -> snapshot":
-                    task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
-            request = AttachRequest(id="e1", network="plait", name="x")
-            await agent.service.attach(request)
-            while "/endpoints/default/e1" not in host.server.objects:
-                await asyncio.sleep(0)
-            stored = host.server.objects["/endpoints/default/e1"]
-            await agent.service.detach("e1")
-            while "/endpoints/default/e1" in host.server.objects:
-                await asyncio.sleep(0)
-            agent.sync.take(WatchEvent(type="put", object=stored, revision=1))
-            await agent.service.attach(request)
-            agent.sync.take(WatchEvent(type="delete", object=stored, revision=host.server.revision))
-            while "/endpoints/default/e1" not in host.server.objects:
-                await asyncio.sleep(0)
+        for task in agent._tasks:
+            if task.get_name() in ("agent: server -> snapshot", "agent: journal -> server"):
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        request, key = AttachRequest(id="e1", network="plait", name="x"), "/endpoints/default/e1"
+        await agent.service.attach(request)
+        await agent.sync.reconcile()
+        stored = host.server.objects[key]
+        await agent.service.detach("e1")
+        await agent.sync.reconcile()
+        assert key not in host.server.objects
+        agent.sync.take(WatchEvent(type="put", object=stored, revision=stored.metadata.revision))
+        await agent.service.attach(request)
+        await agent.sync.reconcile()
+        agent.sync._kick.clear()
+        agent.sync.take(WatchEvent(type="delete", object=stored, revision=host.server.revision))
+        assert agent.sync._kick.is_set()
+        await agent.sync.reconcile()
+        assert key in host.server.objects
     finally:
         await agent.stop()
