@@ -128,6 +128,8 @@ async def test_counts_are_added_up_over_the_nodes(rig: Rig) -> None:
     assert {c.id: c.packets for c in await admin.counters()} == {"r1": 12, "r2": 1}
     await h1.report_flows("h1", FlowBatch(counts=(count("r1", 6),)))
     assert {c.id: c.packets for c in await admin.counters()} == {"r1": 13, "r2": 1}
+    await h1.report_flows("h1", FlowBatch(gone=("r2", "never-known")))
+    assert {c.id: c.packets for c in await admin.counters()} == {"r1": 13}
     # An agent that starts anew says all that there is.
     await h1.report_flows("h1", FlowBatch(counts=(count("r1", 2),), first=True))
     assert {c.id: c.packets for c in await admin.counters()} == {"r1": 9}

@@ -19,7 +19,7 @@ from plait.agent.whois import Whois
 from plait.client.agent import LocalEndpoint
 from plait.kernel.nflog import PacketLog
 from plait.kernel.nftcounters import CounterDoor
-from plait.model.flows import FlowEnd, FlowPage, FlowQuery, RuleCount
+from plait.model.flows import DECISIONS, FlowEnd, FlowPage, FlowQuery, RuleCount
 from plait.policy.compile import Meaning
 
 
@@ -70,8 +70,8 @@ class Flows:
 
     def metrics(self) -> Iterator[Metric]:
         """See `agent.metrics`."""
-        for decision, count in sorted(self.log.records.items()):
-            yield counter("plait_flow_records", count, decision=decision)
+        for decision in DECISIONS:
+            yield counter("plait_flow_records", self.log.records[decision], decision=decision)
         yield counter("plait_flow_records_lost", self.log.lost)
         yield from self.counts.metrics()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -17,7 +18,7 @@ import structlog
 from plait.agent.rulecounts import EVERY, RuleCounts
 from plait.client.flowtail import FlowTail
 from plait.model.errors import PlaitError
-from plait.model.flows import PAGE, FlowBatch, FlowQuery, FlowReceipt, RuleCount
+from plait.model.flows import FlowBatch, FlowQuery, FlowReceipt, RuleCount
 
 BATCH: Final = 500
 """Records in one batch: well below the longest body that a server takes."""
@@ -73,11 +74,11 @@ class Shipper:
     async def round(self, *, wait: float = EVERY) -> bool:
         """Send the next batch; False when `wait` seconds brought nothing to send. Raises
         PlaitError when the server does not take it: nothing is given up then."""
-        changed = self._changed()
+        changed, gone = self._news()
         page = await self._tail.page(
-            FlowQuery(after=self._cursor, limit=BATCH, wait=0.0 if changed else wait)
+            FlowQuery(after=self._cursor, limit=BATCH, wait=0.0 if changed or gone else wait)
         )
-        if not (page.items or page.lost or changed or self._first):
+        if not (page.items or page.lost or changed or gone or self._first):
             return False
         lost = page.lost + self._refused
         batch = FlowBatch(
@@ -86,6 +87,7 @@ class Shipper:
             to=self._server,
             lost=lost,
             counts=changed,
+            gone=gone,
             first=self._first,
         )
         try:
@@ -104,6 +106,8 @@ class Shipper:
         self._first = False
         self._cursor = page.cursor
         self._told.update({count.id: count for count in changed})
+        for ident in gone:
+            del self._told[ident]
         return True
 
     def _begin_anew(self, server: int) -> None:
@@ -114,17 +118,16 @@ class Shipper:
         self._settled = ()
         self._first = True
 
-    def _changed(self) -> tuple[RuleCount, ...]:
+    def _news(self) -> tuple[tuple[RuleCount, ...], tuple[str, ...]]:
+        """Counts that the server does not know, and ids that it should forget."""
         present = self._counts.items
         if present is self._settled:
-            return ()
-        if len(self._told) > 2 * len(present) + PAGE:
-            known = {count.id for count in present}
-            self._told = {k: v for k, v in self._told.items() if k in known}
+            return (), ()
         changed = [count for count in present if self._told.get(count.id) != count]
-        if not changed:
+        gone = self._told.keys() - {count.id for count in present}
+        if not changed and not gone:
             self._settled = present
-        return tuple(changed[:COUNTS])
+        return tuple(changed[:COUNTS]), tuple(islice(gone, COUNTS))
 
 
 async def read_counters(counts: RuleCounts) -> None:

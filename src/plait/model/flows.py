@@ -17,6 +17,7 @@ from plait.model.policies import Direction
 
 FlowDecision = Literal["accept", "deny", "staged"]
 """`staged`: would be denied, by a policy that is staged or one of its rules; it passed."""
+DECISIONS: Final[tuple[FlowDecision, ...]] = ("accept", "deny", "staged")
 
 REASONS: Final = {
     "none": "no policy decided",
@@ -196,6 +197,8 @@ class FlowBatch(Base, frozen=True, kw_only=True):
     lost: Count = 0
     counts: Annotated[tuple[RuleCount, ...], msgspec.Meta(max_length=2 * PAGE)] = ()
     """Those that changed since the last batch."""
+    gone: Annotated[tuple[Word, ...], msgspec.Meta(max_length=2 * PAGE)] = ()
+    """Ids of rules that are not in the kernel any more."""
     first: bool = False
     """The first batch of an agent that started: counts that are not in it are to be forgotten."""
 

@@ -115,6 +115,8 @@ class FlowStore:
         if batch.first:
             self._counts[node] = {}
         counts = self._counts.setdefault(node, {})
+        for ident in batch.gone:
+            counts.pop(ident, None)
         room = MAX_COUNTS - len(counts)
         for count in batch.counts:
             if count.id in counts or room > 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.agent.flowfold import SENDER_FLOWS, SERVICE_FLOWS, Folding
-from plait.agent.flowlog import FlowLog
+from plait.agent.flowlog import BUDGET, FlowLog, FlowReader
+from plait.kernel.nflog import FakeNflog, Reading
 from plait.model.flowring import SCAN, FlowRing, utc
 from plait.model.flows import CROWDED, FlowEnd, FlowFilter, FlowPage, FlowRecord
 from plait.policy.compile import Meaning
@@ -315,3 +318,29 @@ def test_a_question_costs_a_bounded_look() -> None:
 )
 def test_who_is_asked_for(query: FlowFilter, found: bool) -> None:
     assert query.matches(record(1)) is found
+
+
+# The reader
+
+
+async def test_a_reading_takes_no_more_than_its_budget_and_goes_on_after_a_pause() -> None:
+    limits: list[int] = []
+
+    class Door(FakeNflog):
+        def read(self, limit: int) -> Reading:
+            limits.append(limit)
+            return super().read(limit)
+
+    door = Door(room=10 * BUDGET)
+    log = flow_log(Clock())
+    for _ in range(2 * BUDGET + 1):
+        door.log(packet())
+    reading = asyncio.create_task(FlowReader(door, log).run())
+    async with asyncio.timeout(10):
+        while log.packets < 2 * BUDGET + 1:
+            await asyncio.sleep(0.01)
+    assert limits == [BUDGET] * 3
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(door.fileno())

@@ -170,6 +170,12 @@ async def test_counts_are_named_and_sent_when_they_change() -> None:
     await rig.counts.refresh()
     await rig.ship()
     assert [(c.id, c.packets) for c in rig.server.batches[1].counts] == [("r1", 6)]
+    del rig.counters.values["i1"]
+    await rig.counts.refresh()
+    await rig.ship()
+    assert [batch.gone for batch in rig.server.batches] == [(), (), ("i1",)]
+    await rig.counts.refresh()
+    assert not await rig.shipper.round(wait=0)
 
 
 async def test_counts_become_metrics() -> None:
