@@ -2,16 +2,16 @@
 
 For each workload one policy with what it received and sent; for each namespace one that closes
 what is left. Endpoints are meant by what their replicas share, never by address; who is outside
-the network is meant by address.
+the network is meant by address, or by name where a rule that names names let it out.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2s
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Final, NamedTuple
 
 import msgspec
@@ -63,7 +63,13 @@ class Host(NamedTuple):
     name: str
 
 
-Other = Workload | Outside | Host
+class Named(NamedTuple):
+    """Names outside the network."""
+
+    domains: tuple[str, ...]
+
+
+Other = Workload | Outside | Host | Named
 Key = tuple[str, str]
 """Namespace and name of a workload."""
 
@@ -108,6 +114,7 @@ def learn(
     host, and the own host's checks.
     """
     known = workloads(world)
+    policies = {policy.metadata.name: policy for policy in world.policies}
     seen: dict[str, _Seen] = {}
     used: set[tuple[str, str, PortKey]] = set()
     passed_over = 0
@@ -123,6 +130,8 @@ def learn(
         if src is None or dst is None:
             passed_over += 1
             continue
+        if isinstance(dst, Outside):
+            dst = _named(policies, record) or dst
         used.add((_order(src), _order(dst), key))
         for direction, own, other in (("egress", src, dst), ("ingress", dst, src)):
             if not isinstance(own, Workload) or _free(world, flow, direction):
@@ -166,6 +175,17 @@ def _other(known: dict[tuple[str, str], Workload], end: FlowEnd, party: Party) -
     return Outside(end.address)
 
 
+def _named(policies: Mapping[str, Policy], record: FlowRecord) -> Named | None:
+    """The names by which a rule let the flow out, if it did by names alone."""
+    policy = policies.get(record.policy)
+    if policy is None or record.direction != "egress" or record.index < 0:
+        return None
+    rule = next(islice(policy.spec.egress, record.index, None), None)
+    if rule is None or not rule.peers or not all(peer.domains for peer in rule.peers):
+        return None
+    return Named(tuple(dict.fromkeys(name for peer in rule.peers for name in peer.domains)))
+
+
 def _free(world: World, flow: Flow, direction: str) -> bool:
     """Whether it passes whatever policies say, at this end."""
     way = reach.way(world, flow).kind
@@ -195,6 +215,8 @@ def _order(other: Other) -> str:
             return f"{address.version} {int(address):039d}"
         case Host():
             return other.name
+        case Named():
+            return " ".join(other.domains)
 
 
 # From who talked to whom to policies
@@ -269,6 +291,8 @@ def _peer(other: Other) -> Peer:
             return Peer(cidr=str(ipaddress.ip_network(other.address)))
         case Host():
             return Peer(nodes=Selector(match_labels={ENDPOINT_NODE: other.name}))
+        case Named():
+            return Peer(domains=other.domains)
 
 
 def _ports(keys: tuple[PortKey, ...]) -> Iterator[tuple[Port, ...] | None]:

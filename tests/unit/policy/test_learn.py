@@ -26,7 +26,9 @@ from plait.policy import validate
 from plait.policy.evaluate import evaluate
 from plait.policy.flows import Flow
 from plait.policy.learn import MAX_ADDRESSES, learn
+from plait.policy.reference import parse
 from plait.policy.seen import flow_of
+from plait.policy.verbs import rule_policy
 from plait.policy.words import peers_words, ports_words, subject_words
 from plait.policy.workloads import stem, workloads
 from plait.policy.world import World
@@ -163,6 +165,19 @@ def test_the_outside_is_meant_by_address_and_many_by_all() -> None:
     assert told(six.policies)[0].endswith("ingress 2001:db8::7/128 | 80/tcp")
     many = learn(WORLD, [record(f"198.51.100.{i}", "10.0.0.3") for i in range(MAX_ADDRESSES + 1)])
     assert "0.0.0.0/0 but 10.0.0.0/16" in told(many.policies)[0]
+
+
+def test_what_a_name_let_out_is_meant_by_that_name() -> None:
+    by_name = rule_policy("allow", parse("*.example.com", ""), parse("shop/app=db", ""))
+    world = World.of([*BASE, by_name])
+    seen = record(
+        "10.0.0.3", "198.51.100.9", 443, policy=by_name.metadata.name, index=0, direction="egress"
+    )
+    (rule,) = next(p for p in learn(world, [seen]).policies if p.spec.egress).spec.egress
+    assert rule.peers is not None
+    assert [peer.domains for peer in rule.peers] == [("*.example.com",)]
+    stale = msgspec.structs.replace(seen, index=7)
+    assert "198.51.100.9/32" in told(learn(world, [stale]).policies)[0]
 
 
 def test_what_always_passes_needs_no_rule() -> None:
