@@ -21,9 +21,7 @@ from plait.model.errors import PlaitError
 from plait.model.flows import FlowBatch, FlowQuery, FlowReceipt, RuleCount
 
 BATCH: Final = 500
-"""Records in one batch: well below the longest body that a server takes."""
-COUNTS: Final = 1000
-"""Counts in one batch, likewise."""
+"""Records, and counts, in one batch: as a rule well below the longest body that a server takes."""
 AGAIN: Final = 1_000
 """Records, the last ones, that a server which started anew is told again."""
 GATHER: Final = 0.2
@@ -31,7 +29,8 @@ GATHER: Final = 0.2
 BACKOFF: Final = (0.5, 5.0)
 """Seconds before a batch that was not taken is tried again: first, and at most."""
 
-HOPELESS: Final = frozenset((400, 413, 422))
+TOO_LARGE: Final = 413
+HOPELESS: Final = frozenset((400, TOO_LARGE, 422))
 """HTTP status of a batch that will be refused however often it is sent."""
 
 log: Final = structlog.get_logger("plait.agent.flows")
@@ -53,6 +52,7 @@ class Shipper:
         self._first = True
         self._server = 0
         """The server's log that knows what was sent."""
+        self._size = BATCH
         self._refused = 0
         """Records that the server will never have."""
 
@@ -75,39 +75,48 @@ class Shipper:
         """Send the next batch; False when `wait` seconds brought nothing to send. Raises
         PlaitError when the server does not take it: nothing is given up then."""
         changed, gone = self._news()
+        hasty = changed or gone or self._first
         page = await self._tail.page(
-            FlowQuery(after=self._cursor, limit=BATCH, wait=0.0 if changed or gone else wait)
+            FlowQuery(after=self._cursor, limit=self._size, wait=0.0 if hasty else wait)
         )
-        if not (page.items or page.lost or changed or gone or self._first):
+        if not (page.items or page.lost or hasty):
             return False
-        lost = page.lost + self._refused
         batch = FlowBatch(
             items=page.items,
             log=self._tail.ring.start,
             to=self._server,
-            lost=lost,
+            lost=page.lost + self._refused,
             counts=changed,
             gone=gone,
             first=self._first,
         )
+        if await self._taken(batch):
+            self._first = False
+            self._cursor = page.cursor
+            self._told.update({count.id: count for count in changed})
+            for ident in gone:
+                del self._told[ident]
+        return True
+
+    async def _taken(self, batch: FlowBatch) -> bool:
+        """Send; False when it is to be sent again, smaller or from an earlier place."""
         try:
             receipt = await self._send(batch)
         except PlaitError as error:
+            if error.status == TOO_LARGE and self._size > 1:
+                self._size = max(self._size // 4, 1)
+                return False
             if error.status not in HOPELESS:
                 raise
-            log.warning("flows.refused", error=str(error), records=len(page.items))
-            self._refused = lost + len(page.items)
-        else:
-            if self._server not in (0, receipt.log):
-                self._begin_anew(receipt.log)
-                return True
-            self._server = receipt.log
-            self._refused = 0
-        self._first = False
-        self._cursor = page.cursor
-        self._told.update({count.id: count for count in changed})
-        for ident in gone:
-            del self._told[ident]
+            log.warning("flows.refused", error=str(error), records=len(batch.items))
+            self._refused = batch.lost + len(batch.items)
+            return True
+        self._size = min(self._size * 2, BATCH)
+        if self._server not in (0, receipt.log):
+            self._begin_anew(receipt.log)
+            return False
+        self._server = receipt.log
+        self._refused = 0
         return True
 
     def _begin_anew(self, server: int) -> None:
@@ -127,7 +136,7 @@ class Shipper:
         gone = self._told.keys() - {count.id for count in present}
         if not changed and not gone:
             self._settled = present
-        return tuple(changed[:COUNTS]), tuple(islice(gone, COUNTS))
+        return tuple(changed[: self._size]), tuple(islice(gone, self._size))
 
 
 async def read_counters(counts: RuleCounts) -> None:

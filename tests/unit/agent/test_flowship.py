@@ -76,10 +76,13 @@ class Server:
         self.log = 7
         self.batches: list[FlowBatch] = []
         self.refuse = ""
+        self.most = BATCH
 
     async def take(self, batch: FlowBatch) -> FlowReceipt:
         if self.refuse:
             raise PlaitError(self.refuse, "no")
+        if len(batch.items) > self.most:
+            raise PlaitError("PLAIT-API-007", "a body has at most so many bytes")
         if batch.to in (0, self.log):
             self.batches.append(batch)
         return FlowReceipt(log=self.log)
@@ -154,6 +157,22 @@ async def test_a_server_that_started_is_told_again_what_is_still_known() -> None
     assert rig.server.ports == [*range(11, AGAIN + 10), 9999]
     assert rig.server.batches[0].first
     assert [count.packets for count in rig.server.batches[0].counts] == [5]
+
+
+async def test_a_batch_that_is_too_large_is_sent_in_pieces() -> None:
+    rig = Rig()
+    rig.server.most = 30
+    rig.tail.extend([record(port) for port in range(100)])
+    await rig.ship()
+    assert rig.server.ports == list(range(100))
+    rig.server.most = 0
+    rig.tail.extend([record(1)])
+    await rig.ship()
+    rig.server.most = BATCH
+    rig.tail.extend([record(2)])
+    await rig.ship()
+    assert rig.server.ports == [*range(100), 2]
+    assert rig.server.batches[-1].lost == 1
 
 
 async def test_counts_are_named_and_sent_when_they_change() -> None:
