@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
-from plait.model.objects import AnyObject, Endpoint, Group, Namespace, Node, Policy
+from plait.model.objects import AnyObject, Endpoint, Group, Namespace, Network, Node, Policy
 from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
 from plait.policy.classes import classify
 from plait.policy.compile import Compiled, Meaning, compile_policy
@@ -89,6 +89,8 @@ class Engine:
                 self._index.put_endpoint(key, None if here else endpoint_party(obj))
             case Node():
                 self._index.put_node(obj.metadata.name, node_party(obj))
+            case Network():
+                self._index.put_gateways(obj.metadata.name, obj.spec.gateways)
             case _:
                 pass
 
@@ -107,6 +109,8 @@ class Engine:
                 self._index.put_endpoint((obj.metadata.namespace, name), None)
             case Node():
                 self._index.put_node(name, None)
+            case Network():
+                self._index.put_gateways(name, ())
             case _:
                 pass
 

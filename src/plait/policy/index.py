@@ -76,6 +76,7 @@ class Index:
         self.changes = 0
         """Grows with every change of a set in use."""
         self._known: Tally[str] = Tally()
+        self._gateways: dict[str, tuple[str, ...]] = {}
         self._parties: dict[Hashable, Party] = {}
         self._endpoints: Matcher[Tally[str]] = Matcher()
         self._nodes: Matcher[Tally[str]] = Matcher()
@@ -87,7 +88,7 @@ class Index:
 
     @property
     def known(self) -> Members[str]:
-        """Addresses of all endpoints."""
+        """Addresses of all endpoints, and gateways."""
         return self._known.members
 
     @property
@@ -104,6 +105,16 @@ class Index:
     def put_node(self, name: str, party: Party | None) -> None:
         """A node is so; None: it is no more."""
         self._replace(self._nodes, ("node", name), party)
+
+    def put_gateways(self, network: str, addresses: tuple[str, ...]) -> None:
+        """A network's gateways are these: hosts answer there, so a guard lets them pass."""
+        former = self._gateways.pop(network, ())
+        if addresses:
+            self._gateways[network] = addresses
+        for address in addresses:
+            self._known.take(address)
+        for address in former:
+            self._known.drop(address)
 
     def relabel(self, namespace: str, labels: Mapping[str, str] | None) -> None:
         """A namespace has these labels; None: it has no object any more."""

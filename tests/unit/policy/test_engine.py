@@ -15,6 +15,7 @@ from plait.model.objects import (
     NamedPort,
     Namespace,
     Network,
+    NetworkSpec,
     Node,
     NodeSpec,
 )
@@ -215,6 +216,19 @@ def test_the_guard_knows_everybody_but_only_while_it_stands() -> None:
     assert before.known is None
     made.put(endpoint("u", "10.0.0.7"))
     assert made.ruleset() is before
+
+
+def test_a_guard_lets_gateways_pass() -> None:
+    deny = policy(tier="admin", egress=(Rule(action="Deny", peers=(Peer(endpoints=WEB),)),))
+    network = Network(metadata=Metadata(name="net"), spec=NetworkSpec(gateways=("10.0.0.1",)))
+    made = engine(deny, network, local=party("10.0.0.2"))
+    known = made.ruleset().known
+    assert known is not None
+    assert set(known) == {"10.0.0.1", "10.0.0.2"}
+    made.put(network)
+    made.delete(network)
+    assert made.ruleset().known == known
+    assert set(known) == {"10.0.0.2"}
 
 
 # Groups
