@@ -231,7 +231,7 @@ def flows(draw: st.DrawFn) -> FlowRecord:
     return record(src, dst, 0, protocol, icmp_type=kind, icmp_code=0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(flows(), max_size=12))
 def test_what_was_seen_passes_and_what_was_not_is_denied(records: list[FlowRecord]) -> None:
     learnt = learn(WORLD, records, ["shop", "ops"])
