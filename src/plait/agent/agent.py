@@ -41,6 +41,8 @@ SAVE_EVERY: Final = 30.0
 FACTS_EVERY: Final = 15.0
 """Seconds between looks at the host's interfaces, routes and resolvers."""
 
+SNAPSHOT: Final = "snapshot.json"
+"""File with the last copy of the snapshot."""
 FORGOTTEN: Final = "forgotten"
 """File that outlives the process while the server does not know this node."""
 CONDITIONS: Final = 64
@@ -77,12 +79,14 @@ class Agent:
         They answer at once, with a sentence a problem."""
         self.metric_sources = [*doors.metrics]
         """Asked by `/metrics`, likewise."""
+        self._trail = cache.Trail(config.directory / SNAPSHOT)
         self.state = State(
             config.identity,
             config.directory / "journal",
             clock=doors.clock,
             wall=doors.wall,
             cool_down=config.cool_down,
+            followers=(self._trail,),
         )
         self.state.dns = config.dns
         self.previous = Previous(config.directory / "restore.json", doors.sysctl)
@@ -192,11 +196,12 @@ class Agent:
         self._look(self._doors.facts())
         if self.state.underlay is None:
             self._decide(self._doors.facts())  # Raises, and says why.
-        kept = cache.load(self._config.directory / "snapshot.json")
+        kept = cache.load(self._config.directory / SNAPSHOT)
         if kept is not None:
             self.state.snapshot.restore(kept.objects, kept.revision)
             self.flows.whois.begin(kept.objects)
             self._saved_revision = kept.revision
+        self._trail.open()
         self._hold_ports()
         running = asyncio.get_running_loop()
         self._saving = running.create_future()
@@ -237,6 +242,7 @@ class Agent:
         await self._saving
         await self._save(force=True)
         self.ports.close()
+        self._trail.close()
         self.state.records.close()
         for watcher in self._doors.watchers:
             watcher.close()
@@ -417,13 +423,15 @@ class Agent:
             return
         # All three belong to this moment: the snapshot goes on changing during the write.
         objects, revision, returned = tuple(snapshot), snapshot.revision, self.blocks.returned()
-        path = self._config.directory / "snapshot.json"
+        learnt = self._trail.size
+        path = self._config.directory / SNAPSHOT
         try:
             await self._doors.offload(lambda: cache.save(path, objects, revision))
         except OSError as error:
             log.warning("the snapshot cannot be saved", error=str(error))
         else:
             self._saved_revision = revision
+            self._trail.drop(learnt)
             self.blocks.forget_returned(returned)
 
     def _overlapping(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from plait.agent.addresses import AddressBook
 from plait.agent.desired import ALL, Attachment, Desired, Host, Input, Underlay, View
 from plait.agent.ledger import gone
 from plait.agent.records import Records
-from plait.agent.snapshot import Snapshot
+from plait.agent.snapshot import Follower, Snapshot
 from plait.client.agent import LocalEndpoint
 from plait.model.hoststate import HostState
 from plait.policy.engine import Engine
@@ -39,11 +39,13 @@ class State:
         clock: Callable[[], float],
         wall: Callable[[], float],
         cool_down: float,
+        followers: tuple[Follower, ...] = (),
     ) -> None:
+        """`followers` hear what the snapshot learns before anything else does."""
         self.identity = identity
         self.engine = Engine(identity.name)
         """What policies mean for this host; it follows the snapshot."""
-        self.snapshot = Snapshot(self.engine)
+        self.snapshot = Snapshot(*followers, self.engine)
         self.records = Records(journal)
         self.book = AddressBook(
             identity.name,
