@@ -46,11 +46,17 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     local: frozenset[str] = _NOBODY
     """Addresses of this host's endpoints."""
     proxied: bool = True
-    """DNS packets are led to our resolver, whatever policies say."""
+    """DNS packets are led to our resolver whatever policies say, but for those to an endpoint."""
     in_domain: InDomain = nowhere
     """Whether a name that a policy opens has, or had, an address: what a name opened goes on
     until it ends, though the name may have other addresses by now."""
     in_pools: InPools = outside
+
+    def proxies(self, protocol: str, receiver: str, port: int) -> bool:
+        """Whether our resolver takes what is sent to a receiver."""
+        if not self.proxied or port != DNS_PORT or protocol not in ("tcp", "udp"):
+            return False
+        return receiver in self.host or not self.in_pools(receiver)
 
 
 def track(flow: Flow) -> Track:
@@ -84,8 +90,7 @@ class Judge:
             )
             return self._walker.walk(packet)
 
-        proxied = around.proxied and dport == DNS_PORT and protocol in {"tcp", "udp"}
-        if sender in around.local and not proxied:
+        if sender in around.local and not around.proxies(protocol, receiver, dport):
             outcome = walked("egress")
             if not outcome.accepted:
                 return True

@@ -60,14 +60,7 @@ class Policing:
         self._pools: tuple[str, ...] = ()
         self.domains = Domains(doors.domains, clock=clock, refused=self._ours)
         self.ender = Ender(doors.flows, self._around, offload=offload, sleep=sleep)
-        self.tracer = Tracer(
-            state,
-            doors.inspector,
-            addresses=addresses,
-            in_domain=self.domains.holds,
-            in_pools=self._in_pools,
-            offload=offload,
-        )
+        self.tracer = Tracer(state, doors.inspector, around=self._around, offload=offload)
 
     def after(self, want: HostState, unsure: bool) -> None:
         """See `Loop`: the kernel filters so now."""

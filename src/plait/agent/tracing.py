@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from plait.agent.desired import filter_sets
-from plait.agent.desired.inputs import bare
 from plait.agent.desired.policy_base import REJECT
+from plait.agent.ending import Surroundings
 from plait.agent.state import State
 from plait.kernel.nft_inspect import Inspector
 from plait.model import marks
@@ -21,7 +21,7 @@ from plait.model.errors import PlaitError
 from plait.model.flows import ISOLATED, REASONS, rule_text
 from plait.model.policies import Direction
 from plait.model.traces import Trace, TracedSide, TraceQuery
-from plait.policy.walk import GUARD, InDomain, InPools, Outcome, Packet, walk
+from plait.policy.walk import GUARD, Outcome, Packet, walk
 from plait.wire.nft_expr import PROTOCOLS
 from plait.wire.nft_machine import Machine, Met, Passage, Probe, UnknownExpression
 
@@ -29,7 +29,6 @@ TRIES: Final = 4
 """Readings of a ruleset that goes on changing."""
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT = 0, 1, 2, 3
 """NF_INET_* (linux/netfilter.h)."""
-_DNS_PORT: Final = 53
 _STAGED: Final = "s"
 _OF_POLICIES: Final = (*filter_sets.POLICY_CHAINS, REJECT)
 """Beginnings of the names of chains in which policies decide."""
@@ -45,17 +44,13 @@ class Tracer:
         state: State,
         inspector: Inspector,
         *,
-        addresses: Callable[[], Iterable[str]],
-        in_domain: InDomain,
-        in_pools: InPools,
+        around: Callable[[], Surroundings],
         offload: Offload,
     ) -> None:
-        """`addresses` are the host's own; the inspector is used in `offload` only."""
+        """The inspector is used in `offload` only."""
         self._state = state
         self._inspector = inspector
-        self._addresses = addresses
-        self._in_domain = in_domain
-        self._in_pools = in_pools
+        self._around = around
         self._offload = offload
 
     async def trace(self, query: TraceQuery) -> Trace:
@@ -66,7 +61,7 @@ class Tracer:
             if host is not None
             else {}
         )
-        ours = frozenset(map(bare, self._addresses()))
+        ours = self._around().host
         ends: tuple[tuple[Direction, str], ...] = (("egress", query.src), ("ingress", query.dst))
         asked = [direction for direction, address in ends if address in links]
         found = await self._offload(lambda: self._passages(query, asked, links, ours))
@@ -137,7 +132,8 @@ class Tracer:
         names, which the resolver answers."""
         if direction == "ingress" and query.src in ours:
             return None
-        if direction == "egress" and query.port == _DNS_PORT and query.protocol in {"tcp", "udp"}:
+        around = self._around()
+        if direction == "egress" and around.proxies(query.protocol, query.dst, query.port):
             return None
         kind = query.icmp_type if query.protocol.startswith("icmp") else -1
         code = query.icmp_code if query.protocol.startswith("icmp") else -1
@@ -145,8 +141,8 @@ class Tracer:
         return walk(
             self._state.engine.ruleset(),
             packet,
-            in_domain=self._in_domain,
-            in_pools=self._in_pools,
+            in_domain=around.in_domain,
+            in_pools=around.in_pools,
         )
 
     def _words(self, outcome: Outcome) -> str:

@@ -112,6 +112,9 @@ def test_a_flow_to_the_host_needs_a_rule_that_accepts_it() -> None:
     assert denied(accepts, ssh, echo, name) == []
     denies = ruleset(rule("deny"), direction="egress")
     assert denied(denies, ssh, echo, name) == [ssh, echo]
+    own = flow(WEB, FAR, 53, protocol=UDP)
+    inside = msgspec.structs.replace(AROUND, in_pools=lambda address: address.startswith("10."))
+    assert denied(denies, own, name, around=inside) == [own], "an endpoint is asked itself"
     unproxied = msgspec.structs.replace(AROUND, proxied=False)
     assert denied(denies, name, around=unproxied) == [name]
 
