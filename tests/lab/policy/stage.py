@@ -209,7 +209,8 @@ class Stage:
         for pod in touched:
             self._make(pod)
         if touched:
-            eventually("the server knows the pods", lambda: self._known(touched))
+            unknown: list[str] = []
+            eventually("the server knows", lambda: self._known(touched, unknown), unknown)
         for name in empty:
             eventually(f"{name} is empty", partial(self._unmake, name))
         self.enforced()
@@ -307,17 +308,19 @@ class Stage:
             load, endpoint=ident, addresses=made.addresses, network=pod.network
         )
 
-    def _known(self, pods: Sequence[Pod]) -> bool:
+    def _known(self, pods: Sequence[Pod], unknown: list[str]) -> bool:
         stored = {
             (meta.name, meta.namespace): (meta.labels, spec.name, spec.aliases, spec.named_ports)
             for endpoint in self._loop.run(self._api.list(Endpoint))
             for meta, spec in ((endpoint.metadata, endpoint.spec),)
         }
-        return all(
-            stored.get((self._loads[pod.key].endpoint, pod.namespace))
-            == (pod.labels, pod.name, pod.aliases, pod.named_ports)
-            for pod in pods
-        )
+        unknown.clear()
+        for pod in pods:
+            found = stored.get((self._loads[pod.key].endpoint, pod.namespace))
+            if found != (pod.labels, pod.name, pod.aliases, pod.named_ports):
+                said = status(self.lab, pod.host)
+                unknown.append(f"{pod}: {found}; {said.problems if said else pod.host}")
+        return not unknown
 
     def enforced(self) -> int:
         """Wait until every host's kernel follows what is stored by now; its revision."""
