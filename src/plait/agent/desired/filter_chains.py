@@ -56,7 +56,7 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
         _leave(vxlan_port),
         _egress(),
         *policy_base(logs),
-        _host_in(logs),
+        _host_in(vxlan_port, logs),
         _host_out(),
         _srcnat_endpoint(),
         Chain(
@@ -328,9 +328,13 @@ def _leave(vxlan_port: int) -> Chain:
     )
 
 
-def _host_in(logs: bool) -> Chain:
+def _host_in(vxlan_port: int, logs: bool) -> Chain:
     denied: tuple[e.Statement, ...] = (_COUNT, *log(logs, "host", "egress", DENIED), DROP)
     rules = [
+        # What comes out of our tunnel is from whom it says: no policy opens it to an endpoint.
+        Rule(
+            "vxlan from endpoint", (e.protocol("udp"), Match(e.DPORT, e.port(vxlan_port)), *denied)
+        ),
         Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
         Rule("unknown sender", (InSet((e.IIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
         Rule("loopback", (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), *denied)),
