@@ -136,6 +136,24 @@ def test_flows_of_an_address_are_found_by_their_true_ends_and_ended(
     assert left(door) == set(SENT) - found
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("server", "protocol", "kind"), [(SERVER, 1, 8), (SERVER6, 58, 128)], ids=["icmp", "icmpv6"]
+)
+def test_messages_have_a_type_and_a_code(server: str, protocol: int, kind: int) -> None:
+    fd = netns.create()
+    with netns.inside(fd):
+        batch = "link set lo up\naddress add 10.7.0.2 dev lo\naddress add fd07::2 dev lo nodad\n"
+        subprocess.run(["ip", "-batch", "-"], input=batch.encode(), check=True)
+        subprocess.run(["nft", "-f", "-"], input=RULES, check=True)
+        door = Conntrack()
+        subprocess.run(["ping", "-c1", "-W5", server], check=True, stdout=subprocess.DEVNULL)
+    (echo,) = [f for f in door.flows_of([server]) if f.protocol == protocol]
+    assert (echo.icmp_type, echo.icmp_code) == (kind, 0)
+    door.close()
+    os.close(fd)
+
+
 def test_a_port_is_forgotten_whether_translated_or_missed(door: Door) -> None:
     door.forget_ports([("udp", 80), ("udp", 7), ("tcp", 53)])
     assert left(door) == {SENT[0], SENT[3]}

@@ -32,6 +32,7 @@ import structlog
 
 from plait.agent.failpoints import failpoint
 from plait.agent.programmers.base import Failure, Op, Programmer
+from plait.agent.report import one_line
 from plait.agent.turns import (
     DEPENDENTS,
     FILTERS,
@@ -133,10 +134,12 @@ class Loop:
         if not self._quarantine:
             return ()
         wanted = frozenset(words)
+        # Sets of policies name addresses of everybody; whose policies are refused is known.
         found = [
             failure
             for failure in self.failures
-            if wanted & set(_WORD.findall(f"{failure.op.key!r} {failure.op.text}"))
+            if failure.op.part != POLICY
+            and wanted & set(_WORD.findall(f"{failure.op.key!r} {failure.op.text}"))
         ]
         found += [why for link, why in self._withheld.items() if link in wanted]
         return tuple(found)
@@ -228,7 +231,7 @@ class Loop:
         )
         for op in mended:
             self.repairs[op.part] = self.repairs.get(op.part, 0) + 1
-            log.warning("repaired", part=op.part, op=op.text)
+            log.warning("repaired", part=op.part, op=one_line(op.text))
         if any(op.part in FILTERS for op in mended) and self._told is not None:
             self._after(self._told, True)
         return mended
@@ -330,12 +333,11 @@ class Loop:
 
     def _without_policies(self, want: HostState) -> dict[str, Failure]:
         """Links of endpoints whose dispatch or class the kernel refused: they stay closed."""
-        refused = {
-            word: item.failure
-            for (part, key), item in self._quarantine.items()
-            if part == POLICY
-            for word in _WORD.findall(key)
-        }
+        refused: dict[Any, Failure] = {}
+        for failure in self.failures:
+            if failure.op.part == POLICY:
+                key = failure.op.key
+                refused.update(dict.fromkeys(key if isinstance(key, tuple) else (key,), failure))
         found: dict[str, Failure] = {}
         if not refused:
             return found
@@ -410,7 +412,12 @@ class Loop:
         delay = min(BACKOFF[0] * 2 ** min(attempts - 1, 16), BACKOFF[1])
         self._quarantine[key] = Quarantined(failure, attempts, self._clock() + delay)
         if not failure.gone and (former is None or former.failure.error != failure.error):
-            log.error("refused", part=failure.op.part, op=failure.op.text, error=failure.error)
+            log.error(
+                "refused",
+                part=failure.op.part,
+                op=one_line(failure.op.text),
+                error=failure.error,
+            )
         endpoint = getattr(failure.op.want, "endpoint", "")
         if failure.gone and endpoint:
             self._on_gone(endpoint)

@@ -326,7 +326,7 @@ class Service:
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, a sentence each."""
-        found = [f"{failure.op}: {failure.error}" for failure in self._loop.failures]
+        found = [f"{one_line(str(f.op))}: {f.error}" for f in self._loop.failures]
         if self._state.forgotten:
             found.append(
                 "the server has forgotten this node, so its endpoints have no traffic:"

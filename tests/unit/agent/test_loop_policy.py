@@ -137,6 +137,19 @@ def test_an_endpoint_whose_policies_are_refused_stays_closed(bench: Bench, name:
     assert bench.loop.failures_of(("a",)) == ()
 
 
+def test_what_a_refused_set_holds_is_nobody_s_failure(bench: Bench) -> None:
+    """A rule that the kernel refuses closes its own policy: who it names is not affected."""
+    policy = bench.parts["filter.policy"]
+    policy._pick = lambda s: {("set", "p-s1-4 a"): "a b"} | dict(s.policy.dispatch)
+    policy.refuse[("set", "p-s1-4 a")] = "no"  # type: ignore[index]
+    assert bench.turn(ruled({"b": "k1"}, names=("a", "b")))[-2:] == [
+        "filter.endpoints add a",
+        "filter.endpoints add b",
+    ]
+    assert bench.loop.failures
+    assert bench.loop.failures_of(("a", "b")) == ()
+
+
 def test_an_open_endpoint_whose_new_policies_are_refused_is_closed(bench: Bench) -> None:
     bench.turn(ruled({"a": "k1"}))
     bench.parts["filter.policy"].refuse["a"] = "no"
