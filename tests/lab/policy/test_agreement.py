@@ -33,7 +33,7 @@ from plait.model.objects import AnyObject, Endpoint, Group, Namespace, Node, Pol
 from plait.policy import validate
 from plait.policy.engine import Engine
 from plait.policy.evaluate import Verdict, evaluate
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.walk import Packet, Walker
 from plait.policy.world import World
 
