@@ -20,6 +20,14 @@ MAX_HOST_CHECKS: Final = 1024
 Told = Callable[[bytes, int], None]
 """Is given the message of an answer of others, and for how many seconds it was kept, before a
 client gets it."""
+MayAsk = Callable[[str, str, bool], bool]
+"""Whether a client may talk to the resolver at an address, by TCP or by UDP."""
+
+_CLOSED: Final = dns.Answer(
+    dns.REFUSED,
+    authoritative=False,
+    options=dns.extended_error(dns.EDE_PROHIBITED, "a policy denies that resolver"),
+)
 
 
 class Frontend:
@@ -35,12 +43,17 @@ class Frontend:
         is_host: Callable[[str], bool] | None = None,
         told: Told | None = None,
         trusted: Callable[[], Sequence[Server]] = tuple,
+        may_ask: MayAsk = lambda _client, _resolver, _tcp: True,
     ) -> None:
         """`is_host` says whether an address belongs to this host; the kernel's word by default.
 
         `told` hears only of answers that we asked for in our own name, and of those to a client's
         own question from a resolver that `trusted` gives: a client that may choose who is
         believed could say that any address has any name.
+
+        `may_ask` is asked before a message goes to a resolver of the client's choice, but for
+        those that `trusted` gives: the host sends it, so that no rule of the kernel sees from
+        whom it is.
         """
         self._resolver = resolver
         self._upstream = upstream
@@ -49,6 +62,7 @@ class Frontend:
         self._is_host = is_host or is_local_address
         self._told = told
         self._trusted = trusted
+        self._may_ask = may_ask
         self._checked: dict[str, tuple[bool, float]] = {}
 
     def quick(self, data: bytes, client: str) -> bytes | None:
@@ -76,10 +90,15 @@ class Frontend:
             # An UPDATE, a transfer's NOTIFY and the like are for the resolver that was chosen.
             decision = self._resolver.elsewhere(scope, destination)
             if isinstance(decision, Forward) and decision.verbatim:
+                if self._closed(decision, client, tcp=tcp):
+                    self.stats.answers[dns.REFUSED] += 1
+                    return dns.error_reply(data, dns.REFUSED)
                 return Verbatim(decision.servers, data, None, client)
             self.stats.answers[error.rcode] += 1
             return dns.error_reply(data, error.rcode)
         decision = self._resolver.decide(scope, query, destination)
+        if isinstance(decision, Forward) and self._closed(decision, client, tcp=tcp):
+            decision = _CLOSED
         limit = dns.TCP_MAX if tcp else query.udp_limit
         if isinstance(decision, dns.Answer):
             self.stats.answers[decision.rcode] += 1
@@ -89,6 +108,11 @@ class Frontend:
         question = Verbatim(decision.servers, data, query, client)
         # What was kept came by UDP and may be shorter than what TCP brings.
         return question if tcp else self._kept(question)
+
+    def _closed(self, decision: Forward, client: str, *, tcp: bool) -> bool:
+        if not decision.verbatim or not {*decision.servers}.isdisjoint(self._trusted()):
+            return False
+        return not all(self._may_ask(client, address, tcp) for address, _ in decision.servers)
 
     def _kept(self, question: Question) -> bytes | Question:
         hit = self._upstream.cached(question)

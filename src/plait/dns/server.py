@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from plait.dns.frontend import Frontend, Told
+from plait.dns.frontend import Frontend, MayAsk, Told
 from plait.dns.resolvconf import ResolvConf
 from plait.dns.resolver import Resolver, Server
 from plait.dns.stats import Stats
@@ -52,6 +52,7 @@ class DnsServer:
         tcp_idle: float = IDLE,
         told: Told | None = None,
         trusted: Callable[[], Sequence[Server]] = tuple,
+        may_ask: MayAsk = lambda _client, _resolver, _tcp: True,
     ) -> None:
         """`transparent` needs CAP_NET_ADMIN; without it only packets for a bind address arrive.
 
@@ -59,6 +60,7 @@ class DnsServer:
         the host by default); other clients are forwarded to the resolver that they addressed.
 
         `told` is given every answer of those, and of `trusted` resolvers, before the client.
+        `may_ask` says whether a client may be led to another resolver of its own choice.
         """
         self.stats = Stats()
         self.zone = zone
@@ -83,6 +85,7 @@ class DnsServer:
             is_host=is_host,
             told=told,
             trusted=lambda: (*servers(), *trusted()),
+            may_ask=may_ask,
         )
         self._stack = AsyncExitStack()
 

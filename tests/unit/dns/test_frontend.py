@@ -4,11 +4,14 @@ import socket
 
 import pytest
 
+from plait.dns.asks import Verbatim
 from plait.dns.frontend import HOST_CHECK_LIFETIME, MAX_HOST_CHECKS, Frontend, is_local_address
 from plait.dns.resolver import Resolver
 from plait.dns.stats import Stats
 from plait.dns.upstream import Upstream
 from plait.dns.zone import Zone
+from plait.model.meta import Metadata
+from plait.model.objects import Endpoint, EndpointSpec, EndpointStatus, Network, NetworkSpec
 from plait.wire import dns
 
 QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\5plait\5local\0\0\6\0\1"
@@ -66,3 +69,52 @@ def test_who_the_host_is_is_asked_seldom_and_remembered_within_bounds() -> None:
     for i in range(3 * MAX_HOST_CHECKS):
         rcode(f"10.0.{i >> 8}.{i & 255}")
     assert len(frontend._checked) <= MAX_HOST_CHECKS
+
+
+NOTIFY = b"\0\1\x20\0\0\1\0\0\0\0\0\0\7example\3org\0\0\6\0\1"
+OUTSIDE = b"\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1"
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize("message", [OUTSIDE, NOTIFY, OUTSIDE[:2] + b"\0" + OUTSIDE[3:]])
+def test_a_policy_that_denies_a_resolver_is_obeyed_by_the_one_that_would_ask_it(
+    message: bytes, tcp: bool
+) -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    def may_ask(client: str, resolver: str, tcp: bool) -> bool:
+        asked.append((client, resolver, tcp))
+        return resolver == "203.0.113.1"
+
+    zone, stats = Zone(), Stats()
+    spec = EndpointSpec(node="h", network="blue", name="client", addresses=("10.0.0.9",))
+    zone.put(
+        Endpoint(
+            metadata=Metadata(name="e", namespace="default"),
+            spec=spec,
+            status=EndpointStatus(phase="ready"),
+        )
+    )
+    zone.put_network(
+        Network(metadata=Metadata(name="blue"), spec=NetworkSpec(pools=("10.0.0.0/16",)))
+    )
+    frontend = Frontend(
+        Resolver(zone, lambda: ()),
+        Upstream(clock=lambda: 0.0, stats=stats),
+        clock=lambda: 0.0,
+        stats=stats,
+        trusted=lambda: (("203.0.113.2", 53),),
+        may_ask=may_ask,
+    )
+
+    def outcome(resolver: str) -> object:
+        return frontend.handle(message, "10.0.0.9", (resolver, 53), tcp=tcp)
+
+    assert isinstance(outcome("203.0.113.1"), Verbatim)
+    refused = outcome("203.0.113.3")
+    assert isinstance(refused, bytes)
+    assert refused[3] & 15 == dns.REFUSED
+    assert asked == [("10.0.0.9", f"203.0.113.{n}", tcp) for n in (1, 3)]
+    # Whoever asks us is led to the host's own resolvers; so may be who asks them.
+    assert isinstance(outcome("203.0.113.2"), Verbatim)
+    assert len(asked) == 2
