@@ -124,7 +124,7 @@ def _bare(value: Any) -> Any:
         return {
             key: _bare(item)
             for key, item in value.items()
-            if key not in {"handle", "counter", "expires"}
+            if key not in {"handle", "counter", "packets", "bytes", "expires"}
         }
     return [_bare(item) for item in value] if isinstance(value, list) else value
 

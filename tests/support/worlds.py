@@ -19,7 +19,7 @@ from plait.model.objects import (
 )
 from plait.model.policies import Group, GroupSpec, Peer, Policy, PolicySpec, Port, Rule, Subject
 from plait.model.selectors import Requirement, Selector
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import World
 
 

@@ -21,7 +21,7 @@ from plait.agent.watchers import Watcher
 from plait.client.base import Api
 from plait.ipam.allocate import COOL_DOWN
 from plait.kernel.hostfacts import HostFacts
-from plait.kernel.nftcounters import CounterDoor
+from plait.kernel.nft_counters import CounterDoor
 from plait.kernel.sysctl import Sysctl
 
 HOLD: Final = 600.0

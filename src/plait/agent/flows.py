@@ -18,7 +18,7 @@ from plait.agent.rulecounts import RuleCounts
 from plait.agent.whois import Whois
 from plait.client.agent import LocalEndpoint
 from plait.kernel.nflog import PacketLog
-from plait.kernel.nftcounters import CounterDoor
+from plait.kernel.nft_counters import CounterDoor
 from plait.model.flows import DECISIONS, FlowEnd, FlowPage, FlowQuery, RuleCount
 from plait.policy.compile import Meaning
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
+from plait.agent.denied_flows import Surroundings
 from plait.agent.desired.inputs import bare
 from plait.agent.domains import DomainDoor, Domains
-from plait.agent.ender import Ender
-from plait.agent.ending import Surroundings
+from plait.agent.flow_ender import Ender
 from plait.agent.metrics import Metric, counter, gauge
 from plait.agent.programmers.base import Failure
 from plait.agent.state import State
@@ -27,7 +27,7 @@ from plait.kernel.conntrack import FlowTable
 from plait.kernel.nft_inspect import Inspector
 from plait.model.hoststate import HostState
 from plait.model.policies import DIRECTIONS
-from plait.policy.names import chain_name
+from plait.policy.opaque_names import chain_name
 
 
 class PolicyDoors(msgspec.Struct, frozen=True, kw_only=True):

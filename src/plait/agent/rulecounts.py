@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from plait.agent.loop import Offload
 from plait.agent.metrics import Metric, counter
-from plait.kernel.nftcounters import CounterDoor
+from plait.kernel.nft_counters import CounterDoor
 from plait.model.flows import REASONS, RuleCount
 from plait.policy.compile import Meaning
 from plait.wire.nft_read import Count

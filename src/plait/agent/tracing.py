@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
+from plait.agent.denied_flows import Surroundings
 from plait.agent.desired import filter_sets
 from plait.agent.desired.policy_base import REJECT
-from plait.agent.ending import Surroundings
 from plait.agent.state import State
 from plait.kernel.nft_inspect import Inspector
 from plait.model import marks

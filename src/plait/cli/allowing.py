@@ -15,7 +15,7 @@ from plait.cli.options import dry_run_option, json_option
 if TYPE_CHECKING:
     from plait.client.base import Api, BatchOp
     from plait.model.policies import Policy
-    from plait.policy.effects import Effect
+    from plait.policy.verb_effects import Effect
     from plait.policy.world import World
 
     Build = Callable[[World, tuple[str, ...]], list[Policy]]
@@ -78,9 +78,9 @@ def allow(
     DST and SRC are a name (web, shop/web), labels (app=web), a namespace (ns:shop), a CIDR, a
     group (group:office), a name outside (domain:example.com), world or anyone.
     """
-    from plait.policy.effects import isolated, selected
     from plait.policy.portspec import parse_port
     from plait.policy.reference import parse
+    from plait.policy.verb_effects import isolated, selected
     from plait.policy.verbs import rule_policy, side
 
     to, by = parse(dst, namespace), parse(src, namespace)
@@ -201,7 +201,7 @@ async def _work(build: Build, *, dry_run: bool) -> tuple[list[tuple[Policy, str]
     from plait.cli.offline import deciding
     from plait.client.base import BatchOp
     from plait.model.objects import Cluster, Network, Policy
-    from plait.policy.effects import Effect, effects
+    from plait.policy.verb_effects import Effect, effects
     from plait.policy.verbs import combined
     from plait.policy.world import World
 

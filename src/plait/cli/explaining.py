@@ -60,7 +60,7 @@ def why(
     outside. PORT is 80, 80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE.
     The answer comes from the objects alone; with -f from manifests, with no server.
     """
-    from plait.cli import living, output
+    from plait.cli import output, why_live
     from plait.cli.offline import world_of
     from plait.policy.explain import as_data
 
@@ -68,19 +68,19 @@ def why(
         raise click.UsageError("--live asks the kernel, which knows nothing of -f's manifests")
     world = world_of(files)
     found = answers(world, src, dst, port, namespace)
-    kernel = living.ask(found) if live else None
+    kernel = why_live.ask(found) if live else None
     if as_json:
         output.json_out(
             {
                 "allowed": all(verdict.allowed for verdict in found),
                 "answers": [as_data(world, verdict) for verdict in found],
-                **({"live": living.as_data(kernel)} if kernel is not None else {}),
+                **({"live": why_live.as_data(kernel)} if kernel is not None else {}),
             }
         )
     else:
         show(world, found, whole=whole)
         if kernel is not None:
-            living.show(kernel)
+            why_live.show(kernel)
     if kernel is not None and not kernel.agrees:
         raise click.exceptions.Exit(1)
 
@@ -91,11 +91,11 @@ def answers(world: World, src: str, dst: str, port: str, namespace: str = "") ->
     PLAIT-API-004 when the receiver has no port of that name.
     """
     from plait.model.errors import PlaitError
-    from plait.policy.asking import parse_port
     from plait.policy.evaluate import evaluate
-    from plait.policy.finding import find, meetings
+    from plait.policy.find_parties import find, meetings
+    from plait.policy.questions import parse_asked
 
-    asked = parse_port(port)
+    asked = parse_asked(port)
     senders, receivers = find(world, src, namespace), find(world, dst, namespace)
     many = len(senders) > 1 or len(receivers) > 1
     found = [

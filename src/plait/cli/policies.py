@@ -60,7 +60,7 @@ def _rules_in(world: World, policy: Policy, namespace: str) -> bool:
 
 
 def _row(world: World, policy: Policy) -> list[str]:
-    from plait.policy.effects import selected
+    from plait.policy.verb_effects import selected
     from plait.policy.words import isolation_words, origin_words, subject_words
 
     spec = policy.spec
@@ -80,7 +80,7 @@ def _row(world: World, policy: Policy) -> list[str]:
 def problems(world: World, policy: Policy) -> list[str]:
     """What is wrong with a policy: as the server says, and rules that cannot be understood."""
     from plait.model.policies import DIRECTIONS
-    from plait.policy.matching import broken
+    from plait.policy.evaluate_rule import broken
 
     found = [policy.status.message] if policy.status.message else []
     for direction in DIRECTIONS:
@@ -113,7 +113,7 @@ def show(name: str, form: str, as_json: bool) -> None:
     from plait.cli import connect, output
     from plait.cli.offline import deciding
     from plait.cli.printing import yaml_text
-    from plait.policy.naming import find_policy
+    from plait.policy.find_policy import find_policy
     from plait.policy.world import World
 
     async def ask() -> tuple[World, Any]:
@@ -144,7 +144,7 @@ def show(name: str, form: str, as_json: bool) -> None:
 
 
 def _selected(world: World, policy: Policy) -> Sequence[Any]:
-    from plait.policy.effects import selected
+    from plait.policy.verb_effects import selected
 
     return selected(world, policy)
 
@@ -265,7 +265,7 @@ def rm(names: tuple[str, ...], dry_run: bool) -> None:
 
 async def _found(client: Api, names: Iterable[str]) -> list[Policy]:
     from plait.model.policies import Policy
-    from plait.policy.naming import find_policy
+    from plait.policy.find_policy import find_policy
 
     everything = await client.list(Policy)
     found = {p.metadata.name: p for p in (find_policy(everything, name) for name in names)}
@@ -303,7 +303,7 @@ def _set_staged(name: str, *, staged: bool, dry_run: bool) -> None:
     from plait.cli.offline import deciding
     from plait.cli.previewing import say_changes
     from plait.model.policies import Policy
-    from plait.policy.naming import find_policy
+    from plait.policy.find_policy import find_policy
     from plait.policy.preview import preview
     from plait.policy.world import World
 

@@ -69,13 +69,13 @@ def matrix(
     from plait.cli import output
     from plait.cli.grid import write_csv, write_grids, write_json
     from plait.cli.offline import world_of
-    from plait.policy.asking import parse_port
     from plait.policy.matrix import matrix as ask
-    from plait.policy.matrix import ports_of
+    from plait.policy.matrix import ports_named
+    from plait.policy.questions import parse_asked
 
-    asked = [parse_port(text) for text in dict.fromkeys(ports)]
+    asked = [parse_asked(text) for text in dict.fromkeys(ports)]
     world = world_of(files)
-    found = ask(world, asked or ports_of(world), namespaces)
+    found = ask(world, asked or ports_named(world), namespaces)
     if as_json:
         write_json(found)
     elif as_csv:

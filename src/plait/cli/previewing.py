@@ -73,9 +73,9 @@ def preview(
     from plait.cli import output
     from plait.cli.offline import read
     from plait.cli.reading import read_manifests
+    from plait.policy.flow_records import flow_of, once, ports_of
     from plait.policy.preview import flow_changes
     from plait.policy.preview import preview as ask
-    from plait.policy.seen import flow_of, once, ports_of
     from plait.policy.world import World
 
     if not files and not deleted:
@@ -128,7 +128,7 @@ def after(
 
     from plait.cli.applying import merged
     from plait.model.policies import Policy
-    from plait.policy.naming import find_policy
+    from plait.policy.find_policy import find_policy
 
     found = {obj.key: obj for obj in base}
     policies = [obj for obj in base if isinstance(obj, Policy)]

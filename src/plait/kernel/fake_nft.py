@@ -42,6 +42,8 @@ class _Table:
     ends: dict[tuple[str, bytes], int] = field(default_factory=dict)
     """(set, key) of elements that have an end, to the kernel's time of it in milliseconds."""
     counters: dict[str, nft_read.Count] = field(default_factory=dict)
+    uses: dict[str, frozenset[tuple[str, str]]] = field(default_factory=dict)
+    """By chain, ("chain", "set" or "counter", name) of what its rules use."""
     updating: bool = False
     """The transaction changed the table's flags: base chains have to wait for the next one."""
 
@@ -54,6 +56,7 @@ class _Table:
             elements={name: dict(held) for name, held in self.elements.items()},
             ends=dict(self.ends),
             counters=dict(self.counters),
+            uses=dict(self.uses),
         )
 
 
@@ -232,15 +235,16 @@ class FakeNft:
         held.flags, held.owner, held.updating = change.flags, owner, True
 
 
-def _references(table: _Table) -> Iterator[tuple[str, str]]:
-    """("chain" or "set", name) of what rules and elements use."""
-    for chain in table.chains.values():
-        for rule in chain.rules:
-            yield from _used(rule.statements)
-    for elements in table.elements.values():
-        for data in elements.values():
-            if isinstance(data, e.Verdict) and data.chain:
-                yield "chain", data.chain
+def _is_used(table: _Table, kind: str, name: str) -> bool:
+    """Whether a rule or an element uses it."""
+    if any((kind, name) in used for used in table.uses.values()):
+        return True
+    return kind == "chain" and any(
+        isinstance(data, e.Verdict) and data.chain == name
+        for declared, elements in table.elements.items()
+        if table.sets[declared].verdicts
+        for data in elements.values()
+    )
 
 
 def _used(statements: Iterable[e.Statement]) -> Iterator[tuple[str, str]]:
@@ -280,21 +284,24 @@ def _add_chain(table: _Table, change: nft.AddChain) -> None:
 def _delete_chain(table: _Table, change: nft.DeleteChain) -> None:
     held = _get(table.chains, change.name)
     table.chains[change.name] = nft.Chain(held.name, (), held.hook)
-    if ("chain", change.name) in _references(table):
+    table.uses.pop(change.name, None)
+    if _is_used(table, "chain", change.name):
         raise _Refused(errno.EBUSY)
     del table.chains[change.name]
 
 
 def _flush_chain(table: _Table, change: nft.FlushChain) -> None:
     held = _get(table.chains, change.name)
+    table.uses.pop(change.name, None)
     table.chains[change.name] = nft.Chain(held.name, (), held.hook)
 
 
 def _add_rules(table: _Table, change: nft.AddRules) -> None:
     held = _get(table.chains, change.chain.name)
-    for rule in change.chain.rules:
-        for kind, name in _used(rule.statements):
-            _require(table, kind, name)
+    used = {found for rule in change.chain.rules for found in _used(rule.statements)}
+    for kind, name in used:
+        _require(table, kind, name)
+    table.uses[held.name] = table.uses.get(held.name, frozenset()) | used
     table.chains[held.name] = nft.Chain(held.name, held.rules + change.chain.rules, held.hook)
 
 
@@ -307,7 +314,7 @@ def _add_set(table: _Table, change: nft.AddSet) -> None:
 
 def _delete_set(table: _Table, change: nft.DeleteSet) -> None:
     _get(table.sets, change.name)
-    if ("set", change.name) in _references(table):
+    if _is_used(table, "set", change.name):
         raise _Refused(errno.EBUSY)
     del table.sets[change.name], table.elements[change.name]
     table.ends = {key: end for key, end in table.ends.items() if key[0] != change.name}
@@ -346,7 +353,7 @@ def _add_counter(table: _Table, change: nft.AddCounter) -> None:
 
 def _delete_counter(table: _Table, change: nft.DeleteCounter) -> None:
     _get(table.counters, change.name)
-    if ("counter", change.name) in _references(table):
+    if _is_used(table, "counter", change.name):
         raise _Refused(errno.EBUSY)
     del table.counters[change.name]
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from plait.model.policies import DIRECTIONS, TIERS, Direction
 from plait.model.ruleset import PolicyClass, Tier
-from plait.policy import names
+from plait.policy import opaque_names
 from plait.policy.compile import Compiled, Meaning
 
 
@@ -49,7 +49,7 @@ def classify(direction: Direction, policies: Iterable[Compiled]) -> Classified:
     if not order:
         return NO_CLASS
     definition = PolicyClass(direction=direction, tiers=tuple(tiers), guard=guard)
-    return Classified(names.class_name(direction, order), definition, meanings)
+    return Classified(opaque_names.class_name(direction, order), definition, meanings)
 
 
 def isolation(
@@ -57,6 +57,6 @@ def isolation(
 ) -> tuple[str, Meaning]:
     """The id under which is denied what none of these policies accepts, and its meaning."""
     isolating = tuple(sorted(policies))
-    ident = names.isolation_name(direction, isolating, staged=staged)
+    ident = opaque_names.isolation_name(direction, isolating, staged=staged)
     meaning = Meaning(direction=direction, action="Deny", staged=staged, isolating=isolating)
     return ident, meaning

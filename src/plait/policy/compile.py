@@ -29,7 +29,7 @@ from plait.model.policies import (
 )
 from plait.model.ruleset import ChainRule, Decision, PolicyChain, PortMatch
 from plait.model.waist import Part
-from plait.policy import names, ranges
+from plait.policy import opaque_names, ranges
 from plait.policy.ranges import Range
 from plait.policy.terms import Term
 from plait.policy.understand import (
@@ -148,7 +148,7 @@ class _Compiler:
         for direction in DIRECTIONS:
             given = spec.rules(direction)
             rules = self._rules(direction, given)
-            chain = names.chain_name(name, direction) if rules else ""
+            chain = opaque_names.chain_name(name, direction) if rules else ""
             if chain:
                 chains[chain] = PolicyChain(direction=direction, rules=rules)
             guard = any(self._guards(rule, direction) for rule in given)
@@ -173,11 +173,11 @@ class _Compiler:
         same: Counter[str] = Counter()
         rules: list[ChainRule] = []
         for index, rule in enumerate(given):
-            first = names.rule_name(name, direction, rule, again=0, staged=staged)
+            first = opaque_names.rule_name(name, direction, rule, again=0, staged=staged)
             again = same[first]
             same[first] += 1
             ident = (
-                names.rule_name(name, direction, rule, again=again, staged=staged)
+                opaque_names.rule_name(name, direction, rule, again=again, staged=staged)
                 if again
                 else first
             )
@@ -227,14 +227,14 @@ class _Compiler:
             yield msgspec.structs.replace(base, peers=name)
 
     def _set(self, terms: frozenset[Term]) -> str:
-        name = names.set_name(terms)
+        name = opaque_names.set_name(terms)
         self._sets[name] = terms
         return name
 
     def _domain_set(self, patterns: tuple[str, ...]) -> str:
         if not patterns:
             return ""
-        name = names.domains_name(patterns)
+        name = opaque_names.domains_name(patterns)
         self._domains[name] = patterns
         return name
 
@@ -302,7 +302,7 @@ class _Compiler:
                 others.append(message_of(port))
             elif isinstance(port.port, str):
                 protocol = (port.protocol or "").lower()
-                name = names.sockets_name(port.port, protocol)
+                name = opaque_names.sockets_name(port.port, protocol)
                 self._sockets[name] = (port.port, protocol)
                 others.append(PortMatch(named=name))
             else:

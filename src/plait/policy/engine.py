@@ -16,10 +16,10 @@ from plait.model.objects import AnyObject, Endpoint, Group, Namespace, Network, 
 from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
 from plait.policy.classes import classify
 from plait.policy.compile import Compiled, Meaning, compile_policy
-from plait.policy.index import Index
-from plait.policy.matcher import Matcher
+from plait.policy.named_sets import NamedSets
 from plait.policy.parties import LocalParty as LocalParty
 from plait.policy.parties import Party, endpoint_party, local_party, node_party
+from plait.policy.selector_index import SelectorIndex
 from plait.policy.terms import Term, endpoints
 
 V = TypeVar("V")
@@ -37,13 +37,13 @@ class Engine:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._index = Index()
+        self._index = NamedSets()
         self._policies: dict[str, Policy] = {}
         self._groups: dict[str, Group] = {}
         self._locals: dict[str, Party] = {}
         self._holders: dict[str, dict[str, Party]] = {}
         """By local address, the endpoints that have it; more than one only for a moment."""
-        self._subjects: Matcher[str] = Matcher()
+        self._subjects: SelectorIndex[str] = SelectorIndex()
         """Local endpoints, and the policies whose subject selects them."""
         self._applied: dict[Party, frozenset[str]] = {}
         """Policies by the local endpoint that they select."""

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 from plait.model.objects import Endpoint
 from plait.model.policies import Direction, Policy, Rule, TierName
 from plait.policy import reach
-from plait.policy.flows import Flow
-from plait.policy.matching import InDomain, Match, decides, rule_matches
+from plait.policy.evaluate_rule import InDomain, Match, decides, rule_matches
+from plait.policy.flow import Flow
 from plait.policy.world import World
 
 Decided = Literal["rule", "isolation", "default", "guard", "dns", "echo", "host", "not asked"]

@@ -29,11 +29,11 @@ import msgspec
 
 from plait.model.errors import PlaitError
 from plait.model.policies import Policy
-from plait.policy.asking import parse_port
 from plait.policy.evaluate import Side, Verdict, evaluate
 from plait.policy.explain import headline
-from plait.policy.finding import find, meetings
-from plait.policy.flows import Flow
+from plait.policy.find_parties import find, meetings
+from plait.policy.flow import Flow
+from plait.policy.questions import parse_asked
 from plait.policy.world import World
 
 KIND: Final = "PolicyTest"
@@ -132,7 +132,7 @@ def _flows(world: World, case: Case, namespace: str) -> Iterator[Flow]:
     if not case.port_texts:
         raise PlaitError("PLAIT-CLI-004", "it names no port")
     for text in case.port_texts:
-        port = parse_port(text)
+        port = parse_asked(text)
         for src in senders:
             for dst in receivers:
                 if many and src == dst:

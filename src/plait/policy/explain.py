@@ -11,10 +11,10 @@ import msgspec
 from plait.model.flows import REASONS, rule_text
 from plait.model.objects import Endpoint
 from plait.model.policies import Policy, Port
-from plait.policy.changing import Step, steps
 from plait.policy.evaluate import PolicyTrace, RuleTrace, Side, TierTrace, Verdict
-from plait.policy.flows import Flow, port_text
-from plait.policy.matching import broken
+from plait.policy.evaluate_rule import broken
+from plait.policy.flow import Flow, port_text
+from plait.policy.remedies import Step, steps
 from plait.policy.words import joined, origin_words, peers_words, ports_words, rule_words
 from plait.policy.world import Party, World
 

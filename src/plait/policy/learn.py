@@ -30,9 +30,9 @@ from plait.model.policies import (
 )
 from plait.model.selectors import ENDPOINT_NODE, Selector
 from plait.policy import reach
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
+from plait.policy.flow_records import flow_of
 from plait.policy.reference import Reference, name_selector, namespace_selector, peers, subject
-from plait.policy.seen import flow_of
 from plait.policy.workloads import Workload, workloads
 from plait.policy.world import Party, World
 

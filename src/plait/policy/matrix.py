@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from plait.model.objects import Endpoint
 from plait.model.policies import DIRECTIONS
-from plait.policy.asking import PortAsked, names, pairs, parse_port
 from plait.policy.evaluate import evaluate
-from plait.policy.matching import peer_matches
+from plait.policy.evaluate_rule import peer_matches
+from plait.policy.questions import PortAsked, endpoint_names, pairs, parse_asked
 from plait.policy.world import World
 
 
@@ -56,7 +56,7 @@ class Matrix(NamedTuple):
 def matrix(world: World, ports: Sequence[PortAsked], namespaces: Sequence[str] = ()) -> Matrix:
     """Ask for every pair of endpoints, or of those in some namespaces."""
     chosen = [e for e in world.endpoints if not namespaces or e.metadata.namespace in namespaces]
-    called = names(world.endpoints)
+    called = endpoint_names(world.endpoints)
     numbers: dict[Any, int] = {}
     kinds = tuple(numbers.setdefault(kind_of(world, e), len(numbers)) for e in chosen)
     members: dict[int, list[Endpoint]] = {}
@@ -115,7 +115,7 @@ def kind_of(world: World, endpoint: Endpoint) -> Any:
     )
 
 
-def ports_of(world: World) -> list[PortAsked]:
+def ports_named(world: World) -> list[PortAsked]:
     """The ports that policies name, in the order of their numbers and names; else 80/tcp."""
     texts: dict[str, None] = {}
     for policy in world.policies:
@@ -126,6 +126,6 @@ def ports_of(world: World) -> list[PortAsked]:
                         continue
                     suffix = f"/{port.protocol.lower()}" if port.protocol else ""
                     texts[f"{port.port}{suffix}"] = None
-    asked = [parse_port(text) for text in texts]
+    asked = [parse_asked(text) for text in texts]
     asked.sort(key=lambda p: (p.name, p.port, p.protocol))
-    return asked or [parse_port("80/tcp")]
+    return asked or [parse_asked("80/tcp")]

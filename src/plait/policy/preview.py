@@ -1,7 +1,7 @@
 """What a change of policies changes: who comes to reach whom, or ceases to.
 
 Two worlds are asked the same questions, and only where something that decides differs
-(`plait.policy.places`).
+(`plait.policy.preview_places`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from plait.policy.asking import PortAsked
 from plait.policy.evaluate import Verdict, evaluate
-from plait.policy.flows import Flow, port_text
-from plait.policy.places import OUTSIDE as OUTSIDE
-from plait.policy.places import Parties, Place, places
-from plait.policy.probes import ports_asked
+from plait.policy.flow import Flow, port_text
+from plait.policy.preview_places import OUTSIDE as OUTSIDE
+from plait.policy.preview_places import Parties, Place, places
+from plait.policy.questions import PortAsked, ports_asked
 from plait.policy.world import Party, World
 
 OWN_HOST = "their own host"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 from plait.model.objects import Endpoint
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import Party, World, endpoint_text
 
 Kind = Literal[

@@ -29,8 +29,8 @@ from plait.kernel.conntrack import Conntrack, FlowReaper
 from plait.kernel.iptables import Iptables
 from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
+from plait.kernel.nft_counters import NftCounters
 from plait.kernel.nft_inspect import NftInspector
-from plait.kernel.nftcounters import NftCounters
 from plait.kernel.sysctl import KernelSysctl
 from plait.wiring.telling import flow_metrics, flow_problems
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.lab.packets import ether, ip, kind_of
+from tests.support.rulesets import LEFT, POOLS, REMOTE, RIGHT, WORLD
 
 from plait.agent.programmers.domains import DomainSets
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
@@ -35,12 +36,6 @@ from plait.model.ruleset import Ruleset
 from plait.wire import nflog
 from plait.wire.nft_expr import PROTOCOLS
 
-POOLS: Final = ("10.1.0.0/16", "fd01::/64")
-LEFT: Final = ("10.1.0.1", "10.1.0.2", "10.1.0.3", "fd01::1", "fd01::2", "fd01::3")
-RIGHT: Final = ("10.1.1.1", "10.1.1.2", "10.1.1.3", "fd01::101", "fd01::102", "fd01::103")
-REMOTE: Final = ("10.1.7.1", "10.1.7.2", "10.1.7.3", "fd01::701", "fd01::702", "fd01::703")
-"""Of other hosts; by `out`."""
-WORLD: Final = ("192.0.2.2", "192.0.2.3", "198.51.100.7", "fd09::2", "fd09::3", "fd08::7")
 SIDES: Final = {
     "left": LEFT,
     "right": RIGHT,

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 import pytest
 
-from plait.agent.ender import LOOKS, Ender
-from plait.agent.ending import Judge, Memory, Surroundings
+from plait.agent.denied_flows import Judge, Memory, Surroundings
+from plait.agent.flow_ender import LOOKS, Ender
 from plait.kernel.conntrack import FakeConntrack
 from plait.model.hoststate import Filter, FilterEndpoint, HostState
 from plait.model.members import Members

@@ -17,7 +17,7 @@ from plait.model.errors import PlaitError
 from plait.model.flows import FlowEnd, FlowRecord, RuleCount
 from plait.model.objects import Metadata
 from plait.model.policies import Origin, Peer, Policy, PolicySpec, Rule
-from plait.policy.naming import find_policy
+from plait.policy.find_policy import find_policy
 
 
 def run(*args: str, code: int = 0) -> None:

@@ -25,8 +25,8 @@ from plait.model.objects import AnyObject, Endpoint, Node
 from plait.model.policies import DIRECTIONS, Direction
 from plait.policy.engine import Engine
 from plait.policy.evaluate import Side, judge
-from plait.policy.flows import Flow
-from plait.policy.matching import name_matches
+from plait.policy.evaluate_rule import name_matches
+from plait.policy.flow import Flow
 from plait.policy.walk import GUARD, NO_POLICY, Outcome, Packet, Walker
 from plait.policy.world import World
 

@@ -22,7 +22,7 @@ from tests.support.worlds import (
 from plait.model.policies import Peer, Port, Rule, ServiceRef, Subject
 from plait.model.selectors import Selector
 from plait.policy.evaluate import Verdict, evaluate
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import Party, World
 
 NET = network("net", "10.0.0.0/24", "fd00::/64")

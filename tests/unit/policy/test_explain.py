@@ -22,9 +22,9 @@ from tests.support.worlds import (
 
 from plait.model.objects import AnyObject
 from plait.model.policies import Origin, Peer, Policy, Port
-from plait.policy.asking import parse_port
 from plait.policy.evaluate import evaluate
 from plait.policy.explain import answer, as_data, headline, text
+from plait.policy.questions import parse_asked
 from plait.policy.world import World
 
 FRONT = endpoint("shop/front", "10.0.0.1", labels={"app": "front"})
@@ -155,7 +155,7 @@ def test_there_is_an_answer_for_whoever_talks_to_whomever(
     world = World.of(objects)
     addresses = [*world.at, *OUTSIDE, *UNKNOWN, "169.254.1.1", "192.0.2.1"]
     src, dst = data.draw(st.sampled_from(addresses)), data.draw(st.sampled_from(addresses))
-    port = parse_port(data.draw(st.sampled_from(["80/tcp", "53/udp", "icmp", "9/sctp"])))
+    port = parse_asked(data.draw(st.sampled_from(["80/tcp", "53/udp", "icmp", "9/sctp"])))
     for asked in port.flows(world, world.party(src), world.party(dst)):
         verdict = evaluate(world, asked)
         found = as_data(world, verdict)

@@ -24,10 +24,10 @@ from plait.model.objects import (
 from plait.model.policies import Policy
 from plait.policy import validate
 from plait.policy.evaluate import evaluate
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
+from plait.policy.flow_records import flow_of
 from plait.policy.learn import MAX_ADDRESSES, learn
 from plait.policy.reference import parse
-from plait.policy.seen import flow_of
 from plait.policy.verbs import rule_policy
 from plait.policy.words import peers_words, ports_words, subject_words
 from plait.policy.workloads import stem, workloads

@@ -9,8 +9,8 @@ from tests.support.worlds import accept, endpoint, labelled, policy, tcp
 
 from plait.model.objects import AnyObject
 from plait.model.policies import Peer, Port
-from plait.policy.asking import parse_port
-from plait.policy.matrix import Cell, matrix, ports_of, reaches
+from plait.policy.matrix import Cell, matrix, ports_named, reaches
+from plait.policy.questions import parse_asked
 from plait.policy.world import World
 
 FRONT = endpoint("shop/front", "10.0.0.1", "fd00::1", labels={"app": "front"})
@@ -24,7 +24,7 @@ ONLY_FRONT = policy(
 
 
 def cells(*objects: AnyObject, ports: tuple[str, ...] = ("8080/tcp",)) -> list[Cell]:
-    return list(matrix(World.of(objects), [parse_port(p) for p in ports]).cells())
+    return list(matrix(World.of(objects), [parse_asked(p) for p in ports]).cells())
 
 
 def test_a_row_for_each_pair_and_port() -> None:
@@ -62,7 +62,7 @@ def test_endpoints_of_one_name_are_told_apart() -> None:
 
 def test_one_namespace_is_asked_with_the_policies_of_all() -> None:
     world = World.of((FRONT, API, DB, ONLY_FRONT))
-    found = matrix(world, [parse_port("http")], ["shop"])
+    found = matrix(world, [parse_asked("http")], ["shop"])
     assert found.endpoints == ("shop/api", "shop/front")
     assert found.allowed(1, 0, 0)
 
@@ -74,7 +74,7 @@ def test_endpoints_that_no_policy_tells_apart_are_asked_once() -> None:
         )
         for i in range(500)
     ]
-    found = matrix(World.of((*many, API, ONLY_FRONT)), [parse_port("8080")])
+    found = matrix(World.of((*many, API, ONLY_FRONT)), [parse_asked("8080")])
     assert len(found.answers) == 3
     assert not found.allowed(1, 0, 0)
     assert found.allowed(1, 2, 0)
@@ -84,7 +84,7 @@ def test_endpoints_that_no_policy_tells_apart_are_asked_once() -> None:
 @given(scenes(), st.sampled_from(["80/tcp", "http", "53/udp", "icmp"]))
 def test_groups_answer_as_every_pair_would(objects: list[AnyObject], port: str) -> None:
     world = World.of(objects)
-    asked = parse_port(port)
+    asked = parse_asked(port)
     found = matrix(world, [asked])
     for i, src in enumerate(world.endpoints):
         for j, dst in enumerate(world.endpoints):
@@ -95,5 +95,5 @@ def test_groups_answer_as_every_pair_would(objects: list[AnyObject], port: str) 
 def test_the_ports_that_policies_name() -> None:
     ports = (tcp(443), Port(protocol="UDP", port=53), Port(port="http"), tcp(), tcp(80, 90))
     world = World.of((policy("p", ingress=(accept(ports=ports),)),))
-    assert [p.text for p in ports_of(world)] == ["53/udp", "80/tcp", "443/tcp", "http"]
-    assert [p.text for p in ports_of(World.of(()))] == ["80/tcp"]
+    assert [p.text for p in ports_named(world)] == ["53/udp", "80/tcp", "443/tcp", "http"]
+    assert [p.text for p in ports_named(World.of(()))] == ["80/tcp"]

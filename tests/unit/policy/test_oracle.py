@@ -19,7 +19,7 @@ from tests.support.worlds import network
 
 from plait.model.objects import AnyObject
 from plait.policy.evaluate import Verdict, evaluate
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import World
 
 CASES = [case for family in (4, 6) for case in cases(family)]

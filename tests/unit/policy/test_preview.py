@@ -21,12 +21,11 @@ from plait.model.objects import (
     PublishedPort,
 )
 from plait.model.policies import GroupSpec, Policy
-from plait.policy.asking import parse_port as asked
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.matrix import reaches
 from plait.policy.portspec import parse_port
 from plait.policy.preview import Change, flow_changes, preview
-from plait.policy.probes import ports_asked
+from plait.policy.questions import parse_asked, ports_asked
 from plait.policy.reference import parse
 from plait.policy.verbs import isolate_policy, rule_policy
 from plait.policy.world import World
@@ -196,7 +195,7 @@ POLICIES = st.lists(
 def test_a_preview_is_the_difference_of_two_matrices(
     before: list[Policy], after: list[Policy]
 ) -> None:
-    ports = [asked(text) for text in ("80/tcp", "53/udp", "icmp", "81/tcp")]
+    ports = [parse_asked(text) for text in ("80/tcp", "53/udp", "icmp", "81/tcp")]
     worlds = [World.of([*BASE, *policies]) for policies in (before, after)]
     expected = {
         (f"{s.metadata.namespace}/{s.spec.name}", f"{d.metadata.namespace}/{d.spec.name}", p.text)

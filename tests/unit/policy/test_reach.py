@@ -18,7 +18,7 @@ from tests.support.worlds import (
 from plait.model.policies import Peer
 from plait.model.selectors import Selector
 from plait.policy.evaluate import Verdict, evaluate
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import Party, World
 
 BASE = (

@@ -14,8 +14,8 @@ import msgspec
 
 from plait.model.objects import Endpoint, Node
 from plait.model.policies import DIRECTIONS, Direction, Peer, Policy
-from plait.policy.asking import names
-from plait.policy.matching import peer_matches
+from plait.policy.evaluate_rule import peer_matches
+from plait.policy.questions import endpoint_names
 from plait.policy.world import Party, World, parse_cidr
 
 OUTSIDE: Final = ("203.0.113.1", "2001:db8::1")
@@ -145,7 +145,7 @@ def _id(endpoint: Endpoint) -> tuple[str, str]:
 
 def _endpoints(before: World, after: World, scope: Scope) -> Iterator[Place]:
     staying = {_id(e): e for e in before.endpoints}
-    called = names(after.endpoints)
+    called = endpoint_names(after.endpoints)
     tell = _Telling(before, after, scope)
     groups: dict[Any, list[Endpoint]] = {}
     for endpoint in after.endpoints:

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 
 from plait.model.members import Members
 from plait.model.ruleset import Socket
-from plait.policy.matcher import Matcher
 from plait.policy.parties import Party
+from plait.policy.selector_index import SelectorIndex
 from plait.policy.terms import Term
 
 T = TypeVar("T", bound=Hashable)
@@ -69,7 +69,7 @@ class _SocketSet:
         self.uses = 0
 
 
-class Index:
+class NamedSets:
     """All parties of the network, and the sets of them that somebody uses."""
 
     def __init__(self) -> None:
@@ -78,8 +78,8 @@ class Index:
         self._known: Tally[str] = Tally()
         self._gateways: dict[str, tuple[str, ...]] = {}
         self._parties: dict[Hashable, Party] = {}
-        self._endpoints: Matcher[Tally[str]] = Matcher()
-        self._nodes: Matcher[Tally[str]] = Matcher()
+        self._endpoints: SelectorIndex[Tally[str]] = SelectorIndex()
+        self._nodes: SelectorIndex[Tally[str]] = SelectorIndex()
         self._ports: dict[str, set[Party]] = {}
         """Endpoints by the name of a port."""
         self._sets: dict[str, _AddressSet] = {}
@@ -127,7 +127,7 @@ class Index:
                             self._count(tally, address, selected)
 
     def _replace(
-        self, matcher: Matcher[Tally[str]], key: tuple[str, Hashable], new: Party | None
+        self, matcher: SelectorIndex[Tally[str]], key: tuple[str, Hashable], new: Party | None
     ) -> None:
         old = self._parties.get(key)
         if old is new or (old is not None and old.says(new)):
@@ -162,7 +162,7 @@ class Index:
                     self._count(found.tally, socket, there)
 
     def _held(
-        self, matcher: Matcher[Tally[str]], party: Party | None
+        self, matcher: SelectorIndex[Tally[str]], party: Party | None
     ) -> list[tuple[Tally[str], str]]:
         if party is None or not party.addresses:
             return []
@@ -206,7 +206,7 @@ class Index:
             for party in self._matcher(term).select(term):
                 yield from party.addresses
 
-    def _matcher(self, term: Term) -> Matcher[Tally[str]]:
+    def _matcher(self, term: Term) -> SelectorIndex[Tally[str]]:
         return self._endpoints if term.kind == "endpoints" else self._nodes
 
     def _serial(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from plait.model.flows import FlowRecord
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import World
 
 PROTOCOLS: Final = {"icmpv6": "ICMPv6"}

@@ -60,7 +60,7 @@ class Flip(NamedTuple, Generic[U]):
     selected: bool
 
 
-class Matcher(Generic[U]):
+class SelectorIndex(Generic[U]):
     """Terms, each with its users, against parties."""
 
     def __init__(self) -> None:

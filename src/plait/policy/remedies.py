@@ -17,7 +17,7 @@ from plait.model.errors import PlaitError
 from plait.model.flows import rule_text
 from plait.model.policies import DIRECTIONS, Direction, Policy, Port
 from plait.policy.evaluate import Side, Verdict, evaluate
-from plait.policy.flows import Flow, port_text
+from plait.policy.flow import Flow, port_text
 from plait.policy.portspec import parse_port
 from plait.policy.reference import Reference
 from plait.policy.verbs import Verb, rule_policy

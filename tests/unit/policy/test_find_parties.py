@@ -8,7 +8,7 @@ from tests.support.worlds import endpoint, labelled, namespace, node
 from plait.model.errors import PlaitError
 from plait.model.meta import Metadata
 from plait.model.policies import Group, GroupSpec
-from plait.policy.finding import find, meetings
+from plait.policy.find_parties import find, meetings
 from plait.policy.world import World
 
 WORLD = World.of(

@@ -20,9 +20,9 @@ from tests.support.worlds import (
 
 from plait.model.objects import AnyObject
 from plait.model.policies import Origin, Peer, Policy
-from plait.policy.changing import steps
 from plait.policy.evaluate import evaluate
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
+from plait.policy.remedies import steps
 from plait.policy.world import Party, World
 
 BASE = (

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from plait.model.policies import Direction
     from plait.model.traces import Trace, TracedSide, TraceQuery
     from plait.policy.evaluate import Side, Verdict
-    from plait.policy.flows import Flow
+    from plait.policy.flow import Flow
 
 ASKED = 20
 """Flows of which the kernel is asked, at most: names may mean many."""
@@ -108,7 +108,7 @@ def _side(verdict: Verdict, direction: Direction) -> Side:
 def show(live: Live) -> None:
     """The kernel's answer, a line a side."""
     from plait.cli import output
-    from plait.policy.flows import port_text
+    from plait.policy.flow import port_text
 
     if live.sides:
         output.say(f"\nkernel of {live.node}, as it is now:")

@@ -6,9 +6,9 @@ import pytest
 
 from plait.model.objects import Endpoint, EndpointSpec, Metadata, Network, NetworkSpec
 from plait.model.policies import Peer, Policy, PolicySpec, Rule
-from plait.policy.effects import MAX_TOLD, Effect, effects
 from plait.policy.portspec import parse_port
 from plait.policy.reference import parse
+from plait.policy.verb_effects import MAX_TOLD, Effect, effects
 from plait.policy.verbs import isolate_policy, rule_policy
 from plait.policy.world import World
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from plait.agent.ending import Judge, Memory, Surroundings, Track, reverse, track
+from plait.agent.denied_flows import Judge, Memory, Surroundings, Track, reverse, track
 from plait.kernel.conntrack import FlowTable
 from plait.model.hoststate import HostState
 from plait.wire.ctnetlink import Flow
@@ -34,7 +34,7 @@ SLICE: Final = 200
 
 Offload = Callable[[Callable[[], Any]], Awaitable[Any]]
 
-log: Final = structlog.get_logger("plait.agent.ender")
+log: Final = structlog.get_logger("plait.agent.flow_ender")
 
 
 class Ender:

@@ -1,4 +1,8 @@
-"""What people ask about: ports as they are typed, endpoints as they are called."""
+"""What a world is asked: which ports, between whom, and what endpoints are called in an answer.
+
+Ports come from whoever asks (`parse_asked`) or from the policies (`ports_asked`): the ports that
+they name, and one that they do not name for all the rest.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ from typing import Final, NamedTuple
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint
+from plait.model.policies import DIRECTIONS, Policy, Port
 from plait.policy import portspec
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import Party, World, endpoint_text
 
 ECHO: Final = {4: ("ICMP", 8), 6: ("ICMPv6", 128)}
 """Protocol and type of an echo request (RFC 792, RFC 4443)."""
+UNNAMED_PORTS: Final = range(49151, 0, -1)
+"""Where a port is looked for that no policy names."""
 
 
 class PortAsked(NamedTuple):
@@ -60,7 +67,7 @@ class PortAsked(NamedTuple):
         return (Flow(src, dst, protocol, 0, self.icmp_type, max(self.icmp_code, 0)),)
 
 
-def parse_port(text: str) -> PortAsked:
+def parse_asked(text: str) -> PortAsked:
     """One port, TCP unless it is said; PLAIT-CLI-001 says what may be written."""
     said = portspec.parse_port(text)
     protocol = said.protocol or ""
@@ -83,7 +90,45 @@ def parse_port(text: str) -> PortAsked:
     return PortAsked(f"{said.port}{suffix}", protocol, said.port)
 
 
-def names(endpoints: Iterable[Endpoint]) -> dict[tuple[str, str], str]:
+def ports_asked(policies: Iterable[Policy], seen: Iterable[tuple[str, int]]) -> list[PortAsked]:
+    """Ports that policies name, both ends of ranges, those seen, and others for the rest.
+
+    `seen` holds protocols (`TCP`) and ports.
+    """
+    found: dict[PortAsked, None] = {}
+    for policy in policies:
+        for direction in DIRECTIONS:
+            for rule in policy.spec.rules(direction):
+                for port in rule.ports or ():
+                    found.update(dict.fromkeys(asked_of(port)))
+    for protocol, number in seen:
+        if protocol in {"TCP", "UDP", "SCTP"}:
+            found[PortAsked(f"{number}/{protocol.lower()}", protocol, number)] = None
+    taken = {port.port for port in found}
+    other = next(number for number in UNNAMED_PORTS if number not in taken)
+    protocols = ["TCP", "UDP", *(["SCTP"] if any(p.protocol == "SCTP" for p in found) else [])]
+    rest = [PortAsked(f"other {p.lower()}", p, other) for p in protocols]
+    named = sorted(found, key=lambda p: (p.port, p.name, p.protocol, p.icmp_type))
+    return [*named, *rest, PortAsked("icmp", "ICMP")]
+
+
+def asked_of(port: Port) -> Iterator[PortAsked]:
+    """What asks whether a rule's port is open: both ends of a range; all of a protocol: none."""
+    protocol = port.protocol or ""
+    suffix = f"/{protocol.lower()}" if protocol else ""
+    if protocol.startswith("ICMP"):
+        if port.icmp_type is not None:
+            code = -1 if port.icmp_code is None else port.icmp_code
+            text = f"icmp/{port.icmp_type}" + ("" if code < 0 else f"/{code}")
+            yield PortAsked(text, "ICMP", 0, "", port.icmp_type, code)
+    elif isinstance(port.port, str):
+        yield PortAsked(f"{port.port}{suffix}", protocol, 0, port.port)
+    elif port.port is not None:
+        for number in dict.fromkeys((port.port, port.end_port or port.port)):
+            yield PortAsked(f"{number}{suffix}", protocol, number)
+
+
+def endpoint_names(endpoints: Iterable[Endpoint]) -> dict[tuple[str, str], str]:
     """What each endpoint is called, by namespace and id: `shop/web`, with the address after an
     `@` where several have the name, so that every name finds one endpoint again."""
     every = list(endpoints)

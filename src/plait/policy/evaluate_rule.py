@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from plait.model.policies import Direction, Group, Peer, Port, Rule
 from plait.model.selectors import Selector
-from plait.policy.flows import Flow
+from plait.policy.flow import Flow
 from plait.policy.world import Cidr, Party, World, parse_cidr
 
 Match = Literal["matches", "peer", "port", "depends", "broken"]

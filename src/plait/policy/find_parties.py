@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint
-from plait.policy.asking import names
-from plait.policy.matching import peer_matches
-from plait.policy.places import OUTSIDE
+from plait.policy.evaluate_rule import peer_matches
+from plait.policy.preview_places import OUTSIDE
+from plait.policy.questions import endpoint_names
 from plait.policy.reference import Reference, parse, peers, subject
 from plait.policy.world import Party, World, canonical, endpoint_text
 
@@ -149,7 +149,7 @@ def _one(world: World, name: str, address: str) -> Who:
 
 
 def _whos(world: World, found: Iterable[Endpoint]) -> tuple[Who, ...]:
-    called = names(world.endpoints)
+    called = endpoint_names(world.endpoints)
     whos = tuple(
         Who(called[e.metadata.namespace, e.metadata.name], world.parties(e)) for e in found
     )
@@ -161,7 +161,7 @@ def _whos(world: World, found: Iterable[Endpoint]) -> tuple[Who, ...]:
 
 def _of_party(world: World, party: Party) -> str:
     if party.endpoint is not None:
-        return names(world.endpoints)[
+        return endpoint_names(world.endpoints)[
             party.endpoint.metadata.namespace, party.endpoint.metadata.name
         ]
     return f"node:{party.node.metadata.name}" if party.node else party.address

@@ -13,7 +13,7 @@ import pytest
 from plait.kernel import netns
 from plait.kernel.fake_nft import FakeNft
 from plait.kernel.nft import Nft, NftDoor
-from plait.kernel.nftcounters import CounterDoor, NftCounters
+from plait.kernel.nft_counters import CounterDoor, NftCounters
 from plait.wire import nft
 from plait.wire import nft_expr as e
 from plait.wire.nft_effects import CountIn

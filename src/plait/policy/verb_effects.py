@@ -12,10 +12,9 @@ from typing import Final, NamedTuple
 
 from plait.model.objects import Endpoint
 from plait.model.policies import DIRECTIONS, Direction, Peer, Policy, Rule
-from plait.policy.asking import PortAsked, pairs
 from plait.policy.evaluate import Side, Verdict, evaluate
-from plait.policy.matching import peer_matches
-from plait.policy.probes import UNNAMED_PORTS, asked_of
+from plait.policy.evaluate_rule import peer_matches
+from plait.policy.questions import UNNAMED_PORTS, PortAsked, asked_of, pairs
 from plait.policy.words import subject_words
 from plait.policy.world import World
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.support.policies import endpoint_selectors, namespace_selectors
 
 from plait.model.selectors import Selector
-from plait.policy.matcher import Matcher
 from plait.policy.parties import Party, namespace_labels
+from plait.policy.selector_index import SelectorIndex
 from plait.policy.terms import conditions, endpoints, holds
 
 NAMESPACE = "kubernetes.io/metadata.name"
@@ -51,7 +51,7 @@ _parties = st.builds(
 def test_files_find_what_a_search_of_everything_finds(
     terms: list[object], parties: list[Party], data: st.DataObject
 ) -> None:
-    matcher: Matcher[int] = Matcher()
+    matcher: SelectorIndex[int] = SelectorIndex()
     spaces: dict[str, dict[str, str]] = {}
     for user, term in enumerate(terms):
         matcher.watch(term, user)  # type: ignore[arg-type]
@@ -72,9 +72,9 @@ def test_files_find_what_a_search_of_everything_finds(
         assert {one for one in parties if user in matcher.users(one)} == chosen
 
 
-def busy() -> tuple[Matcher[int], random.Random]:
+def busy() -> tuple[SelectorIndex[int], random.Random]:
     """10,000 parties in 100 namespaces, 2,000 terms: half name a namespace and a common label."""
-    matcher: Matcher[int] = Matcher()
+    matcher: SelectorIndex[int] = SelectorIndex()
     rng = random.Random(7)
     for number in range(100):
         matcher.relabel(f"ns{number}", {"team": f"t{number % 20}"})
@@ -116,7 +116,7 @@ def test_the_work_of_a_change_depends_on_what_it_concerns() -> None:
 
 
 def test_terms_are_spread_over_the_labels_that_they_require() -> None:
-    matcher: Matcher[int] = Matcher()
+    matcher: SelectorIndex[int] = SelectorIndex()
     for number in range(500):
         matcher.watch(endpoints(label(NAMESPACE, f"ns{number}"), label("tier", "web")), number)
     one = party("ns7", tier="web")
