@@ -15,6 +15,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from errno import ENOENT
 from operator import is_
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from plait.agent.desired import filter_sets
@@ -43,6 +44,8 @@ from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
 from plait.wire import nft, nft_read
 from plait.wire.nft import Chain
 
+_local_key = lru_cache(maxsize=8192)(packed)
+"""Local addresses are the same ones at each attach."""
 _RANK: Final = {"set": 0, "chain": 1, "class": 2, "dispatch": 3, "gone": 4}
 """What is refused may be so because of what it leads to, which comes first."""
 
@@ -290,7 +293,7 @@ class FilterPolicy:
             else:
                 self._dispatched.pop(address, None)
                 ops.append(self._op(("dispatch", address), elements, held or None))
-        known = {packed(address) for address in wanted.dispatch}
+        known = set(map(_local_key, wanted.dispatch))
         surplus = {
             str(ipaddress.ip_address(key))
             for declared in filter_sets.POLICY.values()
@@ -402,10 +405,10 @@ class FilterPolicy:
 
     def _reopen(self, jobs: dict[Key, Any]) -> None:
         """Try once more what was closed."""
-        for key in list(jobs):
+        for key in jobs:
             if key[0] == "class":
                 self._closed_classes.pop(key[1], None)
-                continue
+        for key in list(jobs):
             if key[0] != "chain" or self.closed.pop(key[1], None) is None:
                 continue
             chain = self._wanted.chains[key[1]]
