@@ -14,8 +14,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from errno import ENOENT
-from operator import is_
 from functools import lru_cache
+from operator import is_
 from typing import Any, Final, NamedTuple
 
 from plait.agent.desired import filter_sets
