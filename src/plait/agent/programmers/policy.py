@@ -391,8 +391,12 @@ class FilterPolicy:
 
     def _steps(self, jobs: Mapping[Key, Any]) -> list[tuple[Key, nft.Change]]:
         steps = Steps(self._actual)
+        made = [want.compiled for want in jobs.values() if isinstance(want, Made)]
+        needed = frozenset().union(*map(_names, made))
         for key, want in jobs.items():
-            steps.add(key, want)
+            # What opens or closes here may need what the plan saw no more use for.
+            if key[0] != "gone" or key[2] not in needed:
+                steps.add(key, want)
         return steps.in_order()
 
     def _done(self, jobs: Mapping[Key, Any]) -> None:
