@@ -59,9 +59,10 @@ def times(request: pytest.FixtureRequest) -> Iterator[Times]:
     """Told at the end of the module."""
     found = Times()
     yield found
-    said = request.config.pluginmanager.get_plugin("terminalreporter")
-    if said is not None:
-        said.write_line(f"\n{request.node.name}: {found}")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        print(f"\n{request.node.name}: {found}")
 
 
 def ask(
