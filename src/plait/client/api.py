@@ -210,10 +210,6 @@ class ApiClient:
         body = _encode(wire.RenewRequest(csr=csr))
         return _typed(wire.Enrolled, await self._request("POST", "/v1/renew", body=body))
 
-    async def ca_certificate(self) -> str:
-        """The authority's certificate, PEM."""
-        return (await self._request("GET", "/cacerts")).decode()
-
     # Flows
 
     async def flows(self, query: FlowQuery) -> FlowPage:

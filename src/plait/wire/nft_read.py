@@ -263,8 +263,3 @@ def names_table(msg: Message, table: str) -> bool:
     # NFTA_*_TABLE, and NFTA_TABLE_NAME, are all attribute 1.
     raw = attributes(msg.body).get(1)
     return raw is not None and text(raw) == table
-
-
-def is_generation(msg: Message) -> bool:
-    """Whether a notification ends a transaction (NFT_MSG_NEWGEN)."""
-    return msg.kind == _KIND | nft.NEWGEN
