@@ -199,6 +199,8 @@ class FilterPolicy:
         standing = self._standing.get(key)
         if standing is None or standing.source != source or not self._is_there(standing.compiled):
             return False
+        # A plan that was not carried out may have said otherwise meanwhile.
+        self._needs[key] = _names(standing.compiled)
         self._sure[key[0]][key[1]] = source[0]
         return True
 
