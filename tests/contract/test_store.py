@@ -486,7 +486,6 @@ def test_random_histories(name: str) -> None:
     run.settings = settings(
         max_examples=25,
         stateful_step_count=25,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     run("runTest").runTest()

@@ -43,7 +43,7 @@ def mangled(draw: st.DrawFn, whole: bytes) -> bytes:
 ANSWER = wire.Answer(wire.NOERROR, [[wire.address_record(b"\x0a\0\0\1", 1)]])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(st.binary(max_size=600), mangled(QUERY)))
 def test_queries(data: bytes) -> None:
     query: wire.Query | None = None
@@ -65,7 +65,7 @@ def test_queries(data: bytes) -> None:
             assert quick == ANSWER.reply_to(query, query.udp_limit)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(st.binary(max_size=600), mangled(_reply())), st.integers(0, 100_000))
 def test_answers_of_upstreams(data: bytes, age: int) -> None:
     query = wire.parse_query(dns.message.make_query("example.org", "A", use_edns=0).to_wire())
@@ -81,7 +81,7 @@ def test_answers_of_upstreams(data: bytes, age: int) -> None:
         assert again.key == query.key
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=600), mangled(_reply())), st.integers(0, 100_000))
 def test_answers_that_are_passed_on_whole(data: bytes, age: int) -> None:
     wire.opaque_response(data)

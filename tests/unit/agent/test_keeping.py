@@ -51,7 +51,7 @@ class TestJournal:
         first.close()
 
     @given(cut=st.integers(0, 60))
-    @settings(max_examples=61, deadline=None)
+    @settings(max_examples=61)
     def test_a_torn_tail_is_a_prefix(self, cut: int) -> None:
         path = Path(os.environ.get("TMPDIR", "/tmp")) / f"plait-torn-{os.getpid()}"
         records = [{"t": "a", "n": i} for i in range(4)]

@@ -213,7 +213,7 @@ class Guarded(Bench):
             assert rules.get(name) in allowed, name
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STATES)
 def test_at_no_moment_is_an_endpoint_open_without_its_rules(
     steps: list[tuple[dict[str, str], frozenset[str], frozenset[str], frozenset[str], bool]],

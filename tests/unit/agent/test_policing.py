@@ -25,7 +25,7 @@ from plait.model.objects import (
     Policy,
     Workload,
 )
-from plait.model.policies import GroupSpec, Peer, PolicySpec, Rule, Subject
+from plait.model.policies import GroupSpec, Peer, PolicySpec, Port, Rule, Subject
 from plait.model.ruleset import Ruleset
 from plait.model.selectors import Selector
 
@@ -261,6 +261,25 @@ async def test_purging_leaves_nothing(host: fake.FakeHost) -> None:
         await agent.service.attach(attach())
         assert await agent.purge() == ()
         assert host.nft.table() is None
+
+
+async def test_who_may_be_led_to_a_resolver_of_its_own_choice(host: fake.FakeHost) -> None:
+    def may_ask(agent: Agent, resolver: str, tcp: bool = False) -> bool:
+        return agent.policing.may_ask(client, resolver, tcp)
+
+    async with running(host) as agent:
+        await settled(host, agent)
+        answer = await agent.service.attach(attach())
+        client = next(address for address in answer.addresses if ":" not in address)
+        assert may_ask(agent, "192.0.2.53")
+        only = Rule(peers=(Peer(cidr="192.0.2.53/32"),), ports=(Port(protocol="UDP", port=53),))
+        host.server.put(policy(ingress=(), egress=(only,)))
+        await applied(host, agent)
+        assert may_ask(agent, "192.0.2.53")
+        assert not may_ask(agent, "192.0.2.53", tcp=True)
+        assert not may_ask(agent, "192.0.2.54")
+        # DNS to the host itself is always open.
+        assert may_ask(agent, host.facts.addresses[0].address.partition("/")[0])
 
 
 async def test_networks_matter_to_policies(host: fake.FakeHost) -> None:

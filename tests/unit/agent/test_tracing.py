@@ -63,7 +63,7 @@ def programmed(scene: list[AnyObject]) -> tuple[Engine, FakeNft, dict[str, str]]
     return engine, door, links
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(scenes(), st.sampled_from([4, 6]))
 def test_the_machine_does_with_every_packet_what_the_walk_does(
     scene: list[AnyObject], family: Any

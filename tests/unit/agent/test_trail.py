@@ -37,7 +37,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STEPS)
 def test_copy_and_trail_are_the_snapshot_at_every_moment(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]

@@ -202,7 +202,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(WORDS, max_size=6))
 def test_no_command_line_ends_in_a_traceback(args: list[str]) -> None:
     # Nothing is installed below this root, so whatever asks for a server or an agent is refused.

@@ -101,7 +101,7 @@ def test_aliases_count_each_time_they_are_used() -> None:
     assert "too many" in refusal(bomb).why
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=200) | st.text(alphabet="{}[]:,-&*!|>'\"\n ab?%@`", max_size=60))
 def test_any_text_is_objects_or_a_refusal(text: str) -> None:
     with contextlib.suppress(PlaitError):

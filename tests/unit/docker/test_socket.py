@@ -168,7 +168,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     body=st.binary(max_size=64) | VALUES.map(msgspec.json.encode), kind=st.sampled_from(PAYLOADS)
 )

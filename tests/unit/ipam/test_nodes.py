@@ -146,5 +146,5 @@ class Cluster(RuleBasedStateMachine):
         assert len(set(held)) == len(held)
 
 
-Cluster.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Cluster.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestCluster = Cluster.TestCase

@@ -114,7 +114,7 @@ class Judges:
 
 
 @given(scenes(), st.sampled_from((4, 6)))
-@settings(max_examples=40, deadline=None, phases=set(Phase) - {Phase.explain})
+@settings(max_examples=40, phases=set(Phase) - {Phase.explain})
 def test_both_agree_on_every_pair_and_every_packet(
     objects: list[AnyObject], family: Literal[4, 6]
 ) -> None:

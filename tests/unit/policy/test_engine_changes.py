@@ -91,7 +91,7 @@ def whole(ruleset: Ruleset) -> Ruleset:
 
 
 @given(steps(), st.randoms(use_true_random=False))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_the_state_counts_and_not_the_way_to_it(history: list[Step], rng: random.Random) -> None:
     engine, follower = Engine(NODE), Follower()
     for step in history:
@@ -115,7 +115,7 @@ def test_the_state_counts_and_not_the_way_to_it(history: list[Step], rng: random
 
 
 @given(steps())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_stays_of_what_goes(history: list[Step]) -> None:
     engine, follower = Engine(NODE), Follower()
     for step in history:
@@ -135,7 +135,7 @@ def test_nothing_stays_of_what_goes(history: list[Step]) -> None:
 
 
 @given(steps())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_only_what_is_used_is_there(history: list[Step]) -> None:
     engine, follower = Engine(NODE), Follower()
     for step in history:

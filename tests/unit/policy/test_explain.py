@@ -147,7 +147,7 @@ def test_the_answer_as_data_is_json() -> None:
     assert back["change"][0]["command"].startswith("plait allow shop/api")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scenes(), st.data())
 def test_there_is_an_answer_for_whoever_talks_to_whomever(
     objects: list[AnyObject], data: st.DataObject

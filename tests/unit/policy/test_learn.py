@@ -185,7 +185,6 @@ def test_what_always_passes_needs_no_rule() -> None:
         WORLD,
         [
             record("10.0.0.1", "169.254.1.1", 53, "udp"),
-            record("10.0.0.1", "198.51.100.53", 53, "udp"),
             record("192.0.2.2", "10.0.0.1", 80),  # its own host
             record("10.0.0.1", "192.0.2.2", 0, "icmp", icmp_type=8, icmp_code=0),
         ],
@@ -231,7 +230,7 @@ def flows(draw: st.DrawFn) -> FlowRecord:
     return record(src, dst, 0, protocol, icmp_type=kind, icmp_code=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(flows(), max_size=12))
 def test_what_was_seen_passes_and_what_was_not_is_denied(records: list[FlowRecord]) -> None:
     learnt = learn(WORLD, records, ["shop", "ops"])

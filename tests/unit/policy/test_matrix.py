@@ -80,7 +80,7 @@ def test_endpoints_that_no_policy_tells_apart_are_asked_once() -> None:
     assert found.allowed(1, 2, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scenes(), st.sampled_from(["80/tcp", "http", "53/udp", "icmp"]))
 def test_groups_answer_as_every_pair_would(objects: list[AnyObject], port: str) -> None:
     world = World.of(objects)

@@ -190,7 +190,7 @@ POLICIES = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(POLICIES, POLICIES)
 def test_a_preview_is_the_difference_of_two_matrices(
     before: list[Policy], after: list[Policy]

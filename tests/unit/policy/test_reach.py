@@ -194,10 +194,11 @@ def test_neighbour_discovery_always_reaches_the_host() -> None:
     assert evaluate(world, asked).allowed
 
 
-def test_dns_to_the_outside_is_answered_by_the_host() -> None:
+def test_the_resolver_asks_another_one_for_a_client_only_where_policies_let_the_client() -> None:
+    assert ask(WEB, OUTSIDE, 53, "UDP").way.kind == "resolver"
+    assert ask(WEB, OUTSIDE, 53, "UDP").allowed
     closed = policy("p", isolate=("egress",))
-    assert ask(WEB, OUTSIDE, 53, "UDP", (closed,)).way.kind == "resolver"
-    assert ask(WEB, OUTSIDE, 53, "UDP", (closed,)).allowed
+    assert not ask(WEB, OUTSIDE, 53, "UDP", (closed,)).allowed
     # An endpoint that serves DNS is asked itself.
     assert not ask(WEB, FAR, 53, "UDP", (closed,)).allowed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.model.errors import PlaitError
@@ -53,7 +53,6 @@ def test_what_names_nobody(text: str) -> None:
     assert caught.value.code == "PLAIT-CLI-001"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_reference_or_refused_and_reads_back(text: str) -> None:
     try:
@@ -77,7 +76,6 @@ REFERENCES = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(REFERENCES, REFERENCES, REFERENCES, REFERENCES)
 def test_two_policies_have_one_name_only_if_they_say_the_same(
     a: Reference, b: Reference, c: Reference, d: Reference

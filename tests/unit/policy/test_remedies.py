@@ -165,7 +165,7 @@ def test_a_policy_that_is_there_is_not_written_over() -> None:
     assert other.policy.metadata.name == f"{step.policy.metadata.name}.2"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scenes(), st.sampled_from([80, 443, 8080]))
 def test_new_policies_alone_give_the_other_answer(objects: list[AnyObject], port: int) -> None:
     world = World.of(objects)

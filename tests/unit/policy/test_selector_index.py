@@ -47,7 +47,7 @@ _parties = st.builds(
 
 
 @given(st.lists(_terms, max_size=6), st.lists(_parties, max_size=6), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_files_find_what_a_search_of_everything_finds(
     terms: list[object], parties: list[Party], data: st.DataObject
 ) -> None:
