@@ -139,6 +139,11 @@ class Domains:
         """Whether a set has the address, or had it: what began then goes on."""
         return address in self._held.get(ident, ())
 
+    def opens(self, ident: str, address: str) -> bool:
+        """Whether a set has the address now, so that a flow may begin."""
+        held = self._held.get(ident)
+        return held is not None and held.get(address, 0.0) > self._clock()
+
     @property
     def elements(self) -> int:
         """Addresses that are open."""

@@ -2,6 +2,7 @@
 
 loop --after a turn--> ender (flows), domains (sets of names)
 resolver --before an answer is given--> domains
+resolver --before another one is asked--> may_ask
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from plait.agent.denied_flows import Surroundings
+from plait.agent.denied_flows import DNS_PORT, Surroundings
 from plait.agent.desired.inputs import bare
 from plait.agent.domains import DomainDoor, Domains
 from plait.agent.flow_ender import Ender
@@ -27,7 +28,9 @@ from plait.kernel.conntrack import FlowTable
 from plait.kernel.nft_inspect import Inspector
 from plait.model.hoststate import HostState
 from plait.model.policies import DIRECTIONS
+from plait.model.ruleset import Ruleset
 from plait.policy.opaque_names import chain_name
+from plait.policy.walk import Packet, Walker
 
 
 class PolicyDoors(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,9 @@ class Policing:
         self._doors = doors
         self._addresses = addresses
         self._pools: tuple[str, ...] = ()
+        self._walker: Walker | None = None
+        """Of the rules in force; None before the first turn."""
+        self._ruleset: Ruleset | None = None
         self.domains = Domains(doors.domains, clock=clock, refused=self._ours)
         self.ender = Ender(doors.flows, self._around, offload=offload, sleep=sleep)
         self.tracer = Tracer(state, doors.inspector, around=self._around, offload=offload)
@@ -65,8 +71,23 @@ class Policing:
     def after(self, want: HostState, unsure: bool) -> None:
         """See `Loop`: the kernel filters so now."""
         self._pools = want.filter.pools
+        if self._walker is None or self._ruleset is not want.policy:
+            self._ruleset = want.policy
+            self._walker = Walker(
+                want.policy, in_domain=self.domains.opens, in_pools=self._in_pools
+            )
         self.domains.follow(want.policy.domains, unsure)
         self.ender.follow(want, unsure)
+
+    def may_ask(self, client: str, resolver: str, tcp: bool) -> bool:
+        """Whether policies let an endpoint talk to a resolver that it chose itself, which ours
+        would ask for it. DNS to the host itself passes in any case."""
+        if resolver in map(bare, self._addresses()):
+            return True
+        if self._walker is None:
+            return False
+        packet = Packet("egress", client, resolver, "tcp" if tcp else "udp", DNS_PORT)
+        return self._walker.walk(packet).accepted
 
     async def run(self) -> None:
         """End flows, until cancelled."""

@@ -101,8 +101,9 @@ class Tracer:
     def _side(
         self, query: TraceQuery, direction: Direction, passage: Passage, ours: frozenset[str]
     ) -> TracedSide:
-        allowed = passage.verdict == "accept"
-        ident = _decider(passage)
+        denied = self._by_resolver(query, direction)
+        allowed = passage.verdict == "accept" and denied is None
+        ident = _decider(passage) if denied is None else denied.id
         meaning = self._state.engine.meaning(ident) if ident else None
         policy, reason = "", REASONS.get(ident, "")
         if meaning is not None:
@@ -132,9 +133,23 @@ class Tracer:
         names, which the resolver answers."""
         if direction == "ingress" and query.src in ours:
             return None
-        around = self._around()
-        if direction == "egress" and around.proxies(query.protocol, query.dst, query.port):
+        if self._is_proxied(query, direction):
             return None
+        return self._walked(query, direction)
+
+    def _by_resolver(self, query: TraceQuery, direction: Direction) -> Outcome | None:
+        """Policies' denial of a resolver elsewhere, which ours obeys in place of the kernel."""
+        if not self._is_proxied(query, direction) or query.dst in self._around().host:
+            return None
+        outcome = self._walked(query, direction)
+        return None if outcome.accepted else outcome
+
+    def _is_proxied(self, query: TraceQuery, direction: Direction) -> bool:
+        around = self._around()
+        return direction == "egress" and around.proxies(query.protocol, query.dst, query.port)
+
+    def _walked(self, query: TraceQuery, direction: Direction) -> Outcome:
+        around = self._around()
         kind = query.icmp_type if query.protocol.startswith("icmp") else -1
         code = query.icmp_code if query.protocol.startswith("icmp") else -1
         packet = Packet(direction, query.src, query.dst, query.protocol, query.port, kind, code)

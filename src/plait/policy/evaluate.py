@@ -108,7 +108,7 @@ def evaluate(world: World, flow: Flow, in_domain: InDomain | None = None) -> Ver
     name may stand for is taken as not named, and the verdict says what it depends on.
     """
     way = reach.way(world, flow)
-    if way.kind in {"to host", "resolver"}:
+    if way.kind == "to host":
         assert way.egress is not None
         egress = _to_host(world, way.egress, in_domain)
     else:

@@ -193,7 +193,7 @@ def _free(world: World, flow: Flow, direction: str) -> bool:
         return way in {"own host", "itself"}
     if way == "to host":
         return reach.is_dns(flow) or reach.is_discovery(flow) or reach.is_echo(flow)
-    return way in {"resolver", "itself"}
+    return way == "itself"
 
 
 def _port_key(record: FlowRecord) -> PortKey:

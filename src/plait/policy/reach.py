@@ -29,7 +29,8 @@ Kind = Literal[
     "from outside",
 ]
 """The last four refuse. `own host`: a host to its own endpoint, which no policy rules; `to host`:
-an endpoint to its own host; `resolver`: a question that the host's resolver answers."""
+an endpoint to its own host; `resolver`: a question that the host's resolver
+takes."""
 
 REFUSALS: Final[frozenset[Kind]] = frozenset(
     {"no common family", "another network", "internal", "from outside"}
@@ -91,7 +92,10 @@ def _from_endpoint(world: World, flow: Flow, sender: Endpoint) -> Way:
     if pool is not None and pool.metadata.name == sender.spec.network:
         return Way("own network", f"{dst.address} is in network {sender.spec.network}", flow)
     if told and pool is None and is_dns(flow):
-        text = "the host's resolver answers DNS, whatever server is asked"
+        text = (
+            f"the host's resolver takes DNS to {dst}: it answers names of the network itself, and "
+            f"asks {dst} where policies let the client, or the host itself asks there"
+        )
         return Way("resolver", text, flow)
     if _internal(world, sender):
         return Way("internal", _no_way_out(sender), flow)

@@ -3,6 +3,7 @@
 server -> agent.sync -> names -> zone, directory        (Names.observe)
 agent.service -> names -> zone                          (task "agent -> names")
 resolver -> agent.policing -> sets of names             (before an answer is given)
+resolver -> agent.policing                              (before another resolver is asked)
 docker plug-in -> agent                                 (task "docker -> agent")
 kernel -> flow log                                      (task "kernel -> flows")
 kernel -> counters                                      (task "kernel -> counters")
@@ -128,6 +129,7 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
             host_servers=ResolvConf(paths.resolv_conf, clock),
             told=agent.policing.domains.answered,
             trusted=ResolvConf(RESOLVED, clock),
+            may_ask=agent.policing.may_ask,
         )
         stack.push_async_callback(resolver.stop)
         engine = DockerEngine(paths.docker_socket)

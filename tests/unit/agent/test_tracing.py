@@ -125,6 +125,22 @@ async def test_an_agent_answers_for_the_ends_that_are_its_own(host: fake.FakeHos
             assert (await asked(other, other)).sides == ()
 
 
+async def test_a_resolver_elsewhere_is_closed_by_ours_and_not_by_the_kernel(
+    host: fake.FakeHost,
+) -> None:
+    host.server.put(policy(ingress=(), isolate=("egress",)))
+    async with running(host) as agent:
+        await settled(host, agent)
+        made = await agent.service.attach(attach())
+        await applied(host, agent)
+        web = next(address for address in made.addresses if "." in address)
+        for resolver, allowed in (("192.0.2.1", True), ("203.0.113.53", False)):
+            query = TraceQuery(src=web, dst=resolver, protocol="udp", port=53)
+            (side,) = (await agent.service.trace(query)).sides
+            assert (side.allowed, side.agrees) == (allowed, True)
+            assert side.policy == ("" if allowed else "allow")
+
+
 async def test_addresses_are_checked(host: fake.FakeHost) -> None:
     async with running(host) as agent:
         await settled(host, agent)
