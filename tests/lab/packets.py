@@ -6,6 +6,8 @@
                                              moment at which the link is there; prints `sent`
                                              when a round is out
     packets.py serve PORT                    accepts TCP on every address of both families
+    packets.py see LINK                      prints sender's MAC, Ethernet type and, of ICMPv6, the
+                                             type of each frame that comes in
 
 All print `ready` first, and end when their standard input does.
 """
@@ -23,6 +25,7 @@ HOST_MAC = "ee:ee:ee:ee:ee:ee"
 ANY_MAC = "02:00:00:00:00:66"
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 UDP, ICMP, ICMPV6 = 17, 1, 58
+ETH_P_ALL = 0x0003
 
 
 def checksum(data: bytes) -> int:
@@ -119,6 +122,29 @@ async def hear(port: int) -> None:
     await until_told()
 
 
+async def see(link: str) -> None:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    sock.setblocking(False)
+    sock.bind((link, ETH_P_ALL))
+
+    def frame() -> None:
+        data, (_, _, kind, *_) = sock.recvfrom(2048)
+        if kind != socket.PACKET_OUTGOING:
+            print(described(data), flush=True)
+
+    asyncio.get_running_loop().add_reader(sock, frame)
+    await until_told()
+
+
+def described(data: bytes) -> str:
+    """`ee:ee:ee:ee:ee:ee 86dd 134`: the last of ICMPv6 without extension headers (RFC 4443)."""
+    kind = int.from_bytes(data[12:14], "big")
+    words = [data[6:12].hex(":"), f"{kind:04x}"]
+    if kind == IPV6 and len(data) > 54 and data[20] == ICMPV6:
+        words.append(str(data[54]))
+    return " ".join(words)
+
+
 async def serve(port: int) -> None:
     async def hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"host\n")
@@ -170,6 +196,8 @@ def main(argv: list[str]) -> None:
     verb, *words = argv
     if verb == "send":
         asyncio.run(send(words[0], float(words[1]), [bytes.fromhex(w) for w in words[2:]]))
+    elif verb == "see":
+        asyncio.run(see(words[0]))
     else:
         asyncio.run({"hear": hear, "serve": serve}[verb](int(words[0])))
 

@@ -221,6 +221,51 @@ def test_an_endpoint_is_no_router_and_nobodys_neighbour(
     assert (routes(), routes(victim.inner_pid)) == before
 
 
+def test_no_frame_of_an_endpoint_is_seen_by_another(
+    plait_lab: Lab, loads: dict[str, WorkloadState]
+) -> None:
+    """A container with NET_RAW writes any frame it likes: whatever its addresses of layer 2, ARP
+    and router advertisements, others see frames of their own hosts alone, and of what it sent
+    only what it may send."""
+    evil, victim, far, good = (loads[role] for role in ("evil", "victim", "far", "good"))
+    macs = [endpoint_mac(each.endpoint) for each in (victim, far, good)]
+    everyone = ("ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01", "01:00:5e:00:00:01")
+    frames = []
+    for family in (4, 6):
+        for target in (of(victim, family), of(far, family)):
+            datagram = packets.udp(of(evil, family), target, EAR, "not to the host")
+            kind = packets.kind_of(target)
+            # Past the host, as somebody else and as the host.
+            frames += [packets.ether(kind, datagram, to=mac) for mac in (*macs, *everyone)]
+            stolen = packets.udp(of(good, family), target, EAR, "as the good one")
+            frames += [packets.ether(kind, stolen, by=mac) for mac in (*macs, packets.HOST_MAC)]
+    for address in (of(victim, 4), of(good, 4), GATEWAY4):
+        for to in (*macs, *everyone, packets.HOST_MAC):
+            frames.append(packets.ether(packets.ARP, packets.arp_claim(address), to=to))
+    for source in ("fe80::1", of(evil, 6), of(good, 6)):
+        advert = packets.router_advertisement(source, of(victim, 6))
+        everywhere = packets.router_advertisement(source)
+        frames += [packets.ether(packets.IPV6, advert, to=mac) for mac in (*macs, *everyone)]
+        frames += [packets.ether(packets.IPV6, each) for each in (advert, everywhere)]
+    with ExitStack() as stack:
+        eyes, ears = [], []
+        for seer in (victim, far):
+            pid = seer.inner_pid
+            eyes.append(Process(plait_lab, seer.host, pid, ("see", "eth0")))
+            ears.append(stack.enter_context(process(plait_lab, seer.host, pid, "hear", str(EAR))))
+        send(plait_lab, evil, *frames)
+        for seer, eye, ear in zip((victim, far), eyes, ears, strict=True):
+            for family in (4, 6):
+                last = packets.udp(of(good, family), of(seer, family), EAR, "the end")
+                send(plait_lab, good, packets.ether(packets.kind_of(of(good, family)), last))
+                assert ear.line() == "the end", "none of the datagrams"
+            seen = set(eye.process.communicate()[0].splitlines())
+            assert {line.split()[0] for line in seen} == {packets.HOST_MAC}
+            kinds = {line.split(maxsplit=1)[1] for line in seen}
+            # The host itself may ask for its neighbour (RFC 4861 4.3).
+            assert kinds <= {"0800", "86dd", "0806", "86dd 135", "86dd 136"}
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_nothing_passes_before_the_identity_is_known(
     plait_lab: Lab, loads: dict[str, WorkloadState], family: int

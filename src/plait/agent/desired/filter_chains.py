@@ -34,6 +34,8 @@ _LOOPBACK4: Final = "127.0.0.0/8"
 _ROUTER_SOLICIT, _LISTENER_REPORT = 133, 143
 """RFC 4861 section 4.1, RFC 3810 section 5.2."""
 _ND_SOLICIT, _ND_ADVERT = 135, 136
+_REDIRECT: Final = 137
+"""The last message of neighbour discovery; a router solicitation is the first (RFC 4861 4)."""
 _ECHO: Final = {4: 8, 6: 128}
 _ICMP: Final = {4: "icmp", 6: "icmpv6"}
 _OWN_ADDRESS: Final = {4: marks.GATEWAY4, 6: marks.RESOLVER6}
@@ -248,10 +250,13 @@ def _ports() -> Chain:
 
 
 def _egress() -> Chain:
+    discovery = e.Between(e.ICMP_TYPE[6], e.byte(_ROUTER_SOLICIT), e.byte(_REDIRECT))
     return Chain(
         "egress",
         (
             Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
+            # A router would send on what has a global source, though it is for one link only.
+            Rule("neighbour discovery", (e.protocol("icmpv6"), discovery, _COUNT, DROP)),
             # The source was checked against the link before.
             *[
                 Rule("network", (e.family(f), e.Vmap((e.SADDR[f],), FROM[f].name)))
