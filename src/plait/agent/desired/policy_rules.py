@@ -53,6 +53,13 @@ class Compiled(NamedTuple):
     constants: tuple[Constant, ...]
     counters: tuple[str, ...]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names in the kernel of all that it is made of."""
+        chains = [rules.chain.name for rules in self.chains]
+        constants = [constant.set.name for constant in self.constants]
+        return frozenset((*chains, *constants, *self.counters))
+
 
 def chain_name(ident: str) -> str:
     """nft chain of a chain of a ruleset."""
@@ -77,6 +84,14 @@ def passes(chain: PolicyChain) -> bool:
 def stands_in_class(chain: PolicyChain) -> bool:
     """Whether rules of it stand in the chains of its classes: these follow when it changes."""
     return any(rule.decision == "pass" or rule.staged for rule in chain.rules)
+
+
+def sets_of(chain: PolicyChain) -> set[str]:
+    """The sets of the ruleset that its rules name."""
+    found: set[str] = set()
+    for rule in chain.rules:
+        found.update((rule.peers, rule.domains, *[port.named for port in rule.ports]))
+    return found - {""}
 
 
 def closed(chain: PolicyChain) -> PolicyChain:

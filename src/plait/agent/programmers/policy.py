@@ -29,6 +29,7 @@ from plait.agent.desired.policy_rules import (
     dispatch_elements,
     passes,
     policy_chain,
+    sets_of,
     stands_in_class,
 )
 from plait.agent.desired.policy_sets import ident_of, is_policy, packed
@@ -200,7 +201,7 @@ class FilterPolicy:
         if standing is None or standing.source != source or not self._is_there(standing.compiled):
             return False
         # A plan that was not carried out may have said otherwise meanwhile.
-        self._needs[key] = _names(standing.compiled)
+        self._needs[key] = standing.compiled.names
         self._sure[key[0]][key[1]] = source[0]
         return True
 
@@ -212,14 +213,14 @@ class FilterPolicy:
         return [self._planned(key, made, held or None)]
 
     def _planned(self, key: Key, made: Made, have: Any) -> Op:
-        self._needs[key] = _names(made.compiled)
+        self._needs[key] = made.compiled.names
         self._sure[key[0]].pop(key[1], None)
         return self._op(key, made, have)
 
     def _stand(self, key: Key, made: Made) -> None:
         bare = tuple(ChainRules(Chain(c.chain.name), c.state) for c in made.compiled.chains)
         self._standing[key] = _Standing(made.source, made.compiled._replace(chains=bare))
-        self._needs[key] = _names(made.compiled)
+        self._needs[key] = made.compiled.names
         if made.source:
             self._sure[key[0]][key[1]] = made.source[0]
 
@@ -393,8 +394,8 @@ class FilterPolicy:
 
     def _steps(self, jobs: Mapping[Key, Any]) -> list[tuple[Key, nft.Change]]:
         steps = Steps(self._actual)
-        made = [want.compiled for want in jobs.values() if isinstance(want, Made)]
-        needed = frozenset().union(*map(_names, made))
+        made = [want.compiled.names for want in jobs.values() if isinstance(want, Made)]
+        needed = frozenset().union(*made)
         for key, want in jobs.items():
             # What opens or closes here may need what the plan saw no more use for.
             if key[0] != "gone" or key[2] not in needed:
@@ -442,7 +443,7 @@ class FilterPolicy:
         refused.setdefault(key, why)
         if kind == "set":
             ident = ident_of(name)
-            chains = [c for c, wish in self._wanted.chains.items() if ident in _sets_of(wish)]
+            chains = [c for c, wish in self._wanted.chains.items() if ident in sets_of(wish)]
             classes = [c for c, wish in self._wanted.classes.items() if not ident and wish.guard]
         elif kind == "chain":
             chains, classes = [name], []
@@ -498,18 +499,3 @@ def _inlined(wish: PolicyClass, chains: Mapping[str, PolicyChain]) -> list[Polic
     if not chains:
         return []
     return [chains[name] for tier in wish.tiers for name in tier.chains if name in chains]
-
-
-def _names(compiled: Compiled) -> frozenset[str]:
-    """Names in the kernel of all that it is made of."""
-    chains = [rules.chain.name for rules in compiled.chains]
-    constants = [constant.set.name for constant in compiled.constants]
-    return frozenset((*chains, *constants, *compiled.counters))
-
-
-def _sets_of(chain: PolicyChain) -> set[str]:
-    """The sets that its rules name."""
-    found: set[str] = set()
-    for rule in chain.rules:
-        found.update((rule.peers, rule.domains, *[port.named for port in rule.ports]))
-    return found - {""}
