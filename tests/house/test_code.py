@@ -38,6 +38,21 @@ def test_the_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("package", ["agent", "model", "policy"])
+def test_a_charter_names_every_module(package: str) -> None:
+    folder = ROOT / "src/plait" / package
+    charter = ast.get_docstring(tree(folder / "__init__.py")) or ""
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    # A line of the list names modules first, then says what they are.
+    listed = {
+        word
+        for line in charter.splitlines()
+        if (found := re.match(r"    (\w+(?:, \w+)*) {2,}", line))
+        for word in found[1].split(", ")
+    }
+    assert listed == modules
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_every_error_code_that_is_used_is_known(path: Path) -> None:
     used = {

@@ -14,8 +14,7 @@ from typing import NamedTuple
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint
 from plait.policy.evaluate_rule import peer_matches
-from plait.policy.preview_places import OUTSIDE
-from plait.policy.questions import endpoint_names
+from plait.policy.questions import OUTSIDE, endpoint_names
 from plait.policy.reference import Reference, parse, peers, subject
 from plait.policy.world import Party, World, canonical, endpoint_text
 

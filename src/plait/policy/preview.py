@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from plait.policy.evaluate import Verdict, evaluate
 from plait.policy.flow import Flow, port_text
-from plait.policy.preview_places import OUTSIDE as OUTSIDE
 from plait.policy.preview_places import Parties, Place, places
 from plait.policy.questions import PortAsked, ports_asked
 from plait.policy.world import Party, World

@@ -15,11 +15,9 @@ import msgspec
 from plait.model.objects import Endpoint, Node
 from plait.model.policies import DIRECTIONS, Direction, Peer, Policy
 from plait.policy.evaluate_rule import peer_matches
-from plait.policy.questions import endpoint_names
+from plait.policy.questions import OUTSIDE, endpoint_names
 from plait.policy.world import Party, World, parse_cidr
 
-OUTSIDE: Final = ("203.0.113.1", "2001:db8::1")
-"""Addresses that stand for the rest of the world (RFC 5737, RFC 3849)."""
 MAX_CIDRS: Final = 64
 """CIDRs of which one address each is asked about."""
 SAMPLES: Final = 16

@@ -18,6 +18,8 @@ from plait.policy.world import Party, World, endpoint_text
 
 ECHO: Final = {4: ("ICMP", 8), 6: ("ICMPv6", 128)}
 """Protocol and type of an echo request (RFC 792, RFC 4443)."""
+OUTSIDE: Final = ("203.0.113.1", "2001:db8::1")
+"""Addresses that stand for the rest of the world (RFC 5737, RFC 3849)."""
 UNNAMED_PORTS: Final = range(49151, 0, -1)
 """Where a port is looked for that no policy names."""
 
