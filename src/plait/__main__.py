@@ -32,7 +32,7 @@ COMMANDS = {
     "allow": Entry("plait.cli.allowing:allow", "Let endpoints talk to others", USE),
     "deny": Entry("plait.cli.allowing:deny", "Keep endpoints from talking to others", USE),
     "isolate": Entry("plait.cli.allowing:isolate", "A namespace that keeps to itself", USE),
-    "policy": Entry("plait.cli.policy:policy", "Policies: matrix, and what follows", USE),
+    "policy": Entry("plait.cli.policy:policy", "Policies: ls, show, test, preview, learn", USE),
     "network": Entry("plait.cli.networks:network", "Networks: ls, create, rm, inspect", USE),
     "namespace": Entry("plait.cli.labelling:namespace", "Namespaces: ls, label", USE),
     "attach": Entry("plait.cli.endpoints:attach", "Join a process to the network", USE),

@@ -32,14 +32,17 @@ if TYPE_CHECKING:
 @files_option
 @click.option("--server", is_flag=True, help="Ask about what the server has, not manifests.")
 @click.option(
-    "--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write a JUnit report there."
+    "--junit",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Write a JUnit report there; - prints it, and nothing else.",
 )
 @json_option
 def check(
     paths: tuple[str, ...],
     files: tuple[str, ...],
     server: bool,
-    junit: Path | None,
+    junit: str | None,
     as_json: bool,
 ) -> None:
     """Hold the expectations in FILE against policies; exit with 1 when one is not met.
@@ -52,11 +55,16 @@ def check(
 
     if server and files:
         raise click.UsageError("give --server or --file, not both")
+    if junit == "-" and as_json:
+        raise click.UsageError("give --junit - or --json, not both")
     results = [result for path in paths for result in _results(path, files, server)]
-    if junit is not None:
-        junit.write_text(expectations.junit(", ".join(paths), results))
+    report = "" if junit is None else expectations.junit(", ".join(paths), results)
+    if junit is not None and junit != "-":
+        Path(junit).write_text(report)
     failed = [result for result in results if not result.passed]
-    if as_json:
+    if junit == "-":
+        output.say(report)
+    elif as_json:
         output.json_out({"passed": not failed, "results": [_data(result) for result in results]})
     else:
         _tell(results, failed)
@@ -118,6 +126,8 @@ def _understood(document: Document) -> PolicyTest:
             hints = nearest(unknown.group(1), known)
             fix = (f"write `{hints[0]}`" if hints else "fields are " + ", ".join(known),)
             path = f"{path}.{unknown.group(1)}"
+        elif path in {"$.kind", "$.apiVersion"} or "required field `kind`" in text:
+            fix = ("expectations begin with `apiVersion: plait/v1` and `kind: PolicyTest`",)
         raise PlaitError(
             "PLAIT-CLI-004",
             "the expectations are not valid",
@@ -135,7 +145,7 @@ def _tell(results: list[Result], failed: list[Result]) -> None:
         if result.error:
             output.say(f"  {output.clean(result.error)}")
         else:
-            output.say(f"  expected: {result.case.expect}")
+            output.say(f"  expected: {output.clean(result.case.expected)}")
         for line in result.wrong:
             output.say(f"  {output.clean(line)}")
     flows = sum(result.asked for result in results)

@@ -156,7 +156,8 @@ def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:
             output.say(output.clean(line))
     for verdict in found:
         if verdict not in distinct:
-            output.say(f"\nthe same from {verdict.flow.src.address} to {verdict.flow.dst.address}")
+            src, dst = (party.address or str(party) for party in verdict.flow[:2])
+            output.say(output.clean(f"\nthe same from {src} to {dst}"))
 
 
 def _shape(verdict: Verdict) -> tuple[object, ...]:

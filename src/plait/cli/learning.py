@@ -19,6 +19,7 @@ SHOWN = 10
 
 @click.command(
     cls=Command,
+    short_help="Propose policies for the flows that were seen.",
     examples=[
         "plait policy learn --from 1h -n shop > shop.yaml",
         "plait policy learn --from 1h --staged | plait apply -f -",

@@ -12,6 +12,7 @@ from plait.cli.options import json_option
 
 @click.command(
     cls=Command,
+    short_help="Show who reaches whom, by port.",
     examples=[
         "plait policy matrix --port 80/tcp",
         "plait policy matrix -f manifests/ --port 80/tcp --port http --json",

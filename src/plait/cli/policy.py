@@ -8,8 +8,9 @@ from plait.cli.expecting import check
 from plait.cli.frame import Group
 from plait.cli.learning import learn
 from plait.cli.matrix import matrix
-from plait.cli.policy_objects import enforce, list_, rm, show, stage
+from plait.cli.policy_objects import list_, rm, show
 from plait.cli.previewing import preview
+from plait.cli.staging import enforce, stage
 
 
 @click.group(
@@ -17,7 +18,7 @@ from plait.cli.previewing import preview
     examples=[
         "plait policy ls",
         "plait policy matrix --port 80/tcp",
-        "plait policy matrix -f manifests/ --json",
+        "plait policy test expect.yaml",
     ],
 )
 def policy() -> None:

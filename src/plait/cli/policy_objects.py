@@ -1,4 +1,4 @@
-"""`plait policy ls`, `show`, `rm`, `stage` and `enforce`: the policies themselves."""
+"""`plait policy ls`, `show` and `rm`: the policies themselves."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ SHOWN_ENDPOINTS = 8
 @click.command(
     "ls",
     cls=Command,
+    short_help="List policies in the order in which they decide.",
     examples=["plait policy ls", "plait policy ls -n shop", "plait policy ls --json"],
 )
 @click.option(
@@ -233,6 +234,7 @@ def counts_of(policy: Policy, counted: Iterable[RuleCount]) -> dict[tuple[str, i
 
 @click.command(
     cls=Command,
+    short_help="Delete policies.",
     examples=[
         "plait policy rm isolate.shop",
         "plait policy rm networkpolicy/shop/web --dry-run",
@@ -243,7 +245,8 @@ def counts_of(policy: Policy, counted: Iterable[RuleCount]) -> dict[tuple[str, i
 def rm(names: tuple[str, ...], dry_run: bool) -> None:
     """Delete policies, by name or by the object that each was made of.
 
-    All of them or none. `plait policy preview --delete NAME` says before what opens.
+    NAME may be a pattern ('learned.shop*'). All of them or none. `plait policy preview --delete
+    NAME` says before what opens.
     """
     from plait.cli import connect, output
     from plait.client.base import BatchOp
@@ -265,71 +268,6 @@ def rm(names: tuple[str, ...], dry_run: bool) -> None:
 
 async def _found(client: Api, names: Iterable[str]) -> list[Policy]:
     from plait.model.policies import Policy
-    from plait.policy.find_policy import find_policy
+    from plait.policy.find_policy import find_policies
 
-    everything = await client.list(Policy)
-    found = {p.metadata.name: p for p in (find_policy(everything, name) for name in names)}
-    return list(found.values())
-
-
-@click.command(
-    cls=Command, examples=["plait policy stage isolate.shop", "plait policy stage shop/web"]
-)
-@click.argument("name", shell_complete=complete.policies)
-@dry_run_option
-def stage(name: str, dry_run: bool) -> None:
-    """Let the policy NAME count what it would do, and decide nothing."""
-    _set_staged(name, staged=True, dry_run=dry_run)
-
-
-@click.command(
-    cls=Command,
-    examples=["plait policy enforce isolate.shop --dry-run", "plait policy enforce isolate.shop"],
-)
-@click.argument("name", shell_complete=complete.policies)
-@dry_run_option
-def enforce(name: str, dry_run: bool) -> None:
-    """Let the staged policy NAME decide.
-
-    With --dry-run it says which pairs of endpoints that changes.
-    """
-    _set_staged(name, staged=False, dry_run=dry_run)
-
-
-def _set_staged(name: str, *, staged: bool, dry_run: bool) -> None:
-    import msgspec
-
-    from plait.cli import connect, output
-    from plait.cli.offline import deciding
-    from plait.cli.previewing import say_changes
-    from plait.model.policies import Policy
-    from plait.policy.find_policy import find_policy
-    from plait.policy.preview import preview
-    from plait.policy.world import World
-
-    async def work() -> tuple[list[Any], Policy, Policy]:
-        async with connect.api() as client:
-            objects = await deciding(client)
-            old = find_policy([o for o in objects if isinstance(o, Policy)], name)
-            new = msgspec.structs.replace(
-                old, spec=msgspec.structs.replace(old.spec, staged=staged)
-            )
-            if new != old:
-                await client.update(new, dry_run=dry_run)
-            return objects, old, new
-
-    objects, old, new = connect.wait_for(work())
-    state = "staged" if staged else "enforced"
-    done = f"is {state} already" if new == old else f"would be {state}" if dry_run else state
-    output.good(f"policy {new.metadata.name} {done}")
-    if dry_run and new != old:
-        after = [new if o is old else o for o in objects]
-        say_changes(preview(World.of(objects), World.of(after)))
-    if new != old and not dry_run:
-        verb = "enforce" if staged else "stage"
-        output.say(f"  undo: plait policy {verb} {new.metadata.name}")
-        if staged and new.spec.origin:
-            output.say("  applying its manifest again enforces it", err=True)
-
-
-COMMANDS = (list_, show, rm, stage, enforce)
+    return find_policies(await client.list(Policy), names)

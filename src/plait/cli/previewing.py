@@ -25,6 +25,7 @@ HOUR = 3600.0
 
 @click.command(
     cls=Command,
+    short_help="Say what a change would open and close.",
     examples=[
         "plait policy preview -f new.yaml",
         "plait policy preview --delete isolate.shop",

@@ -66,6 +66,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
         return f"{_joined(self.senders)} {way} {_joined(self.receivers)} by {ports}"
 
     @property
+    def expected(self) -> str:
+        """`allow`, `deny by isolate.shop`."""
+        return f"{self.expect} by {self.by}" if self.by else self.expect
+
+    @property
     def port_texts(self) -> tuple[str, ...]:
         """`port` and `ports` together."""
         first = () if self.port is None else (self.port,)
@@ -206,7 +211,7 @@ def junit(name: str, results: Sequence[Result]) -> str:
             ElementTree.SubElement(case, "error", {"message": _printable(result.error)})
         elif result.wrong:
             found = ElementTree.SubElement(
-                case, "failure", {"message": _printable(f"expected {result.case.expect}")}
+                case, "failure", {"message": _printable(f"expected {result.case.expected}")}
             )
             found.text = "\n".join(map(_printable, result.wrong))
     ElementTree.indent(top)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 from plait.model.errors import PlaitError
 from plait.model.policies import Policy
@@ -43,3 +44,20 @@ def find_policy(policies: Sequence[Policy], text: str) -> Policy:
         f"there is no policy `{text}`",
         fix=(*(f"plait policy show {hint}" for hint in hints), "plait policy ls"),
     )
+
+
+def find_policies(policies: Sequence[Policy], texts: Iterable[str]) -> list[Policy]:
+    """Those that several texts mean, each once; a text with `*` means all whose name it matches.
+
+    PLAIT-API-004 as `find_policy`, also for a pattern that matches none.
+    """
+    found: dict[str, Policy] = {}
+    for text in texts:
+        if "*" not in text:
+            meant = [find_policy(policies, text)]
+        elif not (meant := [p for p in policies if fnmatchcase(p.metadata.name, text)]):
+            raise PlaitError(
+                "PLAIT-API-004", f"no policy has a name like `{text}`", fix=("plait policy ls",)
+            )
+        found |= {policy.metadata.name: policy for policy in meant}
+    return list(found.values())

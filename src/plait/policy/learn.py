@@ -110,16 +110,19 @@ def learn(
 ) -> Learnt:
     """Policies for the accepted flows among these; of endpoints of `namespaces`, or of all seen.
 
-    What passes whatever policies say needs none: DNS to the host's resolver, echo to the own
-    host, and the own host's checks.
+    A flow that one end accepted and the other one denied was not accepted. What passes whatever
+    policies say needs none: DNS to the host's resolver, echo to the own host, and the own host's
+    checks.
     """
     known = workloads(world)
     policies = {policy.metadata.name: policy for policy in world.policies}
+    records = tuple(records)
+    refused = _refused(records)
     seen: dict[str, _Seen] = {}
     used: set[tuple[str, str, PortKey]] = set()
     passed_over = 0
     for record in records:
-        if record.decision == "deny":
+        if record.decision == "deny" or _identity(record) in refused:
             continue
         flow, key = flow_of(world, record), _port_key(record)
         ends = [
@@ -157,6 +160,21 @@ def learn(
 
 
 # From a record to who talked to whom
+
+
+def _identity(record: FlowRecord) -> tuple[str, ...]:
+    """By which the records of both ends of a flow are known to be of one flow."""
+    ports = (record.src_port, record.dst_port, record.icmp_type, record.icmp_code)
+    return (record.protocol, record.src.address, record.dst.address, *map(str, ports))
+
+
+def _refused(records: Iterable[FlowRecord]) -> set[tuple[str, ...]]:
+    """The flows that an end denied and, in these records, never accepted."""
+    by_decision: dict[str, set[tuple[str, ...]]] = {"accept": set(), "deny": set()}
+    for record in records:
+        if record.decision in by_decision:
+            by_decision[record.decision].add((record.direction, *_identity(record)))
+    return {end[1:] for end in by_decision["deny"] - by_decision["accept"]}
 
 
 def _other(known: dict[tuple[str, str], Workload], end: FlowEnd, party: Party) -> Other | None:

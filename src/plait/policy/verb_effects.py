@@ -6,7 +6,7 @@ decides before it, and what it names may not be there yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -15,7 +15,7 @@ from plait.model.policies import DIRECTIONS, Direction, Peer, Policy, Rule
 from plait.policy.evaluate import Side, Verdict, evaluate
 from plait.policy.evaluate_rule import peer_matches
 from plait.policy.questions import UNNAMED_PORTS, PortAsked, asked_of, pairs
-from plait.policy.words import subject_words
+from plait.policy.words import peer_words, subject_words
 from plait.policy.world import World
 
 MAX_PAIRS: Final = 500
@@ -48,13 +48,44 @@ def isolated(world: World, endpoint: Endpoint, direction: Direction) -> bool:
     )
 
 
+def still_staged(world: World, enforced: Sequence[Policy]) -> tuple[Policy, ...]:
+    """Staged policies that accept something in a direction that these close, of an endpoint of
+    both: what they accept is denied while they decide nothing."""
+    closed = {
+        (direction, endpoint.key)
+        for policy in enforced
+        for direction in DIRECTIONS
+        if policy.spec.isolates(direction)
+        for endpoint in selected(world, policy)
+    }
+    return tuple(
+        policy
+        for policy in world.policies
+        if policy.spec.staged
+        and any(
+            (direction, endpoint.key) in closed
+            for direction in DIRECTIONS
+            if any(rule.action == "Accept" for rule in policy.spec.rules(direction))
+            for endpoint in selected(world, policy)
+        )
+    )
+
+
 def effects(before: World, after: World, policy: Policy) -> list[Effect]:
     """What to know of a policy that was written, of whom both worlds are otherwise the same."""
     found = []
     ruled = selected(after, policy)
-    subject = subject_words(policy.spec.subject)
-    if not ruled:
-        text = f"nobody is {subject} now: the policy waits for endpoints"
+    missing = [] if ruled else [subject_words(policy.spec.subject)]
+    missing += (
+        peer_words(peer)
+        for direction in DIRECTIONS
+        for rule in policy.spec.rules(direction)
+        for peer in rule.peers or ()
+        if (peer.endpoints is not None or peer.namespaces is not None)
+        and not any(_is_peer(after, (peer,), endpoint) for endpoint in after.endpoints)
+    )
+    for text in dict.fromkeys(missing):
+        text = f"no endpoint is meant yet by {text}: the policy waits for it"
         found.append(Effect(text, warns=True, fix=("plait ps",)))
     if policy.spec.staged:
         text = "it is staged: it counts what it would do and does nothing"

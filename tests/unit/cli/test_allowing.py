@@ -80,7 +80,9 @@ def test_json_tells_policies_and_effects(
     run("deny", "shop/db", "--from", "nobody", "--json")
     found = json.loads(capsys.readouterr().out)
     assert [p["result"] for p in found["policies"]] == ["created"]
-    assert found["effects"] == []
+    (effect,) = found["effects"]
+    assert effect["warns"]
+    assert "no endpoint is meant yet by nobody in namespace default" in effect["text"]
 
 
 def test_a_closed_sender_is_told_and_can_be_opened(
@@ -118,7 +120,7 @@ def test_what_is_denied_already_stays_so_and_is_told(
 def test_nobody_of_that_name_is_told(shop: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     run("allow", "wbe", "--from", "shop/front", "--staged")
     err = capsys.readouterr().err
-    assert "nobody is wbe in namespace default now" in err
+    assert "no endpoint is meant yet by wbe in namespace default" in err
     assert "it is staged" in err
     assert policies(shop)["allow.default.wbe.from.shop.front"].spec.staged
 

@@ -98,6 +98,28 @@ def manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path)
 
 
+def test_what_is_expected_of_a_policy_is_told_with_its_name(
+    manifests: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(manifests) / "expect.yml"
+    file.write_text(EXPECTATIONS.replace("by: guard", "by: guards"))
+    run("policy", "test", str(file), code=1)
+    assert "expected: deny by guards" in capsys.readouterr().out
+    run("policy", "test", str(file), "--junit", "-", code=1)
+    printed = capsys.readouterr().out
+    assert printed.startswith("<?xml")
+    assert 'message="expected deny by guards"' in printed
+    run("policy", "test", f"{manifests}/all.yaml", code=1)
+    assert "`kind: PolicyTest`" in capsys.readouterr().err
+
+
+def test_a_name_outside_is_told_for_both_families(
+    manifests: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("why", "shop/front", "example.com", "443", "-f", manifests)
+    assert capsys.readouterr().out.rstrip().endswith(" to example.com")
+
+
 def test_the_matrix_of_manifests_alone(manifests: str, capsys: pytest.CaptureFixture[str]) -> None:
     ports = ("--port", "22/tcp", "--port", "serve-81-udp")
     run("policy", "matrix", "-f", manifests, *ports, "--json")

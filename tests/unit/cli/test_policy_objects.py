@@ -181,6 +181,28 @@ def test_staging_and_enforcing(ruled: Any, capsys: pytest.CaptureFixture[str]) -
     assert "is enforced already" in capsys.readouterr().out
 
 
+def test_policies_that_belong_together_are_enforced_together(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("allow", "shop/db", "--from", "shop/api", "--staged")
+    run("isolate", "shop", "--staged")
+    capsys.readouterr()
+    run("policy", "enforce", "isolate.shop", "--dry-run")
+    err = capsys.readouterr().err
+    assert "staged policies accept nothing of what this closes: allow.shop.db.from.shop.api" in err
+    assert "fix: plait policy enforce allow.shop.db.from.shop.api" in err
+    run("policy", "enforce", "*shop*")
+    assert not any(policy.spec.staged for policy in policies(shop).values())
+    out, err = capsys.readouterr()
+    assert "undo: plait policy stage allow.shop.db.from.shop.api isolate.shop" in out
+    assert "staged policies" not in err
+    run("policy", "stage", "isolate.shop", "nosuch", code=1)
+    assert not policies(shop)["isolate.shop"].spec.staged, "all of them or none"
+    run("policy", "rm", "nosuch*", code=1)
+    run("policy", "rm", "*.shop*")
+    assert not policies(shop)
+
+
 def test_preview_of_a_file_says_pairs_and_flows(
     shop: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from plait.__main__ import plait
 from plait.cli import frame
 
 PAGE = Path(__file__).parents[3] / "docs/policy.md"
-POLICIES, EXPECTATIONS = re.findall(
+POLICIES, ENDPOINT, EXPECTATIONS = re.findall(
     r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL
 )
 NAMES = (("shop", "front"), ("shop", "api"), ("shop", "db"), ("default", "web"))
@@ -28,7 +28,12 @@ spec: {{node: h1, network: plait, name: {name}, addresses: [10.112.0.{number}]}}
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    for name, text in (("p", POLICIES), ("e", ENDPOINTS), ("expect", EXPECTATIONS)):
+    for name, text in (
+        ("p", POLICIES),
+        ("cache", ENDPOINT),
+        ("e", ENDPOINTS),
+        ("expect", EXPECTATIONS),
+    ):
         (tmp_path / f"{name}.yaml").write_text(text)
     return tmp_path
 

@@ -150,6 +150,17 @@ def test_flows_become_rules_of_both_ends() -> None:
     assert (learnt.flows, learnt.passed_over, learnt.silent) == (2, 0, ("shop/api",))
 
 
+def test_what_one_end_accepted_and_the_other_denied_is_not_learnt() -> None:
+    sent = record("10.0.0.5", "10.0.0.3", 22, src_port=4000)
+    denied = record("10.0.0.5", "10.0.0.3", 22, src_port=4000, direction="ingress", decision="deny")
+    got_in = record("10.0.0.5", "10.0.0.3", 22, src_port=4000, direction="ingress")
+    another = record("10.0.0.5", "10.0.0.3", 22, src_port=4001)
+    for records in ((sent, denied), (denied, sent)):
+        assert learn(WORLD, records).flows == 0
+    assert learn(WORLD, (sent, denied, another)).flows == 1
+    assert learn(WORLD, (sent, denied, got_in)).flows == 1, "later, under other policies"
+
+
 def test_only_endpoints_of_the_asked_namespaces_are_ruled() -> None:
     learnt = learn(WORLD, [record("10.0.0.1", "10.0.0.5")], ["ops"], staged=True)
     assert told(learnt.policies) == [
