@@ -19,6 +19,7 @@ from plait.agent.agent import Agent, Config, Doors
 from plait.agent.policing import PolicyDoors
 from plait.agent.programmers import in_order
 from plait.agent.programmers.domains import DomainSets
+from plait.agent.programmers.ended import EndedFlows
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.agent.programmers.policy import FilterPolicy
@@ -114,6 +115,7 @@ def build_agent(server: FakeServer, directory: Path, **settings: object) -> Agen
                 flows=connections,
                 domains=DomainSets(table, time.monotonic),
                 inspector=inspector,
+                bar=EndedFlows(table).bar,
             ),
             watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),
             purge=(

@@ -9,6 +9,7 @@ from plait.agent.agent import Agent, Config, Doors
 from plait.agent.policing import PolicyDoors
 from plait.agent.programmers import in_order
 from plait.agent.programmers.domains import DomainSets
+from plait.agent.programmers.ended import EndedFlows
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.agent.programmers.policy import FilterPolicy
@@ -126,6 +127,7 @@ class FakeHost:
                     flows=self.conntrack,
                     domains=DomainSets(table, self.clock),
                     inspector=FakeInspector(self.nft),
+                    bar=EndedFlows(table).bar,
                 ),
                 watchers=watchers,
                 purge=(table.purge,),

@@ -3,7 +3,8 @@
 The loop tells after a turn what the kernel does; when that may deny more than before, the flows
 of this host's endpoints are looked at. One look is not enough: an answer that was on its way when
 its flow was forgotten makes the same flow anew, the other way round, and policies may well accept
-that. So the looks go on until one finds nothing.
+that. So the looks go on until one finds nothing, and of UDP, whose senders may send on for long
+though nobody answers, the kernel drops such answers for a time.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ APART: Final = 0.2
 and a look costs the kernel a walk over its whole table."""
 RETRY: Final = 1.0
 """Seconds before a look that failed is tried again."""
+BARRED: Final = 120.0
+"""Seconds for which answers in a UDP flow that was ended are no flow of their own: as long as the
+kernel itself would remember the flow (nf_conntrack_udp_timeout_stream)."""
 SLICE: Final = 200
 """Flows that are judged before others have their turn: about 5 ms."""
 
+Bar = Callable[[Iterable[Flow], float], object]
+"""Have the kernel drop answers in these flows for so many seconds. """
 Offload = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 log: Final = structlog.get_logger("plait.agent.flow_ender")
@@ -47,13 +53,15 @@ class Ender:
         *,
         offload: Offload = asyncio.to_thread,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        bar: Bar = lambda _flows, _seconds: None,
     ) -> None:
         """`around` is asked at each look, of all but the local addresses; `offload` runs what
-        takes long."""
+        takes long; `bar` is told of UDP flows before they are ended."""
         self._flows = flows
         self._around = around
         self._offload = offload
         self._sleep = sleep
+        self._bar = bar
         self._memory = Memory()
         self._want: HostState | None = None
         self._due = asyncio.Event()
@@ -103,6 +111,7 @@ class Ender:
             try:
                 doomed = await self._doomed(ended)
                 if doomed:
+                    self._bar([f for f in doomed if reverse(track(f)) not in ended], BARRED)
                     count += await self._offload(partial(self._flows.forget, doomed))
             except OSError:
                 self._due.set()

@@ -18,7 +18,7 @@ import msgspec
 from plait.agent.denied_flows import DNS_PORT, Surroundings
 from plait.agent.desired.inputs import bare
 from plait.agent.domains import DomainDoor, Domains
-from plait.agent.flow_ender import Ender
+from plait.agent.flow_ender import Bar, Ender
 from plait.agent.metrics import Metric, counter, gauge
 from plait.agent.programmers.base import Failure
 from plait.agent.state import State
@@ -39,6 +39,7 @@ class PolicyDoors(msgspec.Struct, frozen=True, kw_only=True):
     flows: FlowTable
     domains: DomainDoor
     inspector: Inspector
+    bar: Bar
     proxied: Callable[[], bool] = lambda: True
     """The kernel can lead DNS packets to our resolver."""
 
@@ -65,7 +66,7 @@ class Policing:
         """Of the rules in force; None before the first turn."""
         self._ruleset: Ruleset | None = None
         self.domains = Domains(doors.domains, clock=clock, refused=self._ours)
-        self.ender = Ender(doors.flows, self._around, offload=offload, sleep=sleep)
+        self.ender = Ender(doors.flows, self._around, offload=offload, sleep=sleep, bar=doors.bar)
         self.tracer = Tracer(state, doors.inspector, around=self._around, offload=offload)
 
     def after(self, want: HostState, unsure: bool) -> None:

@@ -22,6 +22,7 @@ DECISIONS: Final[tuple[FlowDecision, ...]] = ("accept", "deny", "staged")
 REASONS: Final = {
     "none": "no policy decided",
     "guard": "an address of our pools that is no known endpoint's",
+    "ended": "an answer in a flow that a policy ended a moment ago",
     "pickup": "in the middle of a TCP connection that is not known",
     "network": "another network",
     "internal": "the network is internal",

@@ -193,6 +193,7 @@ DADDR: Final = {
     4: Field("ip daddr", 4, _payload(1, 16, 4), show_address),
     6: Field("ip6 daddr", 16, _payload(1, 24, 16), show_address),
 }
+SPORT: Final = Field("th sport", 2, _payload(2, 0, 2), show_number)
 DPORT: Final = Field("th dport", 2, _payload(2, 2, 2), show_number)
 ICMP_TYPE: Final = {
     4: Field("icmp type", 1, _payload(2, 0, 1), show_number),

@@ -13,6 +13,7 @@ from plait.agent.programmers import in_order
 from plait.agent.programmers.addresses import Addresses
 from plait.agent.programmers.docker_user import DockerUser
 from plait.agent.programmers.domains import DomainSets
+from plait.agent.programmers.ended import EndedFlows
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.agent.programmers.links import Links
@@ -92,6 +93,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
             flows=connections,
             domains=DomainSets(table, time.monotonic),
             inspector=inspector,
+            bar=EndedFlows(table).bar,
             proxied=lambda: table.features.tproxy,
         ),
         watchers=(RtnetlinkWatcher(netlink.subscribe(), programmers), NftMonitor(nft)),

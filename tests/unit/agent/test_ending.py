@@ -234,9 +234,17 @@ async def test_an_answer_in_flight_does_not_keep_a_flow_alive() -> None:
     answer = flow(WEB, FAR, 4000, protocol=UDP, sport=53)
     unlike = flow(WEB, FAR, 4001, protocol=UDP, sport=53)
     table = FakeConntrack([asked])
-    made = ender(table, Pauses(lambda: None, lambda: table.entries.extend([answer, unlike])))
+    barred: list[Flow] = []
+    made = Ender(
+        table,
+        lambda: AROUND,
+        offload=inline,
+        sleep=Pauses(lambda: None, lambda: table.entries.extend([answer, unlike])),
+        bar=lambda flows, _seconds: barred.extend(flows),
+    )
     made.follow(state(ruleset(), WEB), True)
     assert await made.look() == 2
+    assert barred == [asked], "who is let in again need not wait"
     assert table.entries == [unlike], "policies accept what the endpoint begins itself"
 
 

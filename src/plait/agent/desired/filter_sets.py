@@ -49,11 +49,17 @@ POLICY: Final = {
 """Address of a local endpoint to the chain of its policies, for what it sends and receives."""
 PEERS: Final = {4: Set("peers4", (nft.IPV4,)), 6: Set("peers6", (nft.IPV6,))}
 """Address of every known endpoint, here and elsewhere."""
+ENDED: Final = {
+    4: Set("ended4", (nft.IPV4, nft.SERVICE, nft.IPV4, nft.SERVICE), timeout=True),
+    6: Set("ended6", (nft.IPV6, nft.SERVICE, nft.IPV6, nft.SERVICE), timeout=True),
+}
+"""Sender and receiver, with their ports, of the answers in UDP flows that policies ended. Who ends
+flows fills them, and each element has its end."""
 ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN)
 NETWORK_SETS: Final = (FROM[4], FROM[6], TO[4], TO[6])
 PORT_SETS: Final = (PORTS[4], PORTS[6], HOSTPORTS[4], HOSTPORTS[6])
 BASE_SETS: Final = (POOLS[4], POOLS[6], VTEPS[4], VTEPS[6])
-POLICY_SETS: Final = (*POLICY.values(), PEERS[4], PEERS[6])
+POLICY_SETS: Final = (*POLICY.values(), PEERS[4], PEERS[6], ENDED[4], ENDED[6])
 SETS: Final = {
     s.name: s for s in (*ENDPOINT_SETS, *NETWORK_SETS, *PORT_SETS, *BASE_SETS, *POLICY_SETS)
 }

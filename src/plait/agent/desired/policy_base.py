@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import Final
 
 from plait.agent.desired.filter_logs import ACCEPTED, DENIED, log
-from plait.agent.desired.filter_sets import FAMILIES, POLICY
+from plait.agent.desired.filter_sets import ENDED, FAMILIES, POLICY
 from plait.model import marks
 from plait.model.policies import DIRECTIONS, Direction
 from plait.wire import nft_expr as e
 from plait.wire.nft import Chain, Hook, Rule
 from plait.wire.nft_effects import Prohibit, Reset
-from plait.wire.nft_expr import ACCEPT, DROP, Counter, Match
+from plait.wire.nft_expr import ACCEPT, DROP, Counter, InSet, Match
 
 REJECT: Final = "refused"
 """Chain that refuses a packet with an answer. (`reject` is a word of nft's own.)"""
@@ -59,6 +59,25 @@ def pickup(logs: bool, direction: Direction) -> Rule:
     )
 
 
+def _ended(logs: bool, direction: Direction) -> tuple[Rule, ...]:
+    """An answer in a UDP flow that was ended must not begin it anew from the other side, where
+    policies may accept it: what its receiver sends would be answers then."""
+    return tuple(
+        Rule(
+            "ended",
+            (
+                e.family(f),
+                e.protocol("udp"),
+                InSet((e.SADDR[f], e.SPORT, e.DADDR[f], e.DPORT), ENDED[f].name),
+                _COUNT,
+                *log(logs, "ended", direction, DENIED),
+                DROP,
+            ),
+        )
+        for f in FAMILIES
+    )
+
+
 def policy_base(logs: bool) -> tuple[Chain, ...]:
     """The chains that policies and base chains lead to."""
     reject = Chain(
@@ -69,6 +88,7 @@ def policy_base(logs: bool) -> tuple[Chain, ...]:
         Chain(
             f"policies-{direction}",
             (
+                *_ended(logs, direction),
                 *by_policy(direction),
                 Rule("no policy", (_COUNT, *log(logs, "none", direction, ACCEPTED), ACCEPT)),
             ),
