@@ -241,7 +241,7 @@ def test_vxlan_is_not_an_endpoints_business(world: Any, v: int) -> None:
     data = vxlan(marks.VXLAN_VNI)
     act = lambda: world.send("a1", (OUT[v], 4789), data=data)  # noqa: E731
     world.expect_drop("vxlan from endpoint", act)
-    world.expect_drop("to host", lambda: world.send("a1", (HOST[v], 4789), data=data))
+    world.expect_drop("vxlan from endpoint", lambda: world.send("a1", (HOST[v], 4789), data=data))
 
 
 def test_vxlan_of_ours_comes_from_nodes_only(world: Any) -> None:
