@@ -36,7 +36,8 @@ from plait.model.objects import (
     encode,
 )
 from plait.model.policies import GroupSpec
-from plait.server.api import ROUTES, Route
+from plait.server.api import ROUTES
+from plait.server.route import Route
 from plait.server.server import Server
 from plait.wire.api import SERVER_NAME, EnrolRequest, TokenRequest
 

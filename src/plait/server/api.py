@@ -1,13 +1,12 @@
-"""The routes of the API as one table, and what each does."""
+"""The routes of the API as one table, and what those about the server and its objects do."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
@@ -15,53 +14,31 @@ from aiohttp import web
 from plait.client.base import BatchOp
 from plait.model import syntax
 from plait.model.errors import PlaitError
-from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery, FlowReceipt
+from plait.model.flows import CountList, FlowBatch, FlowPage, FlowReceipt
 from plait.model.objects import KINDS, PLURALS, Object, object_key
-from plait.server import http, pools
-from plait.server.authorize import Actor, Verb, refuse
-from plait.server.clock import rfc3339
+from plait.server import http
+from plait.server.api_flows import FLOW_QUERY, list_counters, list_flows, report_flows
+from plait.server.api_trust import (
+    create_token,
+    enrol,
+    forget_node,
+    list_pools,
+    list_tokens,
+    renew,
+    revoke_token,
+)
+from plait.server.authorize import Verb
 from plait.server.hub import Watcher
-from plait.server.service import Service
+from plait.server.route import Call, Route
 from plait.server.writes import Step, step_of
 from plait.wire import api as wire
 from plait.wire.watch import CONTENT_TYPE
 
 if TYPE_CHECKING:
-    from plait.server.app import Api
+    pass
 
-Access = Literal["public", "join", "node", "any", "admin"]
 SNAPSHOT_PIECE: Final = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request: who asks what of whom."""
-
-    api: Api
-    service: Service
-    request: web.Request
-    actor: Actor
-
-
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Route:
-    """A row of the table. `reserved` routes are answered when the server is overloaded."""
-
-    method: str
-    path: str
-    handler: Handler
-    access: Access
-    summary: str
-    body: Any = None
-    """Type of the request's body; "object" for the object of the path's kind."""
-    result: Any = None
-    """Type of the answer; "object" and "list" for those of the path's kind."""
-    query: tuple[str, ...] = ()
-    reserved: bool = False
-    writes: bool = False
+"""Bytes of a snapshot that are sent at once, at least."""
 
 
 _DECODERS: Final[dict[type[Object], msgspec.json.Decoder[Any]]] = {
@@ -76,12 +53,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 _batch = msgspec.json.Decoder(Batch)
-_enrol = msgspec.json.Decoder(wire.EnrolRequest)
-_renew = msgspec.json.Decoder(wire.RenewRequest)
-_token = msgspec.json.Decoder(wire.TokenRequest)
-_flows = msgspec.json.Decoder(FlowBatch)
-
-FLOW_QUERY: Final = tuple(field.encode_name for field in msgspec.structs.fields(FlowQuery))
 
 
 # Health and description
@@ -315,133 +286,6 @@ def _pieces(lines: list[bytes]) -> Iterator[bytes]:
             piece, size = [], 0
     if piece:
         yield b"".join(piece)
-
-
-# Trust
-
-
-async def enrol(call: Call) -> web.Response:
-    """A joining node gets its certificate for a token."""
-    service = call.service
-    request = await http.read(call.request, _enrol, service.config)
-    check_version(call.request, service.version)
-    syntax.dns_label(request.name, "name")
-    syntax.uid(request.uid, "uid")
-    if not 32 <= len(request.secret) <= 256:
-        raise PlaitError(
-            "PLAIT-API-002", "a node's secret has 32 to 256 characters", where="secret"
-        )
-    # Signed before the token is used up, so that a bad request costs no token.
-    certificate, expires = service.authority.sign_node(request.csr, request.name, request.uid)
-    await service.trust.admit_node(call.actor, request)
-    return http.answer(_enrolled(service, certificate, expires), 201)
-
-
-async def renew(call: Call) -> web.Response:
-    """A node gets its next certificate for its present one."""
-    request = await http.read(call.request, _renew, call.service.config)
-    certificate, expires = call.service.authority.sign_node(
-        request.csr, call.actor.name, call.actor.uid
-    )
-    return http.answer(_enrolled(call.service, certificate, expires))
-
-
-def _enrolled(service: Service, certificate: str, expires: float) -> wire.Enrolled:
-    return wire.Enrolled(
-        certificate=certificate, authority=service.authority.pem, expires_at=rfc3339(expires)
-    )
-
-
-async def list_pools(call: Call) -> web.Response:
-    """What a joining host must not use for anything else."""
-    return http.answer(wire.PoolList(items=tuple(pools.in_use(call.service.mirror.state))))
-
-
-async def list_tokens(call: Call) -> web.Response:
-    """All tokens, without their secrets."""
-    return http.answer(wire.TokenList(items=call.service.trust.tokens()))
-
-
-async def create_token(call: Call) -> web.Response:
-    """A new token; its secret is shown this once."""
-    request = await http.read(call.request, _token, call.service.config)
-    return http.answer(await call.service.trust.create_token(request), 201)
-
-
-async def revoke_token(call: Call) -> web.Response:
-    """End a token."""
-    await call.service.trust.revoke_token(call.request.match_info["id"])
-    return http.answer(b"{}")
-
-
-async def forget_node(call: Call) -> web.Response:
-    """Take a lost node out, with its endpoints, blocks and loans."""
-    query = http.Query(call.request, "force", "dryRun")
-    name = call.request.match_info["name"]
-    return http.answer(
-        await call.service.forgetter.forget(
-            call.actor,
-            name,
-            heard=call.service.heard(name),
-            force=query.flag("force"),
-            dry_run=query.flag("dryRun"),
-        )
-    )
-
-
-# Flows
-
-
-async def report_flows(call: Call) -> web.Response:
-    """A node tells what it saw: records in the order of its log, and counts that changed."""
-    name = call.request.match_info["name"]
-    if name != call.actor.name:
-        raise refuse(call.actor, f"report flows of node {syntax.printable(name[:64])}")
-    batch = await http.read(call.request, _flows, call.service.config)
-    return http.answer(call.service.flows.take(name, batch))
-
-
-async def list_flows(call: Call) -> web.Response:
-    """Decisions about flows of the last hour, of all nodes; `wait` makes it a long poll."""
-    query = http.Query(call.request, *FLOW_QUERY)
-    try:
-        asked = msgspec.convert(query.values, FlowQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise PlaitError("PLAIT-API-002", f"the query: {error}") from None
-    return http.answer(await call.service.flows.page(asked))
-
-
-async def list_counters(call: Call) -> web.Response:
-    """How often each rule matched, of all nodes together."""
-    http.Query(call.request)
-    return http.answer(CountList(items=call.service.flows.counts()))
-
-
-def check_access(route: Route, actor: Actor, path: str) -> None:
-    """Whether the actor may use the route at all; `path` is what was asked for."""
-    allowed = {
-        "join": actor.role in ("join", "admin"),
-        "node": actor.role == "node",
-        "any": actor.role in ("node", "admin"),
-        "admin": actor.role == "admin",
-    }
-    if not allowed[route.access]:
-        raise refuse(actor, f"{route.method} {syntax.printable(path[:200])}")
-
-
-def check_version(request: web.Request, own: str) -> None:
-    """Refuse a node of another version (PLAIT-AGENT-002).
-
-    Versions with the same first two numbers work together; a client that names none is no
-    node's agent.
-    """
-    theirs = request.headers.get(wire.VERSION_HEADER, own)
-    if theirs.split(".")[:2] != own.split(".")[:2]:
-        raise PlaitError(
-            "PLAIT-AGENT-002",
-            f"the node runs Plait {ascii(theirs[:40])[1:-1]}, the server {own}",
-            fix=(f"pip install 'plait=={own}'",),
-        )
 
 
 _NAMED: Final = "/v1/{plural}/{name}"

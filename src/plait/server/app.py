@@ -19,12 +19,13 @@ from aiohttp import web
 
 from plait.model.errors import PlaitError
 from plait.server import http
-from plait.server.api import ROUTES, Call, Route, check_access, check_version
+from plait.server.api import ROUTES
 from plait.server.authorize import Actor
 from plait.server.ca import Authority
 from plait.server.clock import Clock
 from plait.server.config import Config
 from plait.server.openapi import describe, render
+from plait.server.route import Call, Route, check_access, check_version
 from plait.server.service import Service
 from plait.store.base import Store
 from plait.wire.api import SERVER_NAME

@@ -13,7 +13,7 @@ from plait.wire.api import Listing
 from plait.wire.watch import CONTENT_TYPE, WatchEvent
 
 if TYPE_CHECKING:
-    from plait.server.api import Route
+    from plait.server.route import Route
 
 _TEXT: Final = {"type": "string"}
 _NUMBER: Final = {"type": "integer", "minimum": 0}
