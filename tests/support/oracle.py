@@ -1,6 +1,6 @@
 """The oracle: Kubernetes' own answers to who reaches whom, as data.
 
-`scenes(family)` gives the 230 cases of NetworkPolicy, step by step; `conformance()` the 24 tests
+`cases(family)` gives the 230 cases of NetworkPolicy, step by step; `conformance()` the 24 tests
 of ClusterNetworkPolicy. Both are told as manifests and pods, for the kernel, and as objects, for
 whatever works on objects. See the README beside the data.
 """

@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.agent.desired import filter_chains, filter_sets, ruleset
+from plait.agent.desired import filter_chains, filter_sets, policy_rules, ruleset
+from plait.model.flows import REASONS
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
+from plait.model.marks import LOG_PREFIX
+from plait.model.ruleset import PolicyClass
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire.nft_effects import Log
 
 NETWORK = FilterNetwork(pools=("10.0.0.0/24",))
 
@@ -39,6 +43,20 @@ def test_every_drop_and_accept_is_counted() -> None:
             again = chain.name.startswith("policy-") and rule.why == "established"
             if rule.statements[-1] in (e.ACCEPT, e.DROP) and not again:
                 assert e.Counter() in rule.statements, (chain.name, rule.why)
+
+
+def test_every_word_of_a_log_prefix_has_its_reason_and_every_reason_its_rule() -> None:
+    internal = FilterNetwork(pools=NETWORK.pools, internal=True)
+    guarded = PolicyClass(direction="egress", tiers=(), guard=True)
+    chains = [
+        *all_chains(),
+        *ruleset.network_chains("n", internal),
+        *(made.chain for made in policy_rules.class_chains("k", guarded, {}, log=True).chains),
+    ]
+    statements = [s for chain in chains for rule in chain.rules for s in rule.statements]
+    found = [LOG_PREFIX.fullmatch(s.prefix) for s in statements if isinstance(s, Log)]
+    assert {match[1] for match in found if match} == set(REASONS)
+    assert all(found)
 
 
 def test_every_path_of_an_endpoint_ends_in_a_verdict() -> None:
