@@ -157,7 +157,7 @@ def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:
     for verdict in found:
         if verdict not in distinct:
             src, dst = (party.address or str(party) for party in verdict.flow[:2])
-            output.say(output.clean(f"\nthe same from {src} to {dst}"))
+            output.say(f"\n{output.clean(f'the same from {src} to {dst}')}")
 
 
 def _shape(verdict: Verdict) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,21 +91,25 @@ def flows(
         within=since if since is not None else SINCE,
     )
     show = _as_json if as_json else _as_line
-    missing = 0
+    missing = shown = 0
 
     async def work() -> None:
-        nonlocal missing
+        nonlocal missing, shown
         async with _log(local) as ask:
             pages = _follow(ask, query, new=since is None) if follow else _all(ask, query)
             async for page in pages:
                 missing += page.lost
-                for record in page.items:
+                # Hosts tell of their flows in turn, each of its own in order.
+                for record in sorted(page.items, key=attrgetter("time")):
                     show(record)
+                    shown += 1
 
     try:
         asyncio.run(work())
     except KeyboardInterrupt:
         output.say(err=True)
+    if not shown and not follow and not as_json:
+        output.say("no such flow was seen; --since says how far back to look", err=True)
     if missing:
         output.warn(f"{missing:,} more packets were seen, but the log had no room for them")
 

@@ -129,6 +129,9 @@ class LazyGroup(Group):
 
 def usage_error(problem: click.ClickException) -> None:
     """Print a mistake in the command line in the form of `PlaitError.render`."""
+    if isinstance(problem, click.exceptions.NoArgsIsHelpError):
+        problem.show()
+        return
     ctx = getattr(problem, "ctx", None)
     path = ctx.command_path if ctx else "plait"
     message = problem.format_message()

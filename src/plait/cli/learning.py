@@ -61,7 +61,11 @@ def learn(seconds: float, namespaces: tuple[str, ...], staged: bool, as_json: bo
             return await deciding(client), await recent_flows(client, seconds)
 
     objects, (records, lost) = connect.wait_for(ask())
-    learnt = propose(World.of(objects), records, namespaces, staged=staged)
+    world = World.of(objects)
+    learnt = propose(world, records, namespaces, staged=staged)
+    for namespace in namespaces:
+        if not any(e.metadata.namespace == namespace for e in world.endpoints):
+            output.warn(f"there is no endpoint in namespace {namespace}")
     if as_json:
         output.json_out(
             {
@@ -83,7 +87,11 @@ def _notes(learnt: Learnt, lost: int) -> None:
     """What to know before applying them; on standard error, for the rest goes into a file."""
     from plait.cli import output
 
-    output.say(f"{len(learnt.policies)} policies out of {learnt.flows} flows", err=True)
+    output.say(
+        f"{_count(len(learnt.policies), 'policy', 'policies')} out of "
+        f"{_count(learnt.flows, 'flow', 'flows')}",
+        err=True,
+    )
     if learnt.silent:
         names = ", ".join(learnt.silent[:SHOWN])
         more = f" and {len(learnt.silent) - SHOWN} more" if len(learnt.silent) > SHOWN else ""
@@ -94,3 +102,7 @@ def _notes(learnt: Learnt, lost: int) -> None:
         output.warn(f"{lost} records were lost; what they told is not in it")
     if learnt.policies:
         output.say("  see what they change: plait policy preview -f FILE", err=True)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

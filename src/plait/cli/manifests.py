@@ -27,6 +27,8 @@ MAX_DEPTH: Final = 64
 STORED: Final = (*kubernetes.POLICIES, ("v1", "Namespace"))
 """Kinds of Kubernetes' that become objects of the server."""
 
+STORED_WORDS: Final = ", ".join(f"{name} ({version})" for version, name in STORED)
+
 Lines = dict[str, int]
 """Line, from 1, of each value by its path as msgspec writes it: `$.spec.pools[0]`."""
 
@@ -132,8 +134,8 @@ def _items(document: Document) -> Iterator[Document]:
         yield document._replace(data=item, root=f"{document.root}.items[{i}]")
 
 
-def _known_fields(path: str, kind: type[Object]) -> tuple[str, ...]:
-    """Names of the fields that may stand at a path such as `$.spec`."""
+def _known_words(path: str, kind: type[Object]) -> tuple[str, ...]:
+    """What may stand at a path: `$.spec` has names of fields, `$.spec.tier` values."""
     names: tuple[str, ...] = ()
     current: Any = msgspec.inspect.type_info(kind)
     for step in re.findall(r"\.([^.\[]+)|\[", path):
@@ -144,6 +146,8 @@ def _known_fields(path: str, kind: type[Object]) -> tuple[str, ...]:
         elif isinstance(current, msgspec.inspect.StructType):
             fields = {f.encode_name: f.type for f in current.fields}
             current = fields.get(step)
+    if isinstance(current, msgspec.inspect.LiteralType):
+        return tuple(map(str, current.values))
     if isinstance(current, msgspec.inspect.VarTupleType):
         current = current.item_type
     if isinstance(current, msgspec.inspect.StructType):
@@ -239,10 +243,21 @@ def _foreign(document: Document, version: Any) -> PlaitError:
             f"a {data['kind']} is read, but not stored: Kubernetes keeps it",
             "plait policy matrix -f FILE   # answers from it",
         )
+    kind = str(data.get("kind", ""))
+    stored = {name for _, name in STORED}
+    if version and kind and kind not in {*KINDS, *stored} and not str(version).startswith("plait/"):
+        newer = "ClusterNetworkPolicy" if "AdminNetworkPolicy" in kind else ""
+        return _invalid(
+            document.where("$.kind"),
+            f"kind `{kind}` of {version} is no object of the network",
+            f"write it as a {newer}"
+            if newer
+            else f"take it out; of others, {STORED_WORDS} are taken",
+        )
     return _invalid(
         document.where("$.apiVersion"),
         f"`apiVersion` is {version!r}" if version is not None else "`apiVersion` is missing",
-        _right_version(str(data.get("kind", ""))),
+        _right_version(kind),
     )
 
 
@@ -255,11 +270,20 @@ def _right_version(kind: str) -> str:
 def _explained(document: Document, kind: type[Object], message: str) -> PlaitError:
     text, _, at = message.partition(" - at ")
     path = at.strip("`") or "$"
+    if wrong := re.fullmatch(r"Invalid enum value '(.*)'", text):
+        words = _known_words(path, kind)
+        folded = {word.lower(): word for word in words}
+        near = tuple(folded[word] for word in nearest(wrong.group(1).lower(), list(folded)))
+        return _invalid(
+            document.where(path),
+            f"{path.removeprefix('$.')}: there is no `{wrong.group(1)}`",
+            f"write `{near[0]}`" if near else "values are " + ", ".join(words),
+        )
     unknown = re.search(r"unknown field `(.+)`", text)
     if unknown is None:
         return _invalid(document.where(path), f"{path.removeprefix('$.')}: {text}")
     field = unknown.group(1)
-    known = _known_fields(path, kind)
+    known = _known_words(path, kind)
     hints = nearest(field, known)
     fix = f"write `{hints[0]}`" if hints else "fields are " + ", ".join(known)
     inside = path.removeprefix("$").removeprefix(".") or kind.__name__

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint
@@ -17,6 +17,9 @@ from plait.policy.evaluate_rule import peer_matches
 from plait.policy.questions import OUTSIDE, endpoint_names
 from plait.policy.reference import Reference, parse, peers, subject
 from plait.policy.world import Party, World, canonical, endpoint_text
+
+MAX_NAMED: Final = 6
+"""Endpoints that are named when none has the name that was asked for."""
 
 
 class Who(NamedTuple):
@@ -170,9 +173,11 @@ def _nobody(world: World, text: str, among: Iterable[str] = ()) -> PlaitError:
     known = list(among) or sorted({endpoint_text(e) for e in world.endpoints})
     bare = {name.partition("/")[2]: name for name in known} if "/" not in text else {}
     close = difflib.get_close_matches(text, [*known, *bare], n=3, cutoff=0.55)
+    # Names that are alike are better help than all of them.
+    there = ", ".join(known[:MAX_NAMED]) + (" …" if len(known) > MAX_NAMED else "")
     return PlaitError(
         "PLAIT-API-004",
         f"nobody is called `{text}`",
-        why="" if known else "there is no endpoint at all",
+        why="there is no endpoint at all" if not known else "" if close else f"there is {there}",
         fix=tuple(f"write {name}" for name in dict.fromkeys(bare.get(c, c) for c in close)),
     )

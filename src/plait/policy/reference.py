@@ -45,6 +45,7 @@ PREFIXES: Final[dict[str, Kind]] = {
 }
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_CIDR_LIKE: Final = re.compile(r"[0-9a-fA-F.:]*[.:][0-9a-fA-F.:]*/\d+", re.ASCII)
 _NAME: Final = re.compile(r"[a-z0-9_]([-a-z0-9_.]{0,251}[a-z0-9_])?", re.ASCII)
 _KEY: Final = re.compile(
     r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?",
@@ -143,6 +144,8 @@ def _endpoints(text: str, namespace: str) -> Reference:
         namespace, rest = head, tail
     else:
         rest = text
+    if _CIDR_LIKE.fullmatch(text):
+        raise unclear(text, f"`{text}` is no CIDR")
     if namespace != "*" and _LABEL.fullmatch(namespace) is None:
         raise unclear(text, f"`{namespace}` is no name of a namespace")
     if "=" in rest:

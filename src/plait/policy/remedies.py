@@ -198,6 +198,9 @@ def _for(world: World, verb: Verb, side: Side, *, isolate: bool) -> Policy | Non
     ports = _ports(side.flow)
     if src is None or dst is None or ports is None or side.endpoint is None:
         return None
+    # An endpoint without a name can be a peer, by its address, and not a subject.
+    if not (dst if side.direction == "ingress" else src).is_subject:
+        return None
     try:
         made = rule_policy(verb, dst, src, ports, direction=side.direction, isolate=isolate)
     except PlaitError:

@@ -120,6 +120,19 @@ def test_a_name_outside_is_told_for_both_families(
     assert capsys.readouterr().out.rstrip().endswith(" to example.com")
 
 
+def test_an_endpoint_without_a_name_is_explained_too(
+    manifests: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path(manifests) / "nameless.yaml").write_text(
+        "apiVersion: plait/v1\nkind: Endpoint\nmetadata: {name: e9, namespace: shop}\n"
+        "spec: {node: h1, network: plait, addresses: [10.0.0.9]}\n"
+    )
+    run("why", "shop/front", "10.0.0.9", "80", "-f", manifests)
+    assert "80/tcp: allowed" in capsys.readouterr().out
+    run("why", "10.0.0.9", "shop/api", "80", "-f", manifests)
+    assert "plait allow shop/api --from 10.0.0.9/32" in capsys.readouterr().out
+
+
 def test_the_matrix_of_manifests_alone(manifests: str, capsys: pytest.CaptureFixture[str]) -> None:
     ports = ("--port", "22/tcp", "--port", "serve-81-udp")
     run("policy", "matrix", "-f", manifests, *ports, "--json")

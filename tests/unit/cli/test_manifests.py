@@ -255,3 +255,29 @@ def test_what_could_change_the_answer_is_not_passed_over(tmp_path: Path, text: s
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(PlaitError, match="PLAIT-CLI-004"):
         read_world([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "fix"),
+    [
+        ("Policy", "{tier: aplication}", "write `application`"),
+        ("Policy", "{ingress: [{action: deny}]}", "write `Deny`"),
+        ("Policy", "{ingress: [{action: allow}]}", "values are Accept, Deny, Pass"),
+    ],
+)
+def test_a_word_that_is_not_there_is_met_by_those_that_are(kind: str, spec: str, fix: str) -> None:
+    text = f"apiVersion: plait/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n"
+    with pytest.raises(PlaitError) as caught:
+        objects(text, "f.yaml")
+    assert caught.value.where == "f.yaml:4"
+    assert caught.value.fix == (fix,)
+
+
+def test_somebody_elses_kind_is_not_taken_for_one_of_ours() -> None:
+    text = "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n"
+    with pytest.raises(PlaitError) as caught:
+        objects(text, "f.yaml")
+    assert caught.value.fix == ("write it as a ClusterNetworkPolicy",)
+    with pytest.raises(PlaitError) as caught:
+        objects("apiVersion: apps/v1\nkind: Deployment\n", "f.yaml")
+    assert "take it out" in caught.value.fix[0]

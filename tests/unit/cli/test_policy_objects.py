@@ -316,3 +316,12 @@ def test_learning_tells_of_whom_nothing_was_seen(
     shop.records = (record(1, 1, 2, 80),)
     run("policy", "learn")
     assert "no flow was seen of shop/db: they would be closed" in capsys.readouterr().err
+
+
+def test_nothing_is_learnt_of_a_namespace_that_is_not_there(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("policy", "learn", "-n", "shpo")
+    err = capsys.readouterr().err
+    assert "there is no endpoint in namespace shpo" in err
+    assert "1 policy out of 0 flows" in err
