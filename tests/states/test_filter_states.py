@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
+from tests.support.nft_hosts import Doors, walks
 
 from plait.agent.desired import filter_chains, filter_sets, ruleset
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
@@ -109,46 +108,12 @@ class Host:
         assert self.table.endpoints == believed
 
 
-Make = Callable[[], Host]
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Another agent on the same kernel; the one before must have closed its door."""
-    doors: list[NftDoor] = []
-    kernel = FakeNetfilter()
-    fd = netns.create() if request.param == "real" else -1
-
-    def build() -> Host:
-        if fd < 0:
-            doors.append(FakeNft(kernel))
-            return Host(doors[-1], FakeConntrack())
-        with netns.inside(fd):
-            doors.append(Nft())
-            flows = Conntrack()
-            doors.append(flows)  # type: ignore[arg-type]
-            return Host(doors[-2], flows)
-
-    yield build
-    for door in doors:
-        door.close()
-    if fd >= 0:
-        os.close(fd)
-
-
 @pytest.fixture
-def host(make: Make) -> Host:
-    return make()
+def host(doors: Doors) -> Host:
+    return Host(*doors())
 
 
-def walks() -> dict[str, list[str]]:
-    names = list(STATES)
-    shuffled = names * 3
-    random.Random(7).shuffle(shuffled)
-    return {"forwards": names, "backwards": names[::-1], "shuffled": shuffled}
-
-
-@pytest.mark.parametrize("walk", walks().values(), ids=walks())
+@pytest.mark.parametrize("walk", walks(STATES).values(), ids=walks(STATES))
 def test_every_walk_ends_where_a_fresh_host_would(host: Host, walk: list[str]) -> None:
     for name in walk:
         host.go(STATES[name])
@@ -173,12 +138,12 @@ def test_split_into_single_ops(host: Host) -> None:
         host.check(STATES[name])
 
 
-def test_a_restarted_agent_adopts_and_changes_nothing_that_is_right(make: Make) -> None:
-    first = make()
+def test_a_restarted_agent_adopts_and_changes_nothing_that_is_right(doors: Doors) -> None:
+    first = Host(*doors())
     first.go(STATES["published"])
     before = first.door.read()
     first.door.close()
-    second = make()
+    second = Host(*doors())
     assert second.go(STATES["published"]) == 1
     after = second.door.read()
     assert before is not None
@@ -188,18 +153,20 @@ def test_a_restarted_agent_adopts_and_changes_nothing_that_is_right(make: Make) 
     second.check(STATES["two endpoints"])
 
 
-def test_a_second_agent_is_refused(make: Make) -> None:
-    first = make()
+def test_a_second_agent_is_refused(doors: Doors) -> None:
+    first = Host(*doors())
     first.go(STATES["an endpoint"])
-    second = make()
+    second = Host(*doors())
     with pytest.raises(PlaitError) as caught:
         second.go(STATES["nothing"])
     assert caught.value.code == "PLAIT-HOST-004"
     first.check(STATES["an endpoint"])
 
 
-def test_a_table_of_other_types_is_replaced_without_closing_what_may_stay_open(make: Make) -> None:
-    host = make()
+def test_a_table_of_other_types_is_replaced_and_what_may_stay_open_stays(
+    doors: Doors,
+) -> None:
+    host = Host(*doors())
     wrong = nft.Set("vteps4", (nft.IPV4, nft.SERVICE))
     name = e.ifname("pl1")
     held = sorted(ruleset.endpoint_elements("pl1", A1), key=lambda x: x[:2])
@@ -334,8 +301,8 @@ def test_an_endpoint_of_an_absent_network_stays_unknown(host: Host) -> None:
     assert host.table.endpoints == {}
 
 
-def test_purge_leaves_nothing(make: Make) -> None:
-    host = make()
+def test_purge_leaves_nothing(doors: Doors) -> None:
+    host = Host(*doors())
     host.go(STATES["published"])
     host.table.purge()
     assert host.door.read() is None
@@ -344,7 +311,7 @@ def test_purge_leaves_nothing(make: Make) -> None:
     host.check(STATES["an endpoint"])
     host.door.close()
     # By another process, of the orphan.
-    other = make()
+    other = Host(*doors())
     other.table.observe()
     other.table.purge()
     assert other.door.read() is None

@@ -8,7 +8,7 @@ import random
 
 import msgspec
 import pytest
-from tests.states.test_policy_states import FILTER, Host, names
+from tests.support.nft_hosts import FILTER, Host, names
 from tests.support.rulesets import Draw
 
 from plait.kernel.fake_nft import FakeNft

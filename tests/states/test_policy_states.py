@@ -6,21 +6,18 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from tests.support.nft_hosts import A1, A2, A6, FILTER, Doors, Host, names, walks
 
 from plait.agent.desired import filter_sets, policy_rules, policy_sets
-from plait.agent.programmers.filter import FilterBase, FilterEndpoints
-from plait.agent.programmers.filter_table import FilterTable
-from plait.agent.programmers.policy import FilterPolicy
 from plait.kernel import netns
-from plait.kernel.conntrack import FakeConntrack
 from plait.kernel.fake_nft import FakeNetfilter, FakeNft
-from plait.kernel.nft import Nft, NftDoor
-from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState
+from plait.kernel.nft import Nft
+from plait.model.hoststate import HostState
 from plait.model.members import Members
 from plait.model.ruleset import (
     ChainRule,
@@ -35,15 +32,6 @@ from plait.model.ruleset import (
 from plait.wire import nft
 from plait.wire import nft_expr as e
 
-A1, A2, A6 = "10.1.0.1", "10.1.0.2", "fd01::1"
-FILTER = Filter(
-    networks={"a": FilterNetwork(pools=("10.1.0.0/16", "fd01::/64"))},
-    endpoints={
-        "pl1": FilterEndpoint(network="a", addresses=(A1, A6)),
-        "pl2": FilterEndpoint(network="a", addresses=(A2,)),
-    },
-    pools=("10.1.0.0/16", "fd01::/64"),
-)
 TCP80 = PortMatch(protocol="tcp", first=80, last=80)
 PORTS = (
     TCP80,
@@ -133,81 +121,12 @@ STATES: dict[str, Callable[[], Ruleset]] = {
 }
 
 
-class Host:
-    """Programmers over a door."""
-
-    def __init__(self, door: NftDoor) -> None:
-        self.door = door
-        self.table = FilterTable(door)
-        self.base = FilterBase(self.table)
-        self.policy = FilterPolicy(self.table)
-        self.endpoints = FilterEndpoints(self.table, FakeConntrack())
-
-    def go(self, wanted: Ruleset) -> int:
-        """Make the kernel so; the number of ops of policies that it took."""
-        state, count = HostState(filter=FILTER, policy=wanted), 0
-        for programmer in (self.base, self.policy, self.endpoints):
-            programmer.observe()
-            ops = programmer.plan(state)
-            count += len(ops) if programmer is self.policy else 0
-            assert all(op.text or op.key[0] == "set" for op in ops), ops
-            assert programmer.apply(ops) == ()
-            assert programmer.plan(state) == ()
-        return count
-
-    def check(self, wanted: Ruleset) -> None:
-        """The kernel, read anew, is what a fresh host with this ruleset has."""
-        found = self.door.read()
-        assert found is not None
-        fresh = Host(FakeNft(features=self.door.features))
-        fresh.go(wanted)
-        expected = fresh.door.read()
-        assert expected is not None
-        assert found._replace(info=None) == expected._replace(info=None)  # type: ignore[arg-type]
-        assert self.table.actual == found
-        self.table.observe(force=True)
-        state = HostState(filter=FILTER, policy=wanted)
-        assert self.policy.plan(state) == ()
-
-
-Make = Callable[[], Host]
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Another agent on the same kernel; the one before must have closed its door."""
-    doors: list[NftDoor] = []
-    kernel = FakeNetfilter()
-    fd = netns.create() if request.param == "real" else -1
-
-    def build() -> Host:
-        if fd < 0:
-            doors.append(FakeNft(kernel))
-        else:
-            with netns.inside(fd):
-                doors.append(Nft())
-        return Host(doors[-1])
-
-    yield build
-    for door in doors:
-        door.close()
-    if fd >= 0:
-        os.close(fd)
-
-
 @pytest.fixture
-def host(make: Make) -> Host:
-    return make()
+def host(doors: Doors) -> Host:
+    return Host(doors()[0])
 
 
-def walks() -> dict[str, list[str]]:
-    names = list(STATES)
-    shuffled = names * 3
-    random.Random(7).shuffle(shuffled)
-    return {"forwards": names, "backwards": names[::-1], "shuffled": shuffled}
-
-
-@pytest.mark.parametrize("walk", walks().values(), ids=walks())
+@pytest.mark.parametrize("walk", walks(STATES).values(), ids=walks(STATES))
 def test_every_walk_ends_where_a_fresh_host_would(host: Host, walk: list[str]) -> None:
     for name in walk:
         wanted = STATES[name]()
@@ -267,13 +186,13 @@ def _again(wanted: Ruleset) -> Ruleset:
     return msgspec.structs.replace(wanted, serial=wanted.serial + 1)
 
 
-def test_a_restarted_agent_changes_nothing_that_is_right(make: Make) -> None:
-    first = make()
+def test_a_restarted_agent_changes_nothing_that_is_right(doors: Doors) -> None:
+    first = Host(doors()[0])
     wanted = STATES["all that a rule can say"]()
     first.go(wanted)
     before = first.door.read()
     first.door.close()
-    second = make()
+    second = Host(doors()[0])
     assert second.go(STATES["all that a rule can say"]()) == 0
     after = second.door.read()
     assert before is not None
@@ -334,20 +253,6 @@ def test_constants_are_repaired_too(host: Host) -> None:
 
 
 # What the kernel refuses
-
-
-def names(*wanted: str) -> Callable[[nft.Change], bool]:
-    """A change of rules, a set or elements of these names."""
-
-    def is_one(change: nft.Change) -> bool:
-        match change:
-            case nft.AddRules(chain=made) | nft.AddChain(chain=made):
-                return made.name in wanted
-            case nft.AddSet(set=made) | nft.AddElements(set=made):
-                return made.name in wanted
-        return False
-
-    return is_one
 
 
 class Refusing:
@@ -530,7 +435,7 @@ def test_a_table_that_is_refused_with_its_policies_opens_nobody_who_has_some() -
 
 
 @pytest.mark.root
-def test_nft_lists_it_and_takes_it_back(make: Make) -> None:
+def test_nft_lists_it_and_takes_it_back(doors: Doors) -> None:
     fd = netns.create()
     with netns.inside(fd):
         door = Nft()
