@@ -18,6 +18,7 @@ from plait.model import marks
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
 from plait.wire.nft_effects import CountIn
+from plait.wire.nft_rewrite import DnatByMap
 
 ALL_FEATURES = Features(owner=True, tproxy=True, nflog=True)
 _PORTS = itertools.count(1000)
@@ -254,7 +255,7 @@ def _used(statements: Iterable[e.Statement]) -> Iterator[tuple[str, str]]:
                 yield "chain", chain
             case e.InSet(set=name):
                 yield "set", name
-            case e.Vmap(map=name) | e.DnatByMap(map=name):
+            case e.Vmap(map=name) | DnatByMap(map=name):
                 yield "set", name
             case CountIn(counter=name):
                 yield "counter", name

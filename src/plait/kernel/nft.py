@@ -25,6 +25,7 @@ from plait.wire import nfnetlink as nl
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
 from plait.wire.nft_effects import Log
+from plait.wire.nft_rewrite import Tproxy
 
 _KIND: Final = nl.SUBSYS_NFTABLES << 8
 _INET: Final = e.NFPROTO_INET
@@ -232,7 +233,7 @@ class Nft:
     def _probe_tproxy(self) -> bool:
         chain = nft.Chain(
             "probe",
-            (nft.Rule("probe", (e.family(4), e.protocol("udp"), e.Tproxy("127.0.0.1", 53))),),
+            (nft.Rule("probe", (e.family(4), e.protocol("udp"), Tproxy("127.0.0.1", 53))),),
             nft.Hook("filter", "prerouting", 0, -150),
         )
         return self._try(nft.AddTable(), nft.AddChain(chain), nft.AddRules(chain))

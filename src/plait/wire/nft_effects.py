@@ -1,4 +1,4 @@
-"""Statements of policy rules that do something: count under a name, log, refuse.
+"""Statements that count under a name, log or refuse.
 
 Source: linux/netfilter/nf_tables.h. Names and prefixes are opaque ids that code computed.
 """
@@ -13,6 +13,7 @@ from plait.wire.nft_expr import expression
 _OBJECT_COUNTER = 1
 _REJECT_TCP_RESET = 1
 _REJECT_ICMPX = 2
+_ICMPX_NO_ROUTE = 0
 _ICMPX_ADMIN_PROHIBITED = 3
 
 
@@ -73,3 +74,16 @@ class Prohibit(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """See Statement."""
         return "reject with icmpx admin-prohibited"
+
+
+class RejectNoRoute(msgspec.Struct, frozen=True):
+    """Drop the packet and say, by ICMP or ICMPv6, that there is no way to its destination."""
+
+    def pack(self) -> bytes:
+        """See Statement."""
+        code = bytes([_ICMPX_NO_ROUTE])
+        return expression("reject", u32(1, _REJECT_ICMPX), attr(2, code))
+
+    def text(self) -> str:
+        """See Statement."""
+        return "reject with icmpx no-route"

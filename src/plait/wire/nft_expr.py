@@ -44,8 +44,8 @@ VERDICT_RETURN: Final = -5
 _VERDICT_TEXT: Final = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}
 
 _REG_VERDICT: Final = 0
-_REG_1: Final = 1
-_REG32_00: Final = 8
+REG_1: Final = 1
+REG32_00: Final = 8
 """Registers of four bytes; REG32_00 to REG32_03 overlay REG_1."""
 
 _LIST_ELEM: Final = 1
@@ -225,14 +225,15 @@ _OPS: Final = {"==": 0, "!=": 1, "<=": 3, ">=": 5}
 
 
 def _cmp(op: str, value: bytes) -> bytes:
-    return expression("cmp", u32(1, _REG_1), u32(2, _OPS[op]), nested(3, value_data(value)))
+    return expression("cmp", u32(1, REG_1), u32(2, _OPS[op]), nested(3, value_data(value)))
 
 
-def _mask(mask: bytes, xor: bytes) -> bytes:
+def bitwise(mask: bytes, xor: bytes) -> bytes:
+    """Keep the bits of REG_1 under a mask, then flip some."""
     return expression(
         "bitwise",
-        u32(1, _REG_1),
-        u32(2, _REG_1),
+        u32(1, REG_1),
+        u32(2, REG_1),
         u32(3, len(mask)),
         nested(4, value_data(mask)),
         nested(5, value_data(xor)),
@@ -248,7 +249,7 @@ class Match(msgspec.Struct, frozen=True):
 
     def pack(self) -> bytes:
         """See Statement."""
-        return self.field.load(_REG_1) + _cmp(self.op, self.value)
+        return self.field.load(REG_1) + _cmp(self.op, self.value)
 
     def text(self) -> str:
         """See Statement."""
@@ -265,7 +266,7 @@ class Between(msgspec.Struct, frozen=True):
 
     def pack(self) -> bytes:
         """See Statement."""
-        return self.field.load(_REG_1) + _cmp(">=", self.low) + _cmp("<=", self.high)
+        return self.field.load(REG_1) + _cmp(">=", self.low) + _cmp("<=", self.high)
 
     def text(self) -> str:
         """See Statement."""
@@ -282,8 +283,8 @@ class InPrefix(msgspec.Struct, frozen=True):
     def pack(self) -> bytes:
         """See Statement."""
         net = ipaddress.ip_network(self.cidr)
-        mask = _mask(net.netmask.packed, bytes(self.field.size))
-        return self.field.load(_REG_1) + mask + _cmp(self.op, net.network_address.packed)
+        mask = bitwise(net.netmask.packed, bytes(self.field.size))
+        return self.field.load(REG_1) + mask + _cmp(self.op, net.network_address.packed)
 
     def text(self) -> str:
         """See Statement."""
@@ -300,7 +301,7 @@ class Masked(msgspec.Struct, frozen=True):
     def pack(self) -> bytes:
         """See Statement."""
         compare = _cmp("!=", bytes(4)) if self.value is None else _cmp("==", host32(self.value))
-        return self.field.load(_REG_1) + _mask(host32(self.mask), bytes(4)) + compare
+        return self.field.load(REG_1) + bitwise(host32(self.mask), bytes(4)) + compare
 
     def text(self) -> str:
         """See Statement."""
@@ -319,8 +320,8 @@ class FlagsDiffer(msgspec.Struct, frozen=True):
 
     def pack(self) -> bytes:
         """See Statement."""
-        mask = _mask(byte(self.mask), bytes(1))
-        return self.field.load(_REG_1) + mask + _cmp("!=", byte(self.value))
+        mask = bitwise(byte(self.mask), bytes(1))
+        return self.field.load(REG_1) + mask + _cmp("!=", byte(self.value))
 
     def text(self) -> str:
         """See Statement."""
@@ -328,17 +329,18 @@ class FlagsDiffer(msgspec.Struct, frozen=True):
         return f"{self.field.name} != {value} / {mask}"
 
 
-def _load(fields: tuple[Field, ...]) -> bytes:
+def load_fields(fields: tuple[Field, ...]) -> bytes:
     """Load fields side by side, each on a four-byte boundary."""
     parts: list[bytes] = []
-    register = _REG32_00
+    register = REG32_00
     for field in fields:
         parts.append(field.load(register))
         register += (field.size + 3) // 4
     return b"".join(parts)
 
 
-def _names(fields: tuple[Field, ...]) -> str:
+def field_names(fields: tuple[Field, ...]) -> str:
+    """Fields side by side, in nft's words."""
     return " . ".join(field.name for field in fields)
 
 
@@ -351,14 +353,14 @@ class InSet(msgspec.Struct, frozen=True):
 
     def pack(self) -> bytes:
         """See Statement."""
-        lookup = string(1, self.set) + u32(2, _REG32_00)
-        return _load(self.fields) + expression(
+        lookup = string(1, self.set) + u32(2, REG32_00)
+        return load_fields(self.fields) + expression(
             "lookup", lookup + (u32(5, 1) if self.negate else b"")
         )
 
     def text(self) -> str:
         """See Statement."""
-        return f"{_names(self.fields)} {'!= ' if self.negate else ''}@{self.set}"
+        return f"{field_names(self.fields)} {'!= ' if self.negate else ''}@{self.set}"
 
 
 class Vmap(msgspec.Struct, frozen=True):
@@ -369,13 +371,13 @@ class Vmap(msgspec.Struct, frozen=True):
 
     def pack(self) -> bytes:
         """See Statement."""
-        return _load(self.fields) + expression(
-            "lookup", string(1, self.map), u32(2, _REG32_00), u32(3, _REG_VERDICT)
+        return load_fields(self.fields) + expression(
+            "lookup", string(1, self.map), u32(2, REG32_00), u32(3, _REG_VERDICT)
         )
 
     def text(self) -> str:
         """See Statement."""
-        return f"{_names(self.fields)} vmap @{self.map}"
+        return f"{field_names(self.fields)} vmap @{self.map}"
 
 
 class Counter(msgspec.Struct, frozen=True):
@@ -422,145 +424,6 @@ def goto(chain: str) -> Verdict:
 def jump(chain: str) -> Verdict:
     """Go on in a chain, then after this rule."""
     return Verdict(VERDICT_JUMP, chain)
-
-
-def _immediate(register: int, value: bytes) -> bytes:
-    return expression("immediate", u32(1, register), nested(2, value_data(value)))
-
-
-_NAT_SNAT: Final = 0
-_NAT_DNAT: Final = 1
-
-
-class DnatByMap(msgspec.Struct, frozen=True):
-    """Rewrite the destination to the address and port that a map holds for the fields."""
-
-    family: Literal[4, 6]
-    fields: tuple[Field, ...]
-    map: str
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        address = _REG32_00
-        port = address + (1 if self.family == 4 else 4)
-        return (
-            _load(self.fields)
-            + expression("lookup", string(1, self.map), u32(2, _REG32_00), u32(3, address))
-            + expression(
-                "nat",
-                u32(1, _NAT_DNAT),
-                u32(2, NFPROTO[self.family]),
-                u32(3, address),
-                u32(5, port),
-            )
-        )
-
-    def text(self) -> str:
-        """See Statement."""
-        family = "ip" if self.family == 4 else "ip6"
-        return f"dnat {family} to {_names(self.fields)} map @{self.map}"
-
-
-class Snat(msgspec.Struct, frozen=True):
-    """Rewrite the source to an address."""
-
-    address: str
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        ip = ipaddress.ip_address(self.address)
-        return _immediate(_REG_1, ip.packed) + expression(
-            "nat", u32(1, _NAT_SNAT), u32(2, NFPROTO[ip.version]), u32(3, _REG_1)
-        )
-
-    def text(self) -> str:
-        """See Statement."""
-        family = "ip" if ipaddress.ip_address(self.address).version == 4 else "ip6"
-        return f"snat {family} to {self.address}"
-
-
-class Masquerade(msgspec.Struct, frozen=True):
-    """Rewrite the source to the outgoing interface's address."""
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        return expression("masq")
-
-    def text(self) -> str:
-        """See Statement."""
-        return "masquerade"
-
-
-class NoTrack(msgspec.Struct, frozen=True):
-    """Keep the packet out of connection tracking."""
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        return expression("notrack")
-
-    def text(self) -> str:
-        """See Statement."""
-        return "notrack"
-
-
-class RejectNoRoute(msgspec.Struct, frozen=True):
-    """Drop the packet and say, by ICMP or ICMPv6, that there is no way to its destination."""
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        # NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_NO_ROUTE, of either family.
-        return expression("reject", u32(1, 2), attr(2, b"\0"))
-
-    def text(self) -> str:
-        """See Statement."""
-        return "reject with icmpx no-route"
-
-
-class Tproxy(msgspec.Struct, frozen=True):
-    """Hand the packet, unchanged, to the transparent socket that listens on an address.
-
-    When there is none the rule ends here and the packet goes on untouched.
-    """
-
-    address: str
-    port: int
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        ip = ipaddress.ip_address(self.address)
-        port = _REG32_00 + len(ip.packed) // 4
-        return (
-            _immediate(_REG32_00, ip.packed)
-            + _immediate(port, self.port.to_bytes(2, "big"))
-            + expression("tproxy", u32(1, NFPROTO[ip.version]), u32(2, _REG32_00), u32(3, port))
-        )
-
-    def text(self) -> str:
-        """See Statement."""
-        if ipaddress.ip_address(self.address).version == 4:
-            return f"tproxy ip to {self.address}:{self.port}"
-        return f"tproxy ip6 to [{self.address}]:{self.port}"
-
-
-class SetMark(msgspec.Struct, frozen=True):
-    """Set the packet mark's bits under a mask, and leave the others."""
-
-    mask: int
-    value: int
-
-    def pack(self) -> bytes:
-        """See Statement."""
-        keep = ~self.mask & 0xFFFF_FFFF
-        return (
-            MARK.load(_REG_1)
-            + _mask(host32(keep), host32(self.value))
-            + expression("meta", u32(2, 3), u32(3, _REG_1))
-        )
-
-    def text(self) -> str:
-        """See Statement."""
-        keep = ~self.mask & 0xFFFF_FFFF
-        return f"meta mark set meta mark & 0x{keep:08x} ^ 0x{self.value:08x}"
 
 
 def byte(value: int) -> bytes:

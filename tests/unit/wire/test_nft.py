@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from plait.wire import ctnetlink, nft, nft_read
 from plait.wire import nfnetlink as nl
 from plait.wire import nft_expr as e
+from plait.wire.nft_effects import RejectNoRoute
+from plait.wire.nft_rewrite import DnatByMap, NoTrack, Snat, Tproxy
 
 PORTS = nft.Set("ports", (nft.PROTO, nft.SERVICE), (nft.IPV4, nft.SERVICE))
 POOLS = nft.Set("pools", (nft.IPV6,), interval=True)
@@ -61,11 +63,11 @@ def test_a_refusal_carries_the_kernels_words() -> None:
         (e.Masked(e.MARK, 0xF0, 0x70), "meta mark & 0x000000f0 == 0x00000070"),
         (e.InSet((e.IIFNAME, e.SADDR[4]), "s", negate=True), "iifname . ip saddr != @s"),
         (e.Vmap((e.IIFNAME,), "m"), "iifname vmap @m"),
-        (e.DnatByMap(4, (e.L4PROTO, e.DPORT), "m"), "dnat ip to meta l4proto . th dport map @m"),
-        (e.Snat("fd00::1"), "snat ip6 to fd00::1"),
-        (e.NoTrack(), "notrack"),
-        (e.RejectNoRoute(), "reject with icmpx no-route"),
-        (e.Tproxy("169.254.1.1", 53), "tproxy ip to 169.254.1.1:53"),
+        (DnatByMap(4, (e.L4PROTO, e.DPORT), "m"), "dnat ip to meta l4proto . th dport map @m"),
+        (Snat("fd00::1"), "snat ip6 to fd00::1"),
+        (NoTrack(), "notrack"),
+        (RejectNoRoute(), "reject with icmpx no-route"),
+        (Tproxy("169.254.1.1", 53), "tproxy ip to 169.254.1.1:53"),
         (e.goto("c"), "goto c"),
         (e.jump("c"), "jump c"),
         (e.RETURN, "return"),

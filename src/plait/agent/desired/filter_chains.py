@@ -22,6 +22,7 @@ from plait.model import marks
 from plait.wire import nft_expr as e
 from plait.wire.nft import Chain, Hook, Rule
 from plait.wire.nft_expr import ACCEPT, DROP, RETURN, Counter, InSet, Match
+from plait.wire.nft_rewrite import DnatByMap, Masquerade, NoTrack, SetMark, Snat, Tproxy
 
 _GROUP: Final = e.host32(marks.LINK_GROUP)
 _FROM_ENDPOINT: Final = Match(e.IIFGROUP, _GROUP)
@@ -138,7 +139,7 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
                             InSet((e.SADDR[family],), POOLS[family].name),
                             InSet((e.DADDR[family],), POOLS[family].name, negate=True),
                             _COUNT,
-                            e.Masquerade(),
+                            Masquerade(),
                         ),
                     )
                     for family in FAMILIES
@@ -225,8 +226,8 @@ def _dns() -> Chain:
                 (
                     e.family(family),
                     e.protocol(proto),
-                    e.Tproxy(_OWN_ADDRESS[family], marks.DNS_PORT),
-                    e.SetMark(marks.DNS_MARK_MASK, marks.DNS_MARK),
+                    Tproxy(_OWN_ADDRESS[family], marks.DNS_PORT),
+                    SetMark(marks.DNS_MARK_MASK, marks.DNS_MARK),
                     _COUNT,
                     ACCEPT,
                 ),
@@ -243,8 +244,8 @@ def _ports() -> Chain:
         on_one = (e.DADDR[f], e.L4PROTO, e.DPORT)
         on_all = (e.L4PROTO, e.DPORT)
         rules += [
-            Rule("published", (e.family(f), e.DnatByMap(f, on_one, HOSTPORTS[f].name))),
-            Rule("published", (e.family(f), e.DnatByMap(f, on_all, PORTS[f].name))),
+            Rule("published", (e.family(f), DnatByMap(f, on_one, HOSTPORTS[f].name))),
+            Rule("published", (e.family(f), DnatByMap(f, on_all, PORTS[f].name))),
         ]
     return Chain("ports", tuple(rules))
 
@@ -383,7 +384,7 @@ def _tunnel(vxlan_port: int, vni: int) -> Rule:
             e.protocol("udp"),
             Match(e.DPORT, e.port(vxlan_port)),
             Match(e.VXLAN_VNI, vni.to_bytes(3, "big")),
-            e.NoTrack(),
+            NoTrack(),
         ),
     )
 
@@ -407,7 +408,7 @@ def _stranger(family: Literal[4, 6], vxlan_port: int, vni: int) -> Rule:
 def _srcnat_endpoint() -> Chain:
     """Towards an endpoint addresses stay, unless the answer could not find its way back."""
     loopback = (e.family(4), e.InPrefix(e.SADDR[4], _LOOPBACK4))
-    rules = [Rule("from 127.0.0.0/8", (*loopback, _COUNT, e.Snat(_OWN_ADDRESS[4])))]
+    rules = [Rule("from 127.0.0.0/8", (*loopback, _COUNT, Snat(_OWN_ADDRESS[4])))]
     rules += [
         # An endpoint that reaches itself through its published port.
         Rule(
@@ -416,7 +417,7 @@ def _srcnat_endpoint() -> Chain:
                 e.family(f),
                 InSet((e.OIFNAME, e.SADDR[f]), SRC[f].name),
                 _COUNT,
-                e.Snat(_OWN_ADDRESS[f]),
+                Snat(_OWN_ADDRESS[f]),
             ),
         )
         for f in FAMILIES

@@ -45,6 +45,7 @@ from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
 from plait.wire.nft import Chain, Rule
+from plait.wire.nft_effects import RejectNoRoute
 from plait.wire.nft_expr import ACCEPT, DROP, Counter, InSet
 
 _COUNT: Final = Counter()
@@ -164,7 +165,7 @@ def network_chains(network: str, wanted: FilterNetwork, logs: bool = True) -> tu
     if wanted.internal:
         # As on a host without a default route: refused at once, not after a timeout.
         denied = log(logs, "internal", "egress", DENIED)
-        egress.append(Rule("internal network", (_COUNT, *denied, e.RejectNoRoute())))
+        egress.append(Rule("internal network", (_COUNT, *denied, RejectNoRoute())))
     else:
         egress += [
             Rule(
