@@ -25,7 +25,7 @@ BENCHES = {
     "attach_kernel": "the kernel's share of attaching, beside ip -batch",
     "filter": "one set element and one endpoint in the filter",
     "throughput": "streams and request-response beside a topology made by hand",
-    "policy": "a change of policy or label to every kernel; memory",
+    "policy": "a change of policy, label or member to every kernel; memory",
     "policy_path": "streams and first packets under 1 policy and under 10,000",
     "watch": "a change to 1,000 watchers",
     "store": "durable puts",

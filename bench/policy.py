@@ -5,26 +5,24 @@ Three lab hosts with `LOCAL` endpoints each, in a network of 10,000 with 1,000 p
 counts as enforced when the agent of every host says that its kernel follows the revision of the
 write. The peers have the same policies for the same addresses, IPv4 only, in one namespace:
 chains of iptables, rewritten by `iptables-restore --noflush`, and one chain of nftables, in which
-a policy is a rule that is replaced. They are given the new addresses for nothing: nobody
-distributes them, nobody selects by labels.
+a policy is a rule that is replaced and an app a set. They are given the new addresses for nothing:
+nobody distributes them, nobody selects by labels.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 
 import msgspec
 
 from bench import labs, memory
 from bench.filter import timed
+from bench.policy_set import apart, fed
 from bench.policy_world import (
     APPS,
     Grant,
@@ -41,7 +39,6 @@ from plait.client.agent_socket import AgentClient
 from plait.client.agent_socket import run as call
 from plait.client.api import ApiClient
 from plait.client.base import BatchOp
-from plait.kernel import netns
 from plait.lab.lab import Lab
 from plait.model.objects import Endpoint, Object
 
@@ -157,24 +154,6 @@ def ours(rules: Sequence[Grant]) -> tuple[list[float], list[float], float]:
 # The peers
 
 
-@contextmanager
-def apart() -> Iterator[None]:
-    """In a namespace of its own, gone with the block."""
-    namespace = netns.create()
-    try:
-        with netns.inside(namespace):
-            yield
-    finally:
-        os.close(namespace)
-
-
-def fed(argv: Sequence[str], text: str) -> str:
-    done = subprocess.run(argv, input=text, text=True, capture_output=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{argv[0]}: {done.stderr[:500]}")
-    return done.stdout
-
-
 def by_iptables(rules: Sequence[Grant]) -> tuple[float, list[float], list[float]]:
     """Milliseconds to load all, to change a policy's port, to move a member between apps."""
     who = members()
@@ -205,8 +184,8 @@ def by_iptables(rules: Sequence[Grant]) -> tuple[float, list[float], list[float]
     return load, policies, labels
 
 
-def by_one_chain(rules: Sequence[Grant]) -> tuple[float, list[float]]:
-    """Milliseconds to load all, and to change a policy's port."""
+def by_one_chain(rules: Sequence[Grant]) -> tuple[float, list[float], list[float]]:
+    """Milliseconds to load all, to change a policy's port, to move a member between apps."""
     who = members()
     with apart():
         load = timed(lambda: fed(["nft", "-f", "-"], one_chain(rules, who)))
@@ -219,10 +198,14 @@ def by_one_chain(rules: Sequence[Grant]) -> tuple[float, list[float]]:
         changes = []
         for n in range(PEER_ROUNDS):
             grant = rules[n * 7]
-            rule = one_rule(grant._replace(port=60000 + n), who)
+            rule = one_rule(grant._replace(port=60000 + n))
             text = f"replace rule inet naive forward handle {handles[str(grant.port)]} {rule}\n"
             changes.append(timed(lambda text=text: fed(["nft", "-f", "-"], text)))  # type: ignore[misc]
-    return load, changes
+        labels = []
+        for n in range(PEER_ROUNDS):
+            text = f"add element inet naive app{n} {{ 10.77.0.{n} }}\n"
+            labels.append(timed(lambda text=text: fed(["nft", "-f", "-"], text)))  # type: ignore[misc]
+    return load, changes, labels
 
 
 IPTABLES_CHAINS = "iptables, a chain a policy"
@@ -253,14 +236,16 @@ def rows() -> list[Row]:
     print("    iptables", file=sys.stderr, flush=True)
     loaded, chains, joined = by_iptables(rules)
     print("    one chain", file=sys.stderr, flush=True)
-    loaded_chain, replaced = by_one_chain(rules)
+    loaded_chain, replaced, added = by_one_chain(rules)
     print(
         f"    loading all: iptables {loaded:.0f} ms, one chain {loaded_chain:.0f} ms",
         file=sys.stderr,
     )
     return [
         *changes("one policy of 1,000", policies, {IPTABLES_CHAINS: chains, ONE_CHAIN: replaced}),
-        *changes("one label of 10,000 endpoints", labels, {IPTABLES_CHAINS: joined}),
+        *changes(
+            "one label of 10,000 endpoints", labels, {IPTABLES_CHAINS: joined, ONE_CHAIN: added}
+        ),
         Row(
             what="memory of the agent, 10,000 endpoints, 1,000 policies",
             unit="MiB",

@@ -5,9 +5,9 @@ which 100 apply to the servers; the last of them lets the client in. Beside it s
 made by hand: without any rule, with the same policies as chains of iptables (dispatched by
 address, as node agents do), and as one chain of nftables (`bench.policy_world`).
 
-All let the packets of known flows pass at once, so a stream says what that costs. Only the first
-packet of a flow sees policies: its processor time is taken from `FLOWS` new UDP flows of one
-process, as in `bench.path`. Ours logs it too.
+All let the packets of known flows pass at once: streams, and the processor time of a packet
+(`bench.path`), say what that costs. Only the first packet of a flow sees policies: its processor
+time is taken from `FLOWS` new UDP flows of one process. Ours counts and logs it too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from bench import labs, memory, path, throughput
@@ -41,6 +41,8 @@ FLOWS = 400
 ROUNDS = 5
 HOSTS = ("h1", "h2", "h3")
 WAYS = {"near": "same host", "site": "across hosts, direct"}
+NODES = 10
+"""Of the crowd: each app has an endpoint on every one."""
 SERVER = 0
 """App of the servers: the only one that has a policy when there is one policy."""
 
@@ -71,7 +73,8 @@ def written(lab: Lab, verb: str, objects: Sequence[AnyObject]) -> None:
 def attached(lab: Lab) -> Side:
     """A client and its servers, in the crowd's network."""
     labs.plait(lab, "h1", "network", "create", memory.NETWORK, "--pool", f"{memory.POOL}.0.0/16")
-    written(lab, "create", memory.crowd(0, APPS))
+    for node in range(NODES):
+        written(lab, "create", memory.crowd(node, APPS))
     loads = {}
     for name, host in throughput.PLACES.items():
         app = CALLER if name == "client" else SERVER
@@ -87,11 +90,12 @@ def attached(lab: Lab) -> Side:
 
 def members(hand: Side) -> dict[int, list[str]]:
     """Addresses of each app: those of Plait's lab, and the workloads made by hand."""
-    found = {
-        int(obj.metadata.labels["app"].removeprefix("app")): list(obj.spec.addresses)
-        for obj in memory.crowd(0, APPS)
-        if isinstance(obj, Endpoint)
-    }
+    found: dict[int, list[str]] = {}
+    for node in range(NODES):
+        for obj in memory.crowd(node, APPS):
+            if isinstance(obj, Endpoint):
+                app = int(obj.metadata.labels["app"].removeprefix("app"))
+                found.setdefault(app, []).extend(obj.spec.addresses)
     for name, address in hand.addresses.items():
         found[CALLER if name == "client" else SERVER].append(address)
     return found
@@ -141,8 +145,26 @@ def first_packet(side: Side, to: str) -> float:
         return (time.process_time() - start) / len(clients) * 1e6
 
 
-def costs(side: Side, to: str) -> float:
-    return statistics.median(first_packet(side, to) for _ in range(ROUNDS))
+def known_packet(side: Side, to: str) -> float:
+    """Microseconds of processor time of a packet of a flow that stands."""
+    ends = [path.udp(side.loads[name].pid, side.addresses[name]) for name in ("client", to)]
+    with closing(path.Path(*ends)) as both:
+        return both.cost()
+
+
+COSTS: dict[str, Callable[[Side, str], float]] = {
+    "a first packet": first_packet,
+    "a packet of a known flow": known_packet,
+}
+
+
+def costs(side: Side) -> dict[tuple[str, str], float]:
+    """Medians by what is measured and where to."""
+    return {
+        (what, to): statistics.median(act(side, to) for _ in range(ROUNDS))
+        for what, act in COSTS.items()
+        for to in WAYS
+    }
 
 
 def named(count: int) -> str:
@@ -150,23 +172,24 @@ def named(count: int) -> str:
 
 
 def path_rows(ours: Side, hand: Side, lab: Lab, count: int) -> list[Row]:
-    """First packets beside every peer."""
-    mine = {to: costs(ours, to) for to in WAYS}
-    found = []
+    """Processor time beside every peer."""
+    mine = costs(ours)
+    theirs = {}
     for peer in (HAND, IPTABLES_CHAINS, ONE_CHAIN):
         furnish(lab, hand, peer, count)
-        found += [
-            Row(
-                what=f"processor time of a first packet, {named(count)}, {way}",
-                unit="µs",
-                ours=mine[to],
-                peer=peer,
-                theirs=costs(hand, to),
-            )
-            for to, way in WAYS.items()
-        ]
+        theirs[peer] = costs(hand)
     furnish(lab, hand, HAND, count)
-    return found
+    return [
+        Row(
+            what=f"processor time of {what}, {named(count)}, {WAYS[to]}",
+            unit="µs",
+            ours=figure,
+            peer=peer,
+            theirs=theirs[peer][what, to],
+        )
+        for (what, to), figure in mine.items()
+        for peer in theirs
+    ]
 
 
 MEASURES: dict[str, tuple[str, Callable[[Side, str], float]]] = {

@@ -96,18 +96,22 @@ def iptables_chain(grant: Grant, members: Members) -> Iterator[str]:
 
 
 def one_chain(rules: Sequence[Grant], members: Members) -> str:
-    """What `nft -f` takes: one chain with a rule a policy."""
-    closed = {address for grant in rules for address in members.get(grant.subject, ())}
-    lines = [f"  {line}" for grant in rules if (line := one_rule(grant, members))]
+    """What `nft -f` takes: a set an app, and one chain with a rule a policy."""
+    closed = sorted({grant.subject for grant in rules})
+    sets = [
+        f" set app{app} {{ type ipv4_addr; elements = {{ {', '.join(addresses)} }}; }}"
+        for app, addresses in members.items()
+    ]
     return "\n".join(
         [
             "table inet naive",
             "delete table inet naive",
             "table inet naive {",
+            *sets,
             " chain forward { type filter hook forward priority 0;",
             "  ct state established,related accept",
-            *lines,
-            f"  ip daddr {{ {', '.join(sorted(closed))} }} drop",
+            *(f"  {one_rule(grant)}" for grant in rules),
+            *(f"  ip daddr @app{app} drop" for app in closed),
             " }",
             "}",
             "",
@@ -115,10 +119,7 @@ def one_chain(rules: Sequence[Grant], members: Members) -> str:
     )
 
 
-def one_rule(grant: Grant, members: Members) -> str:
-    """The rule of one policy; nothing where nobody is selected."""
-    subjects, peers = members.get(grant.subject, ()), members.get(grant.peer, ())
-    if not subjects or not peers:
-        return ""
+def one_rule(grant: Grant) -> str:
+    """The rule of one policy."""
     port = f" tcp dport {grant.port}" if grant.port else ""
-    return f"ip daddr {{ {', '.join(subjects)} }} ip saddr {{ {', '.join(peers)} }}{port} accept"
+    return f"ip daddr @app{grant.subject} ip saddr @app{grant.peer}{port} accept"
