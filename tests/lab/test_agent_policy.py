@@ -164,10 +164,17 @@ async def test_a_udp_flow_ends_though_both_sides_go_on_sending(sides: Sides) -> 
     await until(lambda: sides.agent.policing.ender.ended > 0)
     asking.sendto(b"x", (sides.address, PORT))
     assert nothing_at(answering)
-    # What the isolated endpoint begins itself is accepted, and answered.
+    # More answers do not begin it anew from the other side.
     await until(lambda: sides.agent.policing.ender.idle)
     answering.sendto(b"y", (client, 7001))
-    assert asking.recv(1) == b"y"
+    assert nothing_at(asking)
+    # What the isolated endpoint begins itself is accepted, and answered.
+    beginning = sides.socket(sides.served, socket.SOCK_DGRAM, bound=7002)
+    beginning.sendto(b"z", (client, 7001))
+    data, peer = asking.recvfrom(1)
+    assert data == b"z"
+    asking.sendto(b"x", peer)
+    assert beginning.recv(1) == b"x"
 
 
 async def test_rules_outlive_the_agent_and_come_back_from_the_disk(
