@@ -79,15 +79,15 @@ class Nflog:
     reads the group.
     """
 
-    def __init__(self, group: int = LOG_GROUP, *, buffer: int = BUFFER) -> None:
+    def __init__(self, *, buffer: int = BUFFER) -> None:
         self._nl = NfnetlinkSocket(buffer=buffer)
         self._losses = Losses()
         try:
-            self._nl.call(nflog.CONFIG, nflog.bind(), res=group)
-            self._nl.call(nflog.CONFIG, nflog.settings(), res=group)
+            self._nl.call(nflog.CONFIG, nflog.bind(), res=LOG_GROUP)
+            self._nl.call(nflog.CONFIG, nflog.settings(), res=LOG_GROUP)
         except NetfilterError as error:
             self._nl.close()
-            raise _unavailable(error, group) from error
+            raise _unavailable(error) from error
 
     def fileno(self) -> int:
         """See PacketLog."""
@@ -117,11 +117,11 @@ class Nflog:
         return Reading(tuple(found), lost, more=True)
 
 
-def _unavailable(error: NetfilterError, group: int) -> PlaitError:
+def _unavailable(error: NetfilterError) -> PlaitError:
     if error.errno in (errno.EPERM, errno.EBUSY):  # Those without privilege come nowhere near.
         return PlaitError(
             "PLAIT-HOST-004",
-            f"another process reads the packets of log group {group}",
+            f"another process reads the packets of log group {LOG_GROUP}",
             why=str(error),
             fix=("cat /proc/net/netfilter/nfnetlink_log   # its second column is a netlink port",),
         )

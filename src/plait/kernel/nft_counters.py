@@ -31,17 +31,16 @@ class CounterDoor(Protocol):
 class NftCounters:
     """The real door; of the network namespace in which it was opened."""
 
-    def __init__(self, table: str = marks.NFT_TABLE) -> None:
-        self._table = table
+    def __init__(self) -> None:
         self._nl = NfnetlinkSocket()
 
     def counters(self) -> dict[str, nft_read.Count]:
         """See CounterDoor."""
         found = {}
-        query = nft_read.counters_query(self._table)
+        query = nft_read.counters_query(marks.NFT_TABLE)
         for msg in self._nl.dump(_GET, query, family=NFPROTO_INET):
             table, name, count = nft_read.counter_info(msg)
-            if table == self._table:
+            if table == marks.NFT_TABLE:
                 found[name] = count
         return found
 

@@ -37,8 +37,7 @@ class Inspector(nft_machine.Table, Protocol):
 class NftInspector:
     """The real one; of the network namespace in which it was opened."""
 
-    def __init__(self, table: str = marks.NFT_TABLE) -> None:
-        self._table = table
+    def __init__(self) -> None:
         self._nl = NfnetlinkSocket()
         self._hooks: dict[str, tuple[int, int, str]] = {}
         self._chains: dict[str, tuple[nft_machine.Rule, ...]] = {}
@@ -49,18 +48,18 @@ class NftInspector:
         """See Inspector."""
         self._chains.clear()
         self._ranges.clear()
-        query = nft_read.table_query(self._table)
+        query = nft_read.table_query(marks.NFT_TABLE)
         found = [
             nft_read.chain_info(msg)
             for msg in self._nl.dump(_KIND | nft.GETCHAIN, query, family=NFPROTO_INET)
         ]
-        chains = [chain for table, chain in found if table == self._table]
+        chains = [chain for table, chain in found if table == marks.NFT_TABLE]
         self._hooks = {chain.name: chain.hook for chain in chains if chain.hook is not None}
         sets = [
             nft_read.set_info(msg)
             for msg in self._nl.dump(_KIND | nft.GETSET, query, family=NFPROTO_INET)
         ]
-        self._sets = {info.name: info for table, info in sets if table == self._table}
+        self._sets = {info.name: info for table, info in sets if table == marks.NFT_TABLE}
         return bool(chains)
 
     def generation(self) -> int:
@@ -79,14 +78,14 @@ class NftInspector:
         """See nft_machine.Table."""
         found = self._chains.get(chain)
         if found is None:
-            query = nl.string(1, self._table) + nl.string(2, chain)
+            query = nl.string(1, marks.NFT_TABLE) + nl.string(2, chain)
             rules = [
                 nft_read.rule_program(msg)
                 for msg in self._nl.dump(_KIND | nft.GETRULE, query, family=NFPROTO_INET)
             ]
             # A kernel that does not filter what it dumps gives all of the namespace.
             found = self._chains[chain] = tuple(
-                rule for table, name, rule in rules if (table, name) == (self._table, chain)
+                rule for table, name, rule in rules if (table, name) == (marks.NFT_TABLE, chain)
             )
         return found
 
@@ -100,7 +99,7 @@ class NftInspector:
         held = self._ranges.get(name)
         if held is None:
             single = not info.flags & nft.SET_CONCAT
-            query = nft_read.elements_query(self._table, name)
+            query = nft_read.elements_query(marks.NFT_TABLE, name)
             dump = self._nl.dump(_KIND | nft.GETSETELEM, query, family=NFPROTO_INET)
             held = self._ranges[name] = nft_read.element_map(dump, interval=single)
         fields = 2 if info.flags & nft.SET_CONCAT else 1
@@ -108,7 +107,7 @@ class NftInspector:
 
     def _element(self, name: str, key: bytes) -> tuple[bool, nft.Data]:
         wanted = nl.nested(1, nl.nested(1, nl.attr(1, key)))
-        query = nft_read.elements_query(self._table, name) + nl.nested(3, wanted)
+        query = nft_read.elements_query(marks.NFT_TABLE, name) + nl.nested(3, wanted)
         try:
             answers = self._nl.call(_KIND | nft.GETSETELEM, query, family=NFPROTO_INET)
         except NetfilterError as error:
@@ -125,13 +124,12 @@ class NftInspector:
 class FakeInspector:
     """The same over a fake kernel."""
 
-    def __init__(self, nft_door: FakeNft, table: str = marks.NFT_TABLE) -> None:
+    def __init__(self, nft_door: FakeNft) -> None:
         self._door = nft_door
-        self._name = table
 
     def begin(self) -> bool:
         """See Inspector."""
-        return self._name in self._door.kernel.tables
+        return marks.NFT_TABLE in self._door.kernel.tables
 
     def generation(self) -> int:
         """See Inspector."""
@@ -142,7 +140,7 @@ class FakeInspector:
 
     def hooked(self, hook: int, kind: str) -> Sequence[str]:
         """See nft_machine.Table."""
-        chains = self._door.kernel.tables[self._name].chains.values()
+        chains = self._door.kernel.tables[marks.NFT_TABLE].chains.values()
         return _in_order(
             {c.name: (c.hook.number, c.hook.priority, c.hook.type) for c in chains if c.hook},
             hook,
@@ -153,12 +151,12 @@ class FakeInspector:
         """See nft_machine.Table."""
         return tuple(
             nft_machine.Rule(rule.comment, nft_machine.expressions(memoryview(rule.packed)))
-            for rule in self._door.kernel.tables[self._name].chains[chain].rules
+            for rule in self._door.kernel.tables[marks.NFT_TABLE].chains[chain].rules
         )
 
     def lookup(self, name: str, key: bytes) -> tuple[bool, nft.Data]:
         """See nft_machine.Table."""
-        table = self._door.kernel.tables[self._name]
+        table = self._door.kernel.tables[marks.NFT_TABLE]
         declared = table.sets.get(name)
         if declared is None:
             return False, None

@@ -7,7 +7,7 @@ among those that they meet; not with the number of pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -83,8 +83,8 @@ def differing(before: World, after: World) -> set[str] | None:
     }
 
 
-def _peers_of(spec: Any, directions: Iterable[Direction] = DIRECTIONS) -> Iterator[Peer]:
-    for direction in directions:
+def _peers_of(spec: Any) -> Iterator[Peer]:
+    for direction in DIRECTIONS:
         for rule in spec.rules(direction):
             yield from rule.peers or ()
 

@@ -122,9 +122,9 @@ def port_words(port: Port) -> str:
     return f"{port.port}{last}/{protocol}" if protocol else f"port {port.port}"
 
 
-def peers_words(peers: Iterable[Peer] | None, last: str = "or") -> str:
+def peers_words(peers: Iterable[Peer] | None) -> str:
     """Alternatives; `anyone` for None."""
-    return "anyone" if peers is None else joined(map(peer_words, peers), last)
+    return "anyone" if peers is None else joined(map(peer_words, peers), "or")
 
 
 def ports_words(ports: Iterable[Port] | None) -> str:

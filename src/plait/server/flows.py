@@ -37,12 +37,10 @@ MAX_SHARED: Final = 50_000
 class FlowStore:
     """Takes batches, answers questions."""
 
-    def __init__(
-        self, wall: Callable[[], float], *, capacity: int = CAPACITY, horizon: float = HORIZON
-    ) -> None:
+    def __init__(self, wall: Callable[[], float]) -> None:
         """`wall` is Unix time, seconds."""
         self._wall = wall
-        self.tail = FlowTail(FlowRing(capacity=capacity, wall=wall, horizon=horizon), wall=wall)
+        self.tail = FlowTail(FlowRing(capacity=CAPACITY, wall=wall, horizon=HORIZON), wall=wall)
         self._seen: dict[str, tuple[int, int]] = {}
         """Each node's own log, and the highest number of it."""
         self._counts: dict[str, dict[str, RuleCount]] = {}
