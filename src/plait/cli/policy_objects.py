@@ -112,21 +112,20 @@ def show(name: str, form: str, as_json: bool) -> None:
     policy the numbers are what it would have decided.
     """
     from plait.cli import connect, output
-    from plait.cli.offline import deciding
+    from plait.cli.offline import world_of
     from plait.cli.printing import yaml_text
     from plait.policy.find_policy import find_policy
-    from plait.policy.world import World
 
-    async def ask() -> tuple[World, Any]:
+    async def ask() -> Any:
         async with connect.api() as client:
-            world = World.of(await deciding(client))
-            return world, await connect.attempt(client.counters())
+            return await connect.attempt(client.counters())
 
-    world, counted = connect.wait_for(ask())
+    world = world_of(())
     policy = find_policy(world.policies, name)
     if form == "yaml":
         output.say(yaml_text([policy]))
         return
+    counted = connect.wait_for(ask())
     known = isinstance(counted, tuple)
     counts = counts_of(policy, counted) if known else {}
     if as_json:

@@ -41,6 +41,8 @@ class Live(NamedTuple):
     sides: tuple[Compared, ...]
     elsewhere: tuple[str, ...]
     """Nodes that decide about the rest."""
+    unasked: int = 0
+    """Flows that a kernel cannot be asked about: of a name outside, of a protocol without ports."""
 
     @property
     def agrees(self) -> bool:
@@ -53,12 +55,13 @@ def ask(verdicts: list[Verdict]) -> Live:
     from plait.cli import connect
 
     agent = connect.agent()
-    node, applied = "", 0
+    node, applied, unasked = "", 0, 0
     found: list[Compared] = []
     elsewhere: dict[str, None] = {}
     for verdict in verdicts[:ASKED]:
         query = query_of(verdict.flow)
         if query is None:
+            unasked += 1
             continue
         trace: Trace = connect.wait_for(agent.trace(query))
         node, applied = trace.node, trace.applied
@@ -67,7 +70,7 @@ def ask(verdicts: list[Verdict]) -> Live:
         for side in (verdict.egress, verdict.ingress):
             if side.endpoint is not None and side.direction not in here:
                 elsewhere[side.endpoint.spec.node] = None
-    return Live(node, applied, tuple(found), tuple(elsewhere))
+    return Live(node, applied, tuple(found), tuple(elsewhere), unasked)
 
 
 def query_of(flow: Flow) -> TraceQuery | None:
@@ -125,6 +128,11 @@ def show(live: Live) -> None:
             " is mended within 10 s; `plait status` tells what the kernel refuses, and whether the"
             " server is ahead of this host"
         )
+    if live.unasked:
+        output.warn(
+            f"the kernel was not asked of {live.unasked} of these flows: give an address in place "
+            "of a name outside, and a protocol with ports"
+        )
     for node in live.elsewhere:
         output.say(f"  the rest is decided on {node}: run the same command there", err=True)
 
@@ -154,6 +162,7 @@ def as_data(live: Live) -> dict[str, Any]:
         "applied": live.applied,
         "agrees": live.agrees,
         "elsewhere": list(live.elsewhere),
+        "unasked": live.unasked,
         "sides": [
             {
                 "src": compared.flow.src.address,

@@ -91,7 +91,8 @@ def text(world: World, verdict: Verdict, *, whole: bool = False) -> str:
     changes = steps(world, verdict)
     if changes:
         other = "deny" if verdict.allowed else "allow"
-        lines += ["", f"to {other} it:", *(f"  {line}" for line in _changes(changes))]
+        together = ", all of these" if len(changes) > 1 else ""
+        lines += ["", f"to {other} it{together}:", *(f"  {line}" for line in _changes(changes))]
     return "\n".join(lines)
 
 

@@ -48,10 +48,23 @@ class Step(NamedTuple):
 def steps(world: World, verdict: Verdict) -> tuple[Step, ...]:
     """What to change for the other answer; nothing where none is known."""
     if not verdict.way.allowed:
-        return (Step(_WAYS[verdict.way.kind]),)
+        return (Step(_WAYS[verdict.way.kind]), *_beside(verdict))
     if verdict.depends:
         return ()
     return _deny(world, verdict) if verdict.allowed else _allow(world, verdict)
+
+
+def _beside(verdict: Verdict) -> tuple[Step, ...]:
+    """What policies would refuse still, were the networks to let the flow through."""
+    closed = [side for side in (verdict.egress, verdict.ingress) if not side.allowed]
+    names = dict.fromkeys(side.by.policy.metadata.name for side in closed if side.by is not None)
+    return tuple(
+        Step(
+            f"change policy {name}, which denies it as well",
+            f"plait policy show {shlex.quote(name)}",
+        )
+        for name in names
+    )
 
 
 # To allow

@@ -177,7 +177,7 @@ def test_why_of_manifests_alone(manifests: str, capsys: pytest.CaptureFixture[st
     assert "ClusterNetworkPolicy guard" in out
     # Both families get the same answer, which is told once.
     assert "the same from fd00::1 to fd00::2" in out
-    assert out.count("to allow it:") == 1
+    assert out.count("to allow it, all of these:") == 1
 
     run("why", "front", "api", "serve-81-udp", "-f", manifests, "--json")
     found = json.loads(capsys.readouterr().out)

@@ -94,5 +94,6 @@ def test_what_cannot_be_asked_is_not(
 ) -> None:
     run("why", "front", "www.example.com", "443", "--live")
     assert kernel.asked == []
+    assert "give an address in place of a name" in capsys.readouterr().err
     run("why", "front", "db", "80", "--live", "-f", str(tmp_path), code=2)
     assert "knows nothing of -f" in capsys.readouterr().err

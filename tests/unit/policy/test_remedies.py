@@ -133,6 +133,13 @@ def test_what_the_admin_tier_accepts_only_a_change_of_its_rule_denies() -> None:
     ]
 
 
+def test_beside_the_network_policies_that_deny_are_named() -> None:
+    closed = policy("p", over=labelled(app="api"), ingress=(accept(NOBODY),))
+    publish, show = told(closed, src=OUTSIDE)
+    assert "publish" in publish
+    assert show == "plait policy show p"
+
+
 @pytest.mark.parametrize(
     ("src", "dst", "word"),
     [(FRONT, VAULT, "publish"), (VAULT, OUTSIDE, "not internal"), (OUTSIDE, API, "publish")],
