@@ -95,7 +95,7 @@ def by_nft() -> list[float]:
     with apart():
         fed(
             ["nft", "-f", "-"],
-            f"table inet t {{ set s {{ type ipv4_addr; elements = {{ {elements} }}; }} }}",
+            f"table inet t {{\nset s {{\ntype ipv4_addr\nelements = {{ {elements} }}\n}}\n}}\n",
         )
         return _timed_all(lambda n: ["nft", f"add element inet t s {{ {address(SIZE + n)} }}"])
 
