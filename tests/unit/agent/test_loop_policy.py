@@ -9,11 +9,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.agent.test_loop import Notes, state
+from tests.support.loops import Bench, Notes, state
 
-from plait.agent.fake import Clock
-from plait.agent.loop import Loop
-from plait.agent.programmers import in_order
 from plait.agent.programmers.base import Failure, Op
 from plait.model.hoststate import HostState
 from plait.model.ruleset import Classes, Ruleset
@@ -23,36 +20,6 @@ def ruled(classes: Mapping[str, str], *, serial: int = 1, names: Sequence[str] =
     """Endpoints with links; those of `classes` have policies. An endpoint's name is its address."""
     policy = Ruleset(serial=serial, dispatch={n: Classes(c, "") for n, c in classes.items()})
     return msgspec.structs.replace(state(*(names or classes)), policy=policy)
-
-
-class Bench:
-    def __init__(self) -> None:
-        self.diary: list[str] = []
-        self.clock = Clock()
-        self.want: HostState | None = None
-        picks: dict[str, Any] = {
-            "filter.base": lambda s: {f"base{p}": p for p in ("-", *s.filter.pools)},
-            "filter.policy": lambda s: s.policy.dispatch,
-            "links": lambda s: s.links,
-            "routes": lambda s: {r.dst: r for r in s.routes},
-            "filter.endpoints": lambda s: s.filter.endpoints,
-        }
-        self.parts = {n: self.part(n, p) for n, p in picks.items()}
-        self.loop = self.restarted()
-
-    def part(self, name: str, pick: Any) -> Notes:
-        return Notes(name, pick, self.diary)
-
-    def restarted(self) -> Loop:
-        """An agent over the kernel as it stands."""
-        self.loop = Loop(in_order(self.parts.values()), lambda: self.want, clock=self.clock)
-        return self.loop
-
-    def turn(self, want: HostState | None) -> list[str]:
-        self.want = want
-        self.diary.clear()
-        self.loop.turn()
-        return list(self.diary)
 
 
 @pytest.fixture
