@@ -137,6 +137,11 @@ class Frontend:
         if not question.verbatim or not {*question.servers}.isdisjoint(self._trusted()):
             self._told(response.message, age)
 
+    def overheard(self, question: Question, message: bytes) -> None:
+        """A client is about to get this from the resolver of its choice, as it is."""
+        if self._told is not None and not {*question.servers}.isdisjoint(self._trusted()):
+            self._told(message, 0)
+
     def failure(self, question: Question) -> bytes:
         """SERVFAIL."""
         self.stats.answers[dns.SERVFAIL] += 1

@@ -179,14 +179,16 @@ class _Session:
                     source, self._onward = await asyncio.open_connection(
                         *question.servers[0], limit=dns.TCP_MAX + 2
                     )
-                    self._group.create_task(self._bring_back(source, self._onward))
+                    self._group.create_task(self._bring_back(question, source, self._onward))
                 self._onward.write(_framed(data))
                 await self._onward.drain()
         except (OSError, TimeoutError):
             self._frontend.stats.upstream_failures += 1
             await self._write(self._frontend.failure(question))
 
-    async def _bring_back(self, source: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+    async def _bring_back(
+        self, question: Question, source: asyncio.StreamReader, onward: asyncio.StreamWriter
+    ) -> None:
         try:
             with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
                 while True:
@@ -194,6 +196,7 @@ class _Session:
                         data = await _message(source)
                     self._alive = True
                     self._frontend.stats.answers[data[3] & 0xF if len(data) > 3 else 0] += 1
+                    self._frontend.overheard(question, data)
                     await self._write(data)
         finally:
             onward.transport.abort()

@@ -17,6 +17,11 @@ CNAME: Final = 5
 MAX_ALIASES: Final = 16
 """CNAME records that are followed from the question on."""
 _RR: Final = struct.Struct("!HHIH")
+_KIND: Final = 0xF8
+"""QR and opcode, in the third byte of a header (RFC 1035 section 4.1.1)."""
+_ANSWER: Final = 0x80
+"""To a standard query. What a server says of a NOTIFY or an UPDATE may be the client's own words
+(RFC 2136 section 3.8)."""
 _SIZES: Final = {A: 4, AAAA: 16}
 
 Name = tuple[bytes, ...]
@@ -38,7 +43,7 @@ class _Malformed(Exception):
 
 def answered(message: bytes) -> Answered | None:
     """Addresses that the answer gives to the name asked for; None when it gives none."""
-    if len(message) < HEADER_SIZE:
+    if len(message) < HEADER_SIZE or message[2] & _KIND != _ANSWER:
         return None
     questions, answers = struct.unpack_from("!HH", message, 4)
     if questions != 1:

@@ -268,6 +268,12 @@ async def test_a_client_that_chose_its_resolver_is_believed_only_if_we_trust_tha
         trusted.append(upstream.server)
         await frontend.wait(question)
         assert told == [0]
+        # By TCP all that comes back goes to the client, whatever it asked.
+        frontend.overheard(question, reply.to_wire())
+        assert told == [0, 0]
+        trusted.clear()
+        frontend.overheard(question, reply.to_wire())
+        assert told == [0, 0]
         await asking.close()
 
 

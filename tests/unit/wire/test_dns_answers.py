@@ -106,3 +106,13 @@ def test_what_was_read_before_a_cut_stands() -> None:
 def test_any_bytes_end(data: bytes) -> None:
     answered(data)
     answered(message("a.b", record(HERE, A, V4), data))
+
+
+@pytest.mark.parametrize("flags", [0x01, 0xA0, 0xA8])
+def test_what_is_no_answer_to_a_query_says_nothing(flags: int) -> None:
+    """A query; the responses to a NOTIFY and an UPDATE, in which a server may repeat what the
+    client said."""
+    said = bytearray(message("www.example.com", record(HERE, A, V4)))
+    assert answered(bytes(said)) is not None
+    said[2] = flags
+    assert answered(bytes(said)) is None
