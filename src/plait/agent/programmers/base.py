@@ -15,11 +15,12 @@ programmer against its fake door and against the real kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+from plait.model.errors import PlaitError
 from plait.model.hoststate import HostState
 
 
@@ -50,6 +51,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     errno: int = 0
     gone: bool = False
+
+
+def all_failed(ops: Iterable[Op], error: PlaitError | OSError) -> tuple[Failure, ...]:
+    """What a whole transaction that failed says of each of its ops."""
+    number = getattr(error, "errno", 0) or 0
+    return tuple(Failure(op=op, error=str(error), errno=number) for op in ops)
 
 
 class Programmer(Protocol):

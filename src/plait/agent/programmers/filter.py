@@ -21,7 +21,7 @@ import msgspec
 from plait.agent.desired import filter_sets, policy_sets, ruleset
 from plait.agent.desired.policy_fill import NOTHING, whole
 from plait.agent.desired.ruleset import Element
-from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.base import Failure, Op, all_failed
 from plait.agent.programmers.filter_table import EMPTY, FilterTable, endpoints_of
 from plait.kernel.conntrack import FlowDoor
 from plait.kernel.nft import Refusal
@@ -100,8 +100,7 @@ class _FilterProgrammer:
         try:
             return self._apply(ops)
         except (PlaitError, OSError) as error:
-            number = getattr(error, "errno", 0) or 0
-            return tuple([Failure(op=op, error=str(error), errno=number) for op in ops])
+            return all_failed(ops, error)
 
     def _apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
         # Steps come from what is there now, not from what was there when the plan was made.

@@ -34,7 +34,7 @@ from plait.agent.desired.policy_rules import (
 )
 from plait.agent.desired.policy_sets import ident_of, is_policy, packed
 from plait.agent.desired.ruleset import ChainRules, Element
-from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.base import Failure, Op, all_failed
 from plait.agent.programmers.filter_table import EMPTY, FilterTable
 from plait.agent.programmers.policy_steps import Key, Made, SetWant, Steps, text
 from plait.kernel.nft import Refusal
@@ -356,8 +356,7 @@ class FilterPolicy:
         try:
             return self._apply(ops)
         except (PlaitError, OSError) as error:
-            number = getattr(error, "errno", 0) or 0
-            return tuple([Failure(op=op, error=str(error), errno=number) for op in ops])
+            return all_failed(ops, error)
 
     def _apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
         if ops and self.table.actual is None:
