@@ -126,6 +126,8 @@ def _understood(document: Document) -> PolicyTest:
             hints = nearest(unknown.group(1), known)
             fix = (f"write `{hints[0]}`" if hints else "fields are " + ", ".join(known),)
             path = f"{path}.{unknown.group(1)}"
+        elif path.endswith(".expect"):
+            fix = ("write `allow` or `deny`",)
         elif path in {"$.kind", "$.apiVersion"} or "required field `kind`" in text:
             fix = ("expectations begin with `apiVersion: plait/v1` and `kind: PolicyTest`",)
         raise PlaitError(

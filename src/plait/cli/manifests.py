@@ -279,6 +279,9 @@ def _explained(document: Document, kind: type[Object], message: str) -> PlaitErr
             f"{path.removeprefix('$.')}: there is no `{wrong.group(1)}`",
             f"write `{near[0]}`" if near else "values are " + ", ".join(words),
         )
+    inside = path.removeprefix("$").removeprefix(".") or kind.__name__
+    if missing := re.search(r"missing required field `(.+)`", text):
+        return _invalid(document.where(path), f"`{missing.group(1)}` is missing in {inside}")
     unknown = re.search(r"unknown field `(.+)`", text)
     if unknown is None:
         return _invalid(document.where(path), f"{path.removeprefix('$.')}: {text}")
@@ -286,7 +289,6 @@ def _explained(document: Document, kind: type[Object], message: str) -> PlaitErr
     known = _known_words(path, kind)
     hints = nearest(field, known)
     fix = f"write `{hints[0]}`" if hints else "fields are " + ", ".join(known)
-    inside = path.removeprefix("$").removeprefix(".") or kind.__name__
     return _invalid(
         document.where(f"{path}.{field}"), f"there is no field `{field}` in {inside}", fix
     )

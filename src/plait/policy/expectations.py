@@ -63,7 +63,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
             return self.name
         ports = ", ".join(self.port_texts)
         way = "reaches" if self.expect == "allow" else "does not reach"
-        return f"{_joined(self.senders)} {way} {_joined(self.receivers)} by {ports}"
+        by = f" by {ports}" if ports else ""
+        return f"{_joined(self.senders)} {way} {_joined(self.receivers)}{by}"
 
     @property
     def expected(self) -> str:
@@ -115,7 +116,8 @@ def run(world: World, case: Case, where: str = "", namespace: str = "") -> Resul
     try:
         flows = list(_flows(world, case, namespace))
     except PlaitError as error:
-        return Result(case, where, 0, error=error.detail + (f"; {error.why}" if error.why else ""))
+        said = (error.detail, error.why, " or ".join(error.fix))
+        return Result(case, where, 0, error="; ".join(filter(None, said)))
     if not flows:
         return Result(case, where, 0, error="it names no flow: no receiver has such a port")
     wrong = []

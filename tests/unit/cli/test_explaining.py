@@ -109,6 +109,12 @@ def test_what_is_expected_of_a_policy_is_told_with_its_name(
     printed = capsys.readouterr().out
     assert printed.startswith("<?xml")
     assert 'message="expected deny by guards"' in printed
+    file.write_text(EXPECTATIONS.replace("from: front", "from: frnt"))
+    run("policy", "test", str(file), code=1)
+    assert "nobody is called `frnt`; write shop/front" in capsys.readouterr().out
+    file.write_text(EXPECTATIONS.replace("deny", "refuse"))
+    run("policy", "test", str(file), code=1)
+    assert "write `allow` or `deny`" in capsys.readouterr().err
     run("policy", "test", f"{manifests}/all.yaml", code=1)
     assert "`kind: PolicyTest`" in capsys.readouterr().err
 

@@ -273,6 +273,12 @@ def test_a_word_that_is_not_there_is_met_by_those_that_are(kind: str, spec: str,
     assert caught.value.fix == (fix,)
 
 
+def test_a_field_that_is_missing_is_named() -> None:
+    with pytest.raises(PlaitError) as caught:
+        objects("apiVersion: plait/v1\nkind: Policy\nspec: {}\n", "f.yaml")
+    assert caught.value.why == "`metadata` is missing in Policy"
+
+
 def test_somebody_elses_kind_is_not_taken_for_one_of_ours() -> None:
     text = "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n"
     with pytest.raises(PlaitError) as caught:
