@@ -37,7 +37,7 @@ class Engine:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._index = NamedSets()
+        self._sets = NamedSets()
         self._policies: dict[str, Policy] = {}
         self._groups: dict[str, Group] = {}
         self._locals: dict[str, Party] = {}
@@ -86,11 +86,11 @@ class Engine:
             case Endpoint():
                 key = (obj.metadata.namespace, obj.metadata.name)
                 here = obj.spec.node == self._node
-                self._index.put_endpoint(key, None if here else endpoint_party(obj))
+                self._sets.put_endpoint(key, None if here else endpoint_party(obj))
             case Node():
-                self._index.put_node(obj.metadata.name, node_party(obj))
+                self._sets.put_node(obj.metadata.name, node_party(obj))
             case Network():
-                self._index.put_gateways(obj.metadata.name, obj.spec.gateways)
+                self._sets.put_gateways(obj.metadata.name, obj.spec.gateways)
             case _:
                 pass
 
@@ -106,11 +106,11 @@ class Engine:
             case Namespace():
                 self._relabel(name, None)
             case Endpoint():
-                self._index.put_endpoint((obj.metadata.namespace, name), None)
+                self._sets.put_endpoint((obj.metadata.namespace, name), None)
             case Node():
-                self._index.put_node(name, None)
+                self._sets.put_node(name, None)
             case Network():
-                self._index.put_gateways(name, ())
+                self._sets.put_gateways(name, ())
             case _:
                 pass
 
@@ -133,7 +133,7 @@ class Engine:
             self._stale_parties.add(new)
             for address in new.addresses:
                 self._holders.setdefault(address, {})[ident] = new
-        self._index.put_endpoint(("", ident), new)
+        self._sets.put_endpoint(("", ident), new)
 
     def _put_policy(self, policy: Policy) -> None:
         name = policy.metadata.name
@@ -159,7 +159,7 @@ class Engine:
             self._stale_policies.add(name)
 
     def _relabel(self, namespace: str, labels: Mapping[str, str] | None) -> None:
-        self._index.relabel(namespace, labels)
+        self._sets.relabel(namespace, labels)
         for flip in self._subjects.relabel(namespace, labels):
             self._stale_parties.add(flip.party)
 
@@ -177,7 +177,7 @@ class Engine:
     @property
     def evaluated(self) -> int:
         """How often conditions were held against labels so far: the work that was done."""
-        return self._index.evaluated + self._subjects.evaluated
+        return self._sets.evaluated + self._subjects.evaluated
 
     def meaning(self, ident: str) -> Meaning | None:
         """What an id of a rule or of an isolation stands for in the last ruleset, or stood for in
@@ -191,8 +191,8 @@ class Engine:
         """
         self._settle()
         guards = any(definition.guard for definition in self._classes.values())
-        known = self._index.known if guards else None
-        stamp = (self._index.changes, known.serial if known is not None else -1)
+        known = self._sets.known if guards else None
+        stamp = (self._sets.changes, known.serial if known is not None else -1)
         tables = (self._chains, self._classes, self._dispatch, self._domains)
         if stamp == self._stamp and not self._resets and not any(t.changed for t in tables):
             return self._ruleset
@@ -203,8 +203,8 @@ class Engine:
             classes=self._classes.taken(),
             dispatch=self._dispatch.taken(),
             domains=self._domains.taken(),
-            sets=self._index.sets if self._resets else last.sets,
-            sockets=self._index.sockets if self._resets else last.sockets,
+            sets=self._sets.sets if self._resets else last.sets,
+            sockets=self._sets.sockets if self._resets else last.sockets,
             known=known,
         )
         self._stamp, self._resets = stamp, False
@@ -263,9 +263,9 @@ class Engine:
         for name, chain in new.chains.items():
             self._chains.put(name, chain)
         for name, terms in new.sets.items():
-            self._resets |= self._index.use_set(name, terms)
+            self._resets |= self._sets.use_set(name, terms)
         for name, (port, protocol) in new.sockets.items():
-            self._resets |= self._index.use_sockets(name, port, protocol)
+            self._resets |= self._sets.use_sockets(name, port, protocol)
         for name, patterns in new.domains.items():
             self._domain_uses[name] += 1
             self._domains.put(name, patterns)
@@ -276,9 +276,9 @@ class Engine:
             if new is None or name not in new.chains:
                 self._chains.drop(name)
         for name in former.sets:
-            self._resets |= self._index.leave_set(name)
+            self._resets |= self._sets.leave_set(name)
         for name in former.sockets:
-            self._resets |= self._index.leave_sockets(name)
+            self._resets |= self._sets.leave_sockets(name)
         for name in former.domains:
             self._domain_uses[name] -= 1
             if not self._domain_uses[name]:

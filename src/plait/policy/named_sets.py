@@ -127,23 +127,23 @@ class NamedSets:
                             self._count(tally, address, selected)
 
     def _replace(
-        self, matcher: SelectorIndex[Tally[str]], key: tuple[str, Hashable], new: Party | None
+        self, index: SelectorIndex[Tally[str]], key: tuple[str, Hashable], new: Party | None
     ) -> None:
         old = self._parties.get(key)
         if old is new or (old is not None and old.says(new)):
             return
-        lost = self._held(matcher, old)
+        lost = self._held(index, old)
         if old is not None:
-            matcher.remove(old)
+            index.remove(old)
             del self._parties[key]
         if new is not None:
-            matcher.add(new)
+            index.add(new)
             self._parties[key] = new
-        for tally, address in self._held(matcher, new):
+        for tally, address in self._held(index, new):
             self._count(tally, address, True)
         for tally, address in lost:
             self._count(tally, address, False)
-        if matcher is self._endpoints:
+        if index is self._endpoints:
             # What is taken first and given back after that has never left.
             for party, there in ((new, True), (old, False)):
                 if party is not None:
@@ -162,11 +162,11 @@ class NamedSets:
                     self._count(found.tally, socket, there)
 
     def _held(
-        self, matcher: SelectorIndex[Tally[str]], party: Party | None
+        self, index: SelectorIndex[Tally[str]], party: Party | None
     ) -> list[tuple[Tally[str], str]]:
         if party is None or not party.addresses:
             return []
-        return [(tally, address) for tally in matcher.users(party) for address in party.addresses]
+        return [(tally, address) for tally in index.users(party) for address in party.addresses]
 
     def _count(self, tally: Tally[T], item: T, more: bool) -> None:
         self.changes += tally.take(item) if more else tally.drop(item)
@@ -185,7 +185,7 @@ class NamedSets:
         if found is None:
             tally = Tally(self._addresses(terms), self._serial())
             for term in terms:
-                self._matcher(term).watch(term, tally)
+                self._index(term).watch(term, tally)
             found = self._sets[name] = _AddressSet(terms, tally)
         found.uses += 1
         return new
@@ -198,15 +198,15 @@ class NamedSets:
             return False
         del self._sets[name]
         for term in found.terms:
-            self._matcher(term).unwatch(term, found.tally)
+            self._index(term).unwatch(term, found.tally)
         return True
 
     def _addresses(self, terms: Iterable[Term]) -> Iterator[str]:
         for term in terms:
-            for party in self._matcher(term).select(term):
+            for party in self._index(term).select(term):
                 yield from party.addresses
 
-    def _matcher(self, term: Term) -> SelectorIndex[Tally[str]]:
+    def _index(self, term: Term) -> SelectorIndex[Tally[str]]:
         return self._endpoints if term.kind == "endpoints" else self._nodes
 
     def _serial(self) -> int:

@@ -83,10 +83,10 @@ class World:
         self._applicable: dict[tuple[str, str, Direction], Applicable] = {}
         self._spaces: dict[tuple[str, Direction], list[Policy]] = {}
         self.memo: dict[tuple[int, str], bool | None] = {}
-        """Whether a peer, by its identity, is the party of an address; `matching` fills it."""
+        """Whether a peer, by its identity, is the party of an address; `evaluate_rule` fills it."""
         self.broken: dict[tuple[int, Direction], tuple[Rule, str]] = {}
         """What is wrong with a rule, by its identity, and the rule, which with its peers lives as
-        long as what is remembered of them; `matching` fills it."""
+        long as what is remembered of them; `evaluate_rule` fills it."""
 
     @classmethod
     def of(cls, objects: Iterable[object]) -> World:

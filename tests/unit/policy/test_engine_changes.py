@@ -126,8 +126,8 @@ def test_nothing_stays_of_what_goes(history: list[Step]) -> None:
     for obj in objects.values():
         engine.delete(obj)
     assert whole(engine.ruleset()) == Ruleset()
-    index, subjects = engine._index, engine._subjects
-    tables = [vars(part) for part in (index, index._endpoints, index._nodes, subjects)]
+    sets, subjects = engine._sets, engine._subjects
+    tables = [vars(part) for part in (index, sets._endpoints, sets._nodes, subjects)]
     tables.append({k: v for k, v in vars(engine).items() if k != "_meanings"})
     for table in tables:
         left = {k: v for k, v in table.items() if isinstance(v, dict | set) and v}

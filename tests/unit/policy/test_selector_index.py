@@ -51,15 +51,15 @@ _parties = st.builds(
 def test_files_find_what_a_search_of_everything_finds(
     terms: list[object], parties: list[Party], data: st.DataObject
 ) -> None:
-    matcher: SelectorIndex[int] = SelectorIndex()
+    index: SelectorIndex[int] = SelectorIndex()
     spaces: dict[str, dict[str, str]] = {}
     for user, term in enumerate(terms):
-        matcher.watch(term, user)  # type: ignore[arg-type]
+        index.watch(term, user)  # type: ignore[arg-type]
     for one in parties:
-        matcher.add(one)
+        index.add(one)
     for space in ("x", "y"):
         spaces[space] = data.draw(st.dictionaries(st.just("app"), st.sampled_from(("a", "b"))))
-        matcher.relabel(space, spaces[space])
+        index.relabel(space, spaces[space])
     for user, term in enumerate(terms):
         scope, labels = term.scope, term.labels  # type: ignore[attr-defined]
         chosen = {
@@ -68,59 +68,59 @@ def test_files_find_what_a_search_of_everything_finds(
             if holds(labels, one.labels)
             and holds(scope, namespace_labels(one.space, spaces[one.space]))
         }
-        assert set(matcher.select(term)) == chosen  # type: ignore[arg-type]
-        assert {one for one in parties if user in matcher.users(one)} == chosen
+        assert set(index.select(term)) == chosen  # type: ignore[arg-type]
+        assert {one for one in parties if user in index.users(one)} == chosen
 
 
 def busy() -> tuple[SelectorIndex[int], random.Random]:
     """10,000 parties in 100 namespaces, 2,000 terms: half name a namespace and a common label."""
-    matcher: SelectorIndex[int] = SelectorIndex()
+    index: SelectorIndex[int] = SelectorIndex()
     rng = random.Random(7)
     for number in range(100):
-        matcher.relabel(f"ns{number}", {"team": f"t{number % 20}"})
+        index.relabel(f"ns{number}", {"team": f"t{number % 20}"})
     for number in range(2000):
         scope = label(NAMESPACE, f"ns{number % 100}") if number % 2 else None
         own = label("tier", "web") if number % 2 else label("app", f"a{number}")
-        matcher.watch(endpoints(scope, own), number)
+        index.watch(endpoints(scope, own), number)
     for number in range(10_000):
-        matcher.add(party(f"ns{number % 100}", app=f"a{rng.randrange(2000)}", tier="web"))
-    return matcher, rng
+        index.add(party(f"ns{number % 100}", app=f"a{rng.randrange(2000)}", tier="web"))
+    return index, rng
 
 
 def test_the_work_of_a_change_depends_on_what_it_concerns() -> None:
-    matcher, _ = busy()
+    index, _ = busy()
 
     def work() -> int:
-        done, matcher.evaluated = matcher.evaluated, 0
+        done, index.evaluated = index.evaluated, 0
         return done
 
     work()
     new = party("ns7", app="a8", tier="web")
-    matcher.add(new)
-    assert len(matcher.users(new)) == 21
+    index.add(new)
+    assert len(index.users(new)) == 21
     # 20 terms of its namespace and one of its label, of 2,000.
     assert work() < 60
-    assert len(matcher.select(endpoints(label(NAMESPACE, "ns7"), label("app", "a8")))) >= 1
+    assert len(index.select(endpoints(label(NAMESPACE, "ns7"), label("app", "a8")))) >= 1
     assert work() < 60
-    assert len(matcher.select(endpoints(label(NAMESPACE, "ns8"), label("tier", "web")))) == 100
+    assert len(index.select(endpoints(label(NAMESPACE, "ns8"), label("tier", "web")))) == 100
     assert work() <= 100 + 1
     watched = endpoints(label("team", "none"), label("tier", "web"))
-    matcher.watch(watched, 1)
+    index.watch(watched, 1)
     work()
-    flips = matcher.relabel("ns9", {"team": "none"})
+    flips = index.relabel("ns9", {"team": "none"})
     assert {flip.party for flip in flips} == set(
-        matcher.select(endpoints(label(NAMESPACE, "ns9"), None))
+        index.select(endpoints(label(NAMESPACE, "ns9"), None))
     )
     # Each scope twice, then the endpoints of that namespace for the one term that flipped.
     assert work() < 2 * 102 + 100 + 110
 
 
 def test_terms_are_spread_over_the_labels_that_they_require() -> None:
-    matcher: SelectorIndex[int] = SelectorIndex()
+    index: SelectorIndex[int] = SelectorIndex()
     for number in range(500):
-        matcher.watch(endpoints(label(NAMESPACE, f"ns{number}"), label("tier", "web")), number)
+        index.watch(endpoints(label(NAMESPACE, f"ns{number}"), label("tier", "web")), number)
     one = party("ns7", tier="web")
-    matcher.add(one)
-    matcher.evaluated = 0
-    assert matcher.users(one) == [7]
-    assert matcher.evaluated <= 3
+    index.add(one)
+    index.evaluated = 0
+    assert index.users(one) == [7]
+    assert index.evaluated <= 3
