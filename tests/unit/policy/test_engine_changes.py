@@ -127,7 +127,7 @@ def test_nothing_stays_of_what_goes(history: list[Step]) -> None:
         engine.delete(obj)
     assert whole(engine.ruleset()) == Ruleset()
     sets, subjects = engine._sets, engine._subjects
-    tables = [vars(part) for part in (index, sets._endpoints, sets._nodes, subjects)]
+    tables = [vars(part) for part in (sets, sets._endpoints, sets._nodes, subjects)]
     tables.append({k: v for k, v in vars(engine).items() if k != "_meanings"})
     for table in tables:
         left = {k: v for k, v in table.items() if isinstance(v, dict | set) and v}
