@@ -211,7 +211,6 @@ def agree(stage: Stage, found: Drawn) -> None:
 
 
 LAX: Final = settings(
-    deadline=None,
     database=None,
     phases=[Phase.generate],  # to shrink takes minutes on a kernel; the walk's test does it
     print_blob=True,

@@ -245,7 +245,6 @@ def assert_logs_whole(stage: Stage) -> None:
 
 
 LAX: Final = settings(
-    deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
