@@ -104,6 +104,17 @@ def redirect(source: str, to: str, victim: str, gateway: str) -> bytes:
     return ip(source, to, ICMP, body)
 
 
+def unreachable(source: str, packet: bytes) -> bytes:
+    """ICMP error: nobody listens at the port that the packet was for (RFC 792, RFC 4443 3.1)."""
+    if packet[0] >> 4 == 6:
+        to = str(ipaddress.ip_address(packet[8:24]))
+        body = struct.pack("!BBHI", 1, 4, 0, 0) + packet
+        return ip(source, to, ICMPV6, _summed(source, to, ICMPV6, body, 2))
+    body = struct.pack("!BBHI", 3, 3, 0, 0) + packet
+    body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+    return ip(source, str(ipaddress.ip_address(packet[12:16])), ICMP, body)
+
+
 def arp_claim(address: str) -> bytes:
     """A gratuitous ARP reply (RFC 5227): the address is at ANY_MAC."""
     mac, own = bytes.fromhex(ANY_MAC.replace(":", "")), ipaddress.ip_address(address).packed

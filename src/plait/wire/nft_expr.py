@@ -108,6 +108,12 @@ def _ct(key: int) -> Callable[[int], bytes]:
     return cache(lambda reg: expression("ct", u32(1, reg), u32(2, key)))
 
 
+def _ct_of(key: int, direction: int) -> Callable[[int], bytes]:
+    return cache(
+        lambda reg: expression("ct", u32(1, reg), u32(2, key), attr(3, bytes((direction,))))
+    )
+
+
 def _fib_daddr_type(reg: int) -> bytes:
     return expression("fib", u32(1, reg), u32(2, 3), u32(3, 2))
 
@@ -177,6 +183,16 @@ CT_STATE: Final = Field(
     _ct(0),
     _bits({1: "invalid", 2: "established", 4: "related", 8: "new"}),
 )
+CT_STARTER: Final = {
+    4: Field("ct original ip saddr", 4, _ct_of(19, 0), show_address),
+    6: Field("ct original ip6 saddr", 16, _ct_of(21, 0), show_address),
+}
+"""Who began the flow."""
+CT_ANSWERER: Final = {
+    4: Field("ct reply ip saddr", 4, _ct_of(19, 1), show_address),
+    6: Field("ct reply ip6 saddr", 16, _ct_of(21, 1), show_address),
+}
+"""Who answers in the flow, after translation."""
 CT_STATUS: Final = Field("ct status", 4, _ct(2), _bits({0x20: "dnat"}))
 DADDR_TYPE: Final = Field(
     "fib daddr type", 4, _fib_daddr_type, lambda raw: {"2": "local"}.get(_show_host(raw), "?")

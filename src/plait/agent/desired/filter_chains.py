@@ -28,6 +28,8 @@ _GROUP: Final = e.host32(marks.LINK_GROUP)
 _FROM_ENDPOINT: Final = Match(e.IIFGROUP, _GROUP)
 _TO_ENDPOINT: Final = Match(e.OIFGROUP, _GROUP)
 _ESTABLISHED: Final = e.Masked(e.CT_STATE, e.CT_ESTABLISHED | e.CT_RELATED)
+_GOES_ON: Final = e.Masked(e.CT_STATE, e.CT_ESTABLISHED)
+_RELATED: Final = e.Masked(e.CT_STATE, e.CT_RELATED)
 _PUBLISHED: Final = e.Masked(e.CT_STATUS, e.CT_STATUS_DNAT)
 _IS_KNOWN: Final = InSet((e.IIFNAME,), KNOWN.name)
 _COUNT: Final = Counter()
@@ -57,7 +59,7 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
         _ingress(logs),
         _deliver(),
         _leave(vxlan_port),
-        _egress(),
+        _egress(logs),
         *policy_base(logs),
         _host_in(vxlan_port, logs),
         _host_out(),
@@ -250,12 +252,34 @@ def _ports() -> Chain:
     return Chain("ports", tuple(rules))
 
 
-def _egress() -> Chain:
+def _standing(logs: bool) -> tuple[Rule, ...]:
+    """What an endpoint sends in flows that stand.
+
+    Related is what an ICMP error quotes, whoever sends it: an endpoint may tell of flows that it
+    began or that it answers in, and no other's.
+    """
+    own = [
+        Rule(
+            "error",
+            (_RELATED, e.family(f), InSet((e.IIFNAME, end[f]), SRC[f].name), _COUNT, ACCEPT),
+        )
+        for f in FAMILIES
+        for end in (e.CT_STARTER, e.CT_ANSWERER)
+    ]
+    denied: tuple[e.Statement, ...] = (_COUNT, *log(logs, "source", "egress", DENIED), DROP)
+    return (
+        Rule("established", (_GOES_ON, _COUNT, ACCEPT)),
+        *own,
+        Rule("error of others", (_RELATED, *denied)),
+    )
+
+
+def _egress(logs: bool) -> Chain:
     discovery = e.Between(e.ICMP_TYPE[6], e.byte(_ROUTER_SOLICIT), e.byte(_REDIRECT))
     return Chain(
         "egress",
         (
-            Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
+            *_standing(logs),
             # A router would send on what has a global source, though it is for one link only.
             Rule("neighbour discovery", (e.protocol("icmpv6"), discovery, _COUNT, DROP)),
             # The source was checked against the link before.
@@ -341,7 +365,7 @@ def _host_in(vxlan_port: int, logs: bool) -> Chain:
         Rule(
             "vxlan from endpoint", (e.protocol("udp"), Match(e.DPORT, e.port(vxlan_port)), *denied)
         ),
-        Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
+        *_standing(logs),
         Rule("unknown sender", (InSet((e.IIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
         Rule("loopback", (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), *denied)),
     ]
