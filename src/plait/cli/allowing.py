@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from plait.cli import complete
-from plait.cli.frame import Command
+from plait.cli.frame import Command, nearest
 from plait.cli.options import dry_run_option, json_option
 
 if TYPE_CHECKING:
     from plait.client.base import Api, BatchOp
     from plait.model.policies import Policy
+    from plait.policy.reference import Reference
     from plait.policy.verb_effects import Effect
     from plait.policy.world import World
 
@@ -78,13 +79,13 @@ def allow(
     DST and SRC are a name (web, shop/web), labels (app=web), a namespace (ns:shop), a CIDR, a
     group (group:office), a name outside (domain:example.com), world or anyone.
     """
-    from plait.policy.portspec import parse_port
+    from plait.policy.portspec import parse_ports
     from plait.policy.reference import parse
     from plait.policy.verb_effects import isolated, selected
     from plait.policy.verbs import rule_policy, side
 
     to, by = parse(dst, namespace), parse(src, namespace)
-    asked = tuple(map(parse_port, ports))
+    asked = parse_ports(ports)
     way = side(to, by)
 
     def build(world: World, pools: tuple[str, ...]) -> list[Policy]:
@@ -128,14 +129,15 @@ def deny(
 
     DST and SRC as for `plait allow`.
     """
-    from plait.policy.portspec import parse_port
+    from plait.policy.portspec import parse_ports
     from plait.policy.reference import parse
     from plait.policy.verbs import rule_policy
 
     to, by = parse(dst, namespace), parse(src, namespace)
-    asked = tuple(map(parse_port, ports))
+    asked = parse_ports(ports)
 
-    def build(_world: World, pools: tuple[str, ...]) -> list[Policy]:
+    def build(world: World, pools: tuple[str, ...]) -> list[Policy]:
+        _check_groups(world, (to, by))
         return [rule_policy("deny", to, by, asked, pools=pools, reject=reject, staged=staged)]
 
     _write(build, dry_run=dry_run, as_json=as_json)
@@ -165,6 +167,21 @@ def isolate(namespace: str, egress: bool, staged: bool, dry_run: bool, as_json: 
         return [isolate_policy(name, egress=egress, staged=staged)]
 
     _write(build, dry_run=dry_run, as_json=as_json)
+
+
+def _check_groups(world: World, sides: Iterable[Reference]) -> None:
+    """PLAIT-API-004 for a group that is not there: what denies it denies everything."""
+    from plait.model.errors import PlaitError
+
+    for side in sides:
+        if side.kind == "group" and side.name not in world.groups:
+            near = nearest(side.name, list(world.groups))
+            raise PlaitError(
+                "PLAIT-API-004",
+                f"there is no group `{side.name}`",
+                why="a rule that denies a group which is not there denies everything",
+                fix=(*(f"write group:{name}" for name in near), "plait get groups"),
+            )
 
 
 def _write(build: Build, *, dry_run: bool, as_json: bool, both: str = "") -> None:

@@ -87,7 +87,7 @@ def problems(world: World, policy: Policy) -> list[str]:
     for direction in DIRECTIONS:
         for index, rule in enumerate(policy.spec.rules(direction)):
             why = broken(world, rule, direction)
-            if why and why not in policy.status.message:
+            if why and why.replace("`", "") not in policy.status.message:
                 found.append(f"{direction} rule {index + 1}: {why}")
     return found
 

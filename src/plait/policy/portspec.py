@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from plait.model.errors import PlaitError
@@ -48,6 +49,16 @@ def parse_port(text: str) -> Port:
     if _NAME.fullmatch(value):
         return Port(protocol=protocol, port=value)
     raise _unclear(text, f"`{value}` is neither a number nor a name")
+
+
+def parse_ports(texts: Iterable[str]) -> tuple[Port, ...]:
+    """The ports of a rule, each once; `icmp` alone is ICMP of both families, as in a question."""
+    found = map(parse_port, (word for text in texts for word in _both_families(text)))
+    return tuple(dict.fromkeys(found))
+
+
+def _both_families(text: str) -> tuple[str, ...]:
+    return ("icmp", "icmpv6") if text.strip().lower() == "icmp" else (text,)
 
 
 def _unclear(text: str, why: str) -> PlaitError:

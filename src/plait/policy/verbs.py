@@ -82,7 +82,7 @@ def rule_policy(
     rule = Rule(
         action=ACTIONS[verb],
         peers=peers(other, pools),
-        ports=tuple(dict.fromkeys(ports)) or None,
+        ports=tuple(ports) or None,
         reject=reject,
     )
     spec = PolicySpec(

@@ -154,3 +154,18 @@ def test_text_of_others_is_shown_harmlessly(
 ) -> None:
     run("allow", "\x1b[31mweb", "--from", "x", code=1)
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_group_that_is_not_there_is_not_denied(
+    shop: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("deny", "shop/db", "--from", "group:tpyo", code=1)
+    assert "denies everything" in capsys.readouterr().err
+
+
+def test_ports_are_said_once_and_icmp_is_of_both_families(
+    shop: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = ("--port", "80", "--port", "80/tcp", "--port", "icmp")
+    run("allow", "shop/db", "--from", "shop/api", *ports, "--dry-run")
+    assert "on 80/tcp, icmp and icmpv6" in capsys.readouterr().err
