@@ -58,12 +58,14 @@ def _side_options(function: F) -> F:
     cls=Command,
     examples=[
         "plait allow web --from front --port 80/tcp",
-        "plait allow shop/app=db --from ns:ops",
+        "plait allow shop/app=db --from ns:ops --both-sides",
+        "plait allow node:h1 --from shop/front --port 22/tcp --egress",
         "plait allow '*.example.com' --from web --port 443 --dry-run",
     ],
 )
 @_side_options
 @click.option("--both-sides", is_flag=True, help="Open the egress of SRC too, where it is closed.")
+@click.option("--egress", is_flag=True, help="Open the egress of SRC alone; close nobody.")
 def allow(
     dst: str,
     src: str,
@@ -73,6 +75,7 @@ def allow(
     dry_run: bool,
     as_json: bool,
     both_sides: bool,
+    egress: bool,
 ) -> None:
     """Let SRC talk to DST, and close DST for whoever is not allowed.
 
@@ -88,7 +91,22 @@ def allow(
     asked = parse_ports(ports)
     way = side(to, by)
 
+    if egress and both_sides:
+        raise click.UsageError("give --both-sides or --egress, not both")
+
     def build(world: World, pools: tuple[str, ...]) -> list[Policy]:
+        if egress:
+            opened = rule_policy(
+                "allow",
+                to,
+                by,
+                asked,
+                direction="egress",
+                isolate=False,
+                pools=pools,
+                staged=staged,
+            )
+            return [opened]
         made = [rule_policy("allow", to, by, asked, pools=pools, staged=staged)]
         # The sender is the other side: a receiver that is endpoints is always ruled itself.
         if both_sides and way == "ingress" and by.is_subject:

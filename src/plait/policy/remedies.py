@@ -26,6 +26,9 @@ from plait.policy.world import Party, World
 MAX_STEPS: Final = 8
 """Rules in the way of one flow that are looked for."""
 
+SENDER: Final = "--egress"
+"""Option of `plait allow` that opens the sender's egress alone and closes nobody."""
+
 _WAYS: Final = {
     "another network": "publish the port on the receiver's host, or attach both to one network",
     "internal": "attach the endpoint to a network that is not internal as well",
@@ -108,13 +111,16 @@ def _opened(side: Side, policy: Policy, *, by_verb: bool) -> Step:
     # closes whom it opens, which changes nothing only where that is closed.
     if by_verb and (side.direction == "ingress" or not dst.is_subject):
         return Step(text, _command("allow", side.flow), policy)
+    if side.direction == "egress":
+        return Step(text, f"{_command('allow', side.flow)} {SENDER}", policy)
     return Step(text, policy=policy)
 
 
 def _told(found: list[Step], flow: Flow, opened: list[Direction]) -> tuple[Step, ...]:
     """The steps; one command where the verb opens both sides at once."""
-    verb = next((step for step in found if step.command.startswith("plait allow")), None)
-    other = next((step for step in found if step.policy is not None and not step.command), None)
+    other = next((step for step in found if step.command.endswith(SENDER)), None)
+    opening = (step for step in found if step.command.startswith("plait allow"))
+    verb = next((step for step in opening if step is not other), None)
     if verb is None or other is None or set(opened) != {"ingress", "egress"}:
         return tuple(found)
     if flow.src.endpoint is None or flow.dst.endpoint is None:

@@ -169,3 +169,13 @@ def test_ports_are_said_once_and_icmp_is_of_both_families(
     ports = ("--port", "80", "--port", "80/tcp", "--port", "icmp")
     run("allow", "shop/db", "--from", "shop/api", *ports, "--dry-run")
     assert "on 80/tcp, icmp and icmpv6" in capsys.readouterr().err
+
+
+def test_a_sender_alone_is_opened_and_nobody_closed(shop: FakeServer) -> None:
+    run("allow", "shop/db", "--from", "shop/api", "--port", "80", "--egress")
+    (written,) = policies(shop).values()
+    assert not written.spec.ingress
+    assert len(written.spec.egress) == 1
+    assert written.spec.isolate == ()
+    run("allow", "shop/db", "--from", "world", "--egress", code=1)
+    run("allow", "shop/db", "--from", "shop/api", "--egress", "--both-sides", code=2)

@@ -121,7 +121,7 @@ def test_an_address_that_a_name_may_stand_for_depends_on_it() -> None:
 
 
 def test_a_policy_to_apply_is_printed_as_one_command() -> None:
-    found = explained(policy("p", over=labelled(app="front"), isolate=("egress",)))
+    found = explained(policy("base", tier="baseline", ingress=(deny(),)))
     line = next(x.strip() for x in found.splitlines() if x.strip().startswith("echo"))
     manifest = line.removeprefix("echo '").removesuffix("' | plait apply -f -")
     assert json.loads(manifest)["kind"] == "Policy"

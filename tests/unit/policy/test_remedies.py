@@ -58,7 +58,7 @@ def test_a_sender_alone_is_opened_by_a_policy_that_closes_nobody() -> None:
     closed = policy("p", over=labelled(app="front"), isolate=("egress",))
     world = World.of((*BASE, closed))
     (step,) = steps(world, evaluate(world, flow(world, FRONT, API)))
-    assert step.command == ""
+    assert step.command == "plait allow shop/api --from shop/front --port 80/tcp --egress"
     assert step.policy is not None
     assert step.policy.spec.isolate == ()
     opened = World.of((*BASE, closed, step.policy))
