@@ -235,7 +235,7 @@ async def _work(build: Build, *, dry_run: bool) -> tuple[list[tuple[Policy, str]
     from plait.cli import connect
     from plait.cli.offline import deciding
     from plait.client.base import BatchOp
-    from plait.model.objects import Cluster, Network, Policy
+    from plait.model.objects import Policy
     from plait.policy.verb_effects import Effect, effects
     from plait.policy.verbs import combined
     from plait.policy.world import World
@@ -243,7 +243,7 @@ async def _work(build: Build, *, dry_run: bool) -> tuple[list[tuple[Policy, str]
     async with connect.api() as client:
         objects = await deciding(client)
         before = World.of(objects)
-        wanted = build(before, await _pools(client, objects, Cluster, Network))
+        wanted = build(before, await _pools(client, objects))
         stored = {o.metadata.name: o for o in objects if isinstance(o, Policy)}
         outcome: list[tuple[Policy, str]] = []
         ops: list[BatchOp] = []
@@ -276,14 +276,14 @@ async def _written(client: Api, ops: Sequence[BatchOp], *, dry_run: bool) -> dic
     return {obj.key: obj for obj in checked}
 
 
-async def _pools(
-    client: Api, objects: Sequence[Any], cluster: type[Any], network: type[Any]
-) -> tuple[str, ...]:
+async def _pools(client: Api, objects: Sequence[Any]) -> tuple[str, ...]:
     """Every CIDR that is ours: what `world` leaves out."""
-    clusters = await client.list(cluster)
+    from plait.model.objects import Cluster, Network
+
+    clusters = await client.list(Cluster)
     return tuple(
         pool
-        for obj in (*clusters, *(o for o in objects if isinstance(o, network)))
+        for obj in (*clusters, *(o for o in objects if isinstance(o, Network)))
         for pool in obj.spec.pools
     )
 
