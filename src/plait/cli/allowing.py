@@ -281,11 +281,9 @@ async def _pools(client: Api, objects: Sequence[Any]) -> tuple[str, ...]:
     from plait.model.objects import Cluster, Network
 
     clusters = await client.list(Cluster)
-    return tuple(
-        pool
-        for obj in (*clusters, *(o for o in objects if isinstance(o, Network)))
-        for pool in obj.spec.pools
-    )
+    pools = [pool for cluster in clusters for pool in cluster.spec.pools]
+    pools += [pool for obj in objects if isinstance(obj, Network) for pool in obj.spec.pools]
+    return tuple(pools)
 
 
 def _say_done(policy: Policy, result: str, *, dry_run: bool) -> None:
