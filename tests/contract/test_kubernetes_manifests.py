@@ -134,6 +134,9 @@ async def test_policies_are_found_by_the_names_that_kubernetes_has_for_them(
     assert (code, "kcnp.base" in told) == (0, True)
     code, told = await run("describe", "netpol", "db", "-n", "shop")
     assert (code, "NetworkPolicy shop/db" in told) == (0, True)
+    assert "ingress 1 " in told, "rules are counted as flows and why count them"
+    code, told = await run("get", "netpol")
+    assert (code, "no networkpolicies in namespace default; -A lists" in told) == (0, True)
     code, told = await run("delete", "netpol", "db", "-n", "shop")
     assert (code, "policy knp.shop.db deleted" in told) == (0, True)
 

@@ -69,7 +69,7 @@ def _policy_facts(policy: Policy) -> list[tuple[str, str]]:
         ("subject", words.subject_words(spec.subject)),
     ]
     for direction in DIRECTIONS:
-        for i, rule in enumerate(spec.rules(direction)):
+        for i, rule in enumerate(spec.rules(direction), 1):
             called = f"{rule.name}: " if rule.name else ""
             pairs.append((f"{direction} {i}", called + words.rule_words(rule, direction)))
     pairs.append(("isolates", words.isolation_words(policy)))

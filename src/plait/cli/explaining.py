@@ -13,7 +13,7 @@ from plait.cli.options import json_option
 
 if TYPE_CHECKING:
     from plait.policy.evaluate import Verdict
-    from plait.policy.world import World
+    from plait.policy.world import Party, World
 
 SHOWN = 40
 """Answers that are listed when names mean many; `--json` has all."""
@@ -142,8 +142,7 @@ def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:
             output.say(f"… and {len(found) - SHOWN} more; --json has all", err=True)
         first = found[0].flow
         output.say(
-            "  name one, for all that decided: "
-            f"plait why {first.src}@{first.src.address} {first.dst}@{first.dst.address} …",
+            f"  name one, for all that decided: plait why {_one(first.src)} {_one(first.dst)} …",
             err=True,
         )
         return
@@ -158,6 +157,11 @@ def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:
         if verdict not in distinct:
             src, dst = (party.address or str(party) for party in verdict.flow[:2])
             output.say(f"\n{output.clean(f'the same from {src} to {dst}')}")
+
+
+def _one(party: Party) -> str:
+    """What means just this one of those that share a name."""
+    return f"{party}@{party.address}" if party.endpoint is not None else party.address or str(party)
 
 
 def _shape(verdict: Verdict) -> tuple[object, ...]:

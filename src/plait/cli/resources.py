@@ -99,7 +99,9 @@ def get(kind: str, name: str | None, namespace: str, all_namespaces: bool, as_js
     if as_json:
         output.json_out(found[0] if name else {"kind": "List", "items": found})
         return
-    table_of(found, empty=f"no {wanted.plural}")
+    scoped = wanted.namespaced and not all_namespaces
+    where = f" in namespace {namespace}; -A lists those of all" if scoped else ""
+    table_of(found, empty=f"no {wanted.plural}{where}")
 
 
 @click.command(
