@@ -29,7 +29,8 @@ SLACK: Final = 0.5
 """Seconds that an address may be closed too early rather than be written again: an answer that
 is repeated from the cache has the same end, but for rounding."""
 REMEMBERED: Final = 16_384
-"""Answers, and addresses of a set, that are remembered; the oldest go first."""
+"""Answers, and addresses of a set, that are remembered; the oldest go first. So many addresses of
+a set are open at a time: who owns a name can make up more than a host has memory for."""
 
 log: Final = structlog.get_logger("plait.agent.domains")
 
@@ -154,6 +155,7 @@ class Domains:
         end = self._clock() + seconds
         held = self._held[ident]
         due = [address for address in addresses if held.get(address, 0.0) < end - SLACK]
+        due = self._with_room(held, due)
         if not due:
             return
         try:
@@ -167,6 +169,22 @@ class Domains:
             self.error = ""
             for address in due:
                 self._hold(ident, address, end)
+
+    def _with_room(self, held: OrderedDict[str, float], due: list[str]) -> list[str]:
+        """Those for which a set has room, when what is over is forgotten as far as needed."""
+        surplus = len(held) + sum(address not in held for address in due) - REMEMBERED
+        if surplus <= 0:
+            return due
+        now = self._clock()
+        for address in [address for address, end in held.items() if end <= now][:surplus]:
+            if address not in due:
+                del held[address]
+        room = max(REMEMBERED - len(held), 0)
+        fresh = [address for address in due if address not in held]
+        if len(fresh) <= room:
+            return due
+        self.error = f"{REMEMBERED} addresses are open for the same names; more are refused"
+        return [address for address in due if address in held] + fresh[:room]
 
     def _live(self, ident: str) -> dict[str, float]:
         try:

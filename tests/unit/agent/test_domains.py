@@ -180,6 +180,15 @@ def test_memory_is_bounded(door: Door, clock: Clock, monkeypatch: pytest.MonkeyP
     for number in range(30):
         made.answered(answer(f"n{number}.example.com", address=bytes((198, 51, 100, number))), 0)
     assert len(made._recent) == len(made._held["d1"]) == 8
+    assert len(door.ends["d1"]) == 8, "nor does the kernel hold more"
+    assert "8 addresses" in made.error
+    clock.now += 30
+    made.answered(answer("n0.example.com", address=bytes((198, 51, 100, 0))), 0)
+    assert door.live("d1")["198.51.100.0"] == 60, "what is open stays so"
+    clock.now += 31
+    made.answered(answer("n29.example.com", address=bytes((198, 51, 100, 29))), 0)
     assert made.holds("d1", "198.51.100.29")
+    assert made.error == ""
+    assert len(made._held["d1"]) == 8
     made.follow({}, False)
     assert made._held == {}
