@@ -20,7 +20,7 @@ from itertools import count
 
 import msgspec
 
-from bench import labs, memory
+from bench import labs, memory, policy_set
 from bench.filter import timed
 from bench.policy_set import apart, fed
 from bench.policy_world import (
@@ -246,6 +246,7 @@ def rows() -> list[Row]:
         *changes(
             "one label of 10,000 endpoints", labels, {IPTABLES_CHAINS: joined, ONE_CHAIN: added}
         ),
+        *policy_set.rows(),
         Row(
             what="memory of the agent, 10,000 endpoints, 1,000 policies",
             unit="MiB",
