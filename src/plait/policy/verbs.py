@@ -201,6 +201,6 @@ def _somebody_elses(stored: Policy) -> PlaitError:
     return PlaitError(
         "PLAIT-API-005",
         f"there is a policy {name} that says something else",
-        why="it was changed by hand, so this command leaves it alone",
+        why="it was written with other options or by hand, so this command leaves it alone",
         fix=(f"plait policy show {name}", f"plait policy rm {name}"),
     )

@@ -179,3 +179,11 @@ def test_a_sender_alone_is_opened_and_nobody_closed(shop: FakeServer) -> None:
     assert written.spec.isolate == ()
     run("allow", "shop/db", "--from", "world", "--egress", code=1)
     run("allow", "shop/db", "--from", "shop/api", "--egress", "--both-sides", code=2)
+
+
+def test_what_was_written_with_other_options_is_left_alone(
+    shop: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("deny", "shop/db", "--from", "shop/api", "--port", "80", "--reject")
+    run("deny", "shop/db", "--from", "shop/api", "--port", "81", code=1)
+    assert "with other options or by hand" in capsys.readouterr().err
