@@ -8,29 +8,21 @@ that is some seconds older and may be more open (P5).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
+from plait.client.kept import DELETE, PUT, SUFFIX, Kept, load
 from plait.model.objects import AnyObject
 
-SUFFIX: Final = ".trail"
-_PUT: Final = b"+"
-_DELETE: Final = b"-"
+__all__ = ["Kept", "Trail", "load", "save"]
+
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(AnyObject).decode
 
 log: Final = structlog.get_logger("plait.agent.cache")
-
-
-class Cached(msgspec.Struct, frozen=True, kw_only=True):
-    """Content of the file."""
-
-    revision: int
-    objects: tuple[AnyObject, ...]
 
 
 def save(path: Path, objects: Iterable[AnyObject], revision: int) -> None:
@@ -51,39 +43,6 @@ def save(path: Path, objects: Iterable[AnyObject], revision: int) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
-
-
-def load(path: Path) -> Cached | None:
-    """What was saved last, and learnt after that; None if there is none or it cannot be read (the
-    server has it all)."""
-    try:
-        kept = msgspec.json.decode(path.read_bytes(), type=Cached)
-    except (OSError, msgspec.DecodeError):
-        return None
-    objects = {obj.key: obj for obj in kept.objects}
-    revision = kept.revision
-    # The first entries may be older than the copy: after the last one of an object all the same.
-    for mark, obj in _learnt(path.with_suffix(SUFFIX)):
-        if mark == _PUT:
-            objects[obj.key] = obj
-            revision = max(revision, obj.metadata.revision)
-        elif mark == _DELETE:
-            objects.pop(obj.key, None)
-    return Cached(revision=revision, objects=tuple(objects.values()))
-
-
-def _learnt(path: Path) -> Iterator[tuple[bytes, AnyObject]]:
-    """Entries of a trail, up to one that a crash has torn."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError:
-        return
-    # What follows the last end of a line was not written whole.
-    for line in lines[:-1]:
-        try:
-            yield line[:1], _decode(line[1:])
-        except msgspec.DecodeError:
-            return
 
 
 class Trail:
@@ -114,11 +73,11 @@ class Trail:
 
     def put(self, obj: AnyObject) -> None:
         """See Follower."""
-        self._write(_PUT, obj)
+        self._write(PUT, obj)
 
     def delete(self, obj: AnyObject) -> None:
         """See Follower."""
-        self._write(_DELETE, obj)
+        self._write(DELETE, obj)
 
     def drop(self, size: int) -> None:
         """The first bytes are in the copy now."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from plait.client.base import Api
     from plait.model.objects import AnyObject
     from plait.policy.world import World
@@ -50,6 +48,7 @@ def stored() -> list[AnyObject]:
     While the server is away, those that this host's agent knew last, with a warning.
     """
     from plait.cli import connect, output
+    from plait.client.kept import load
     from plait.model.errors import PlaitError
 
     async def ask() -> list[AnyObject]:
@@ -61,24 +60,11 @@ def stored() -> list[AnyObject]:
     except PlaitError as error:
         if error.code != "PLAIT-API-012":
             raise
-        kept = _kept(connect.paths().agent / "snapshot.json")
+        kept = load(connect.paths().agent / "snapshot.json")
         if kept is None:
             raise
         output.warn(f"{error.detail}; this is what the agent of this host knew last")
-        return kept
-
-
-def _kept(path: Path) -> list[AnyObject] | None:
-    """What an agent keeps on disk (`plait.agent.cache`); None if there is nothing to read."""
-    import msgspec
-
-    from plait.model.objects import AnyObject
-
-    try:
-        kept = msgspec.json.decode(path.read_bytes())
-        return msgspec.convert(kept["objects"], type=list[AnyObject])
-    except (OSError, LookupError, TypeError, msgspec.MsgspecError):
-        return None
+        return list(kept.objects)
 
 
 async def deciding(client: Api) -> list[AnyObject]:

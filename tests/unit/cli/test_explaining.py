@@ -345,6 +345,9 @@ def test_while_the_server_is_away_the_agent_s_memory_answers(
     kept.write_bytes(b'{"revision":7,"objects":[' + msgspec.json.encode(known) + b"]}")
     assert offline.stored() == [known]
     assert "does not answer; this is what the agent" in capsys.readouterr().err
+    # What was learnt after the copy counts too.
+    kept.with_suffix(".trail").write_bytes(b"-" + msgspec.json.encode(known) + b"\n")
+    assert offline.stored() == []
     kept.write_bytes(b"[]")
     with pytest.raises(PlaitError):
         offline.stored()
