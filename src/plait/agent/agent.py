@@ -418,8 +418,10 @@ class Agent:
     async def _save(self, *, force: bool = False) -> None:
         """Copy the snapshot to the disk if it changed; the writing is done off the loop."""
         snapshot = self.state.snapshot
+        if not snapshot.live:
+            return  # The first copy is made as soon as there is something: a trail needs one.
         self._saved = self._doors.clock()
-        if not snapshot.live or (snapshot.revision == self._saved_revision and not force):
+        if snapshot.revision == self._saved_revision and not force:
             return
         # All three belong to this moment: the snapshot goes on changing during the write.
         objects, revision, returned = tuple(snapshot), snapshot.revision, self.blocks.returned()

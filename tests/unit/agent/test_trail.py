@@ -12,6 +12,7 @@ from tests.unit.agent.test_policing import applied, attach, members, policy, rul
 from tests.unit.agent.test_service import running, settled
 
 from plait.agent import cache, fake
+from plait.agent.agent import SNAPSHOT
 from plait.agent.cache import Trail
 from plait.agent.snapshot import Snapshot
 from plait.model.objects import Metadata, Node
@@ -120,6 +121,19 @@ def test_rather_no_trail_than_half_of_one(tmp_path: Path, monkeypatch: pytest.Mo
     trail.put(node("d", 5))
     assert kept(path) == {"c": 4, "d": 5}
     trail.close()
+
+
+async def test_the_first_copy_is_made_as_soon_as_there_is_something(tmp_path: Path) -> None:
+    host = fake.FakeHost(fake.server(), tmp_path)
+    host.server.cut()
+    async with running(host) as agent:
+        agent._housekeeping()
+        await agent._saving
+        host.server.heal()
+        await settled(host, agent)
+        agent._housekeeping()
+        await agent._saving
+        assert cache.load(agent._config.directory / SNAPSHOT) is not None
 
 
 async def test_a_killed_agent_starts_with_the_rules_that_the_kernel_has(tmp_path: Path) -> None:
