@@ -56,9 +56,11 @@ def learn(seconds: float, namespaces: tuple[str, ...], staged: bool, as_json: bo
     from plait.policy.learn import learn as propose
     from plait.policy.world import World
 
+    only = namespaces[0] if len(namespaces) == 1 else ""
+
     async def ask() -> Any:
         async with connect.api() as client:
-            return await deciding(client), await recent_flows(client, seconds)
+            return await deciding(client), await recent_flows(client, seconds, only)
 
     objects, (records, lost) = connect.wait_for(ask())
     world = World.of(objects)
