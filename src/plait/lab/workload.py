@@ -14,9 +14,11 @@ or 6) says which kind of address it is to give.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import ipaddress
+import itertools
 import json
 import os
 import secrets
@@ -40,6 +42,9 @@ REFUSED = (
 )
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 LOOKUP = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+SOURCES = itertools.cycle(range(32768, 60768))
+"""Source ports, each used again as late as can be: the flow of an earlier probe may stand yet, and
+what is sent from its port would belong to it."""
 LOOKUPS = 64
 """Names looked up at once: the C library's resolver blocks a thread each."""
 
@@ -128,12 +133,21 @@ async def probe_tcp(ip: str, port: int) -> str:
     return peer
 
 
+def bind_fresh(sock: socket.socket) -> None:
+    """To the next source port that nobody here has; the kernel chooses where that fails."""
+    for port in itertools.islice(SOURCES, 8):
+        with contextlib.suppress(OSError):
+            sock.bind(("", port))
+            return
+
+
 async def probe_udp(ip: str, port: int) -> str:
     """Send a datagram and read who answers."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
+        bind_fresh(sock)
         await loop.sock_connect(sock, (ip, port))
         await loop.sock_sendall(sock, b"who")
         return (await loop.sock_recv(sock, 512)).decode()
@@ -143,7 +157,7 @@ async def probe_sctp(ip: str, port: int) -> str:
     """Send INIT and wait for INIT ACK; an ABORT is a refusal."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    source = 32768 + secrets.randbelow(28000)
+    source = next(SOURCES)
     with socket.socket(family, socket.SOCK_RAW, sctp.PROTOCOL) as sock:
         sock.setblocking(False)
         sock.connect((ip, 0))  # a raw socket only notes the address
