@@ -109,10 +109,18 @@ def stage(policy_lab: Lab) -> Iterator[Stage]:
         yield made
 
 
+class Tables(dict[str, set[str]]):
+    """The tables of all hosts, by host. They say little of themselves: hypothesis shows the
+    arguments of a test, and refuses long ones."""
+
+    def __repr__(self) -> str:
+        return f"tables of {', '.join(self)}"
+
+
 @pytest.fixture(scope="module")
-def before(stage: Stage) -> dict[str, set[str]]:
+def before(stage: Stage) -> Tables:
     """The tables of all hosts."""
-    return {host: table(stage.lab, host) for host in stage.hosts}
+    return Tables({host: table(stage.lab, host) for host in stage.hosts})
 
 
 def policies(text: str) -> Iterator[Policy]:
@@ -232,7 +240,7 @@ def assert_inert(stage: Stage) -> None:
         assert not [problem for problem in said.problems if "nft" in problem]
 
 
-def is_back(stage: Stage, before: dict[str, set[str]]) -> bool:
+def is_back(stage: Stage, before: Tables) -> bool:
     """Nothing stays of what went."""
     return all(table(stage.lab, host) == lines for host, lines in before.items())
 
@@ -251,7 +259,7 @@ LAX: Final = settings(
 )
 
 
-def through_the_api(stage: Stage, before: dict[str, set[str]], text: str) -> None:
+def through_the_api(stage: Stage, before: Tables, text: str) -> None:
     stored = [obj for obj in (*policies(text), *others(text)) if tried(stage, obj)]
     assert stored, "what is left of the text is a name"
     stage.enforced()
@@ -268,21 +276,21 @@ def through_the_api(stage: Stage, before: dict[str, set[str]], text: str) -> Non
 @example(CLASSIC)
 @given(texts())
 @settings(LAX, max_examples=4)
-def test_text_from_the_api(stage: Stage, before: dict[str, set[str]], text: str) -> None:
+def test_text_from_the_api(stage: Stage, before: Tables, text: str) -> None:
     through_the_api(stage, before, text)
 
 
 @pytest.mark.slow
 @given(texts())
 @settings(LAX, max_examples=60)
-def test_text_from_the_api_at_length(stage: Stage, before: dict[str, set[str]], text: str) -> None:
+def test_text_from_the_api_at_length(stage: Stage, before: Tables, text: str) -> None:
     through_the_api(stage, before, text)
 
 
 @example(CLASSIC)
 @given(texts())
 @settings(LAX, max_examples=4)
-def test_text_from_a_runtime(stage: Stage, before: dict[str, set[str]], text: str) -> None:
+def test_text_from_a_runtime(stage: Stage, before: Tables, text: str) -> None:
     agent = verbs(stage.lab, "h1")
     made = []
     try:
