@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
 
+from plait.client.polling import poll
 from plait.kernel import netns
 from plait.kernel.nflog import FakeNflog, Nflog, PacketLog, Reading
 from plait.model.errors import PlaitError
@@ -91,13 +91,15 @@ def collect(door: PacketLog, count: int, limit: int = 1000) -> Reading:
     """What is read until so many packets came or were lost."""
     packets: list[Packet] = []
     lost = 0
-    deadline = time.monotonic() + 5
-    while len(packets) + lost < count:
-        assert time.monotonic() < deadline, (len(packets), lost)
+
+    def look() -> bool:
+        nonlocal lost
         reading = door.read(limit)
-        packets += reading.packets
+        packets.extend(reading.packets)
         lost += reading.lost
-        time.sleep(0.005)  # the kernel gathers for a moment; up to the deadline
+        return len(packets) + lost >= count
+
+    assert poll(look, seconds=5, every=0.005), (len(packets), lost)
     return Reading(tuple(packets), lost, more=False)
 
 

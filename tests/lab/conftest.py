@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,6 +10,7 @@ from typing import TypeVar
 import pytest
 from tests.lab.traces import assert_nothing_left, namespaces_of
 
+from plait.client.polling import poll
 from plait.lab import bringup
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
@@ -26,10 +26,8 @@ def eventually(
     what: str, look: Callable[[], T], evidence: object = None, seconds: float = 10.0
 ) -> T:
     """What `look` gives as soon as it is true; fails after `seconds` and shows the evidence."""
-    deadline = time.monotonic() + seconds
-    while not (value := look()):
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s; {evidence or value!r}"
-        time.sleep(0.05)  # a look every so often, up to the deadline
+    value = poll(look, seconds=seconds)
+    assert value, f"{what}: not in {seconds} s; {evidence or value!r}"
     return value
 
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from plait.client.polling import poll
 
 pytestmark = pytest.mark.root
 
@@ -123,10 +124,7 @@ class Host:
 
 
 def until(ready: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not ready():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.02)  # a look every so often, up to the deadline
+    assert poll(ready, seconds=15, every=0.02), f"waited in vain until {what}"
 
 
 def alive(pid: int) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from plait.client.polling import poll
 from plait.lab import hosts, state
 from plait.lab.lab import Lab
 
@@ -47,15 +47,13 @@ def traces(name: str, namespaces: frozenset[str]) -> list[str]:
 
 def assert_nothing_left(name: str, namespaces: frozenset[str], seconds: float = 10) -> None:
     """Fail with what is left; what has ended needs a moment to be collected."""
-    deadline = time.monotonic() + seconds
-    while True:
-        hosts.reap()
-        left = traces(name, namespaces)
-        if not left:
-            return
+
+    def left() -> list[str]:
         # What ended is a zombie until its parent, PID 1 of this machine, has collected it.
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)  # a look every so often, up to the deadline
+        hosts.reap()
+        return traces(name, namespaces)
+
+    assert not (found := poll(left, lambda found: not found, seconds=seconds)), found
 
 
 def namespaces_of(lab: Lab) -> frozenset[str]:

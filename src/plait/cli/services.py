@@ -12,12 +12,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from plait.cli.systemd import UNITS, unit
+from plait.client.polling import poll
 from plait.model.errors import PlaitError
 from plait.model.paths import ROOT_VARIABLE, Paths
 
@@ -162,9 +162,7 @@ class Supervised:
         """Shut the supervisor down, and wait until it has gone."""
         if self._ask({"verb": "shutdown"}) is None:
             return
-        deadline = time.monotonic() + 25
-        while self.paths.supervisor_pid.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)  # a look every so often, up to the deadline
+        poll(lambda: not self.paths.supervisor_pid.exists(), seconds=25, every=0.02)
 
     def _order(self, verb: str, name: str) -> None:
         answer = self._ask({"verb": verb, "name": name})
@@ -200,16 +198,19 @@ class Supervised:
             )
         finally:
             os.close(log)
-        deadline = time.monotonic() + self.START_TIMEOUT
-        while self._ask({"verb": "status"}) is None:
-            if time.monotonic() > deadline:
-                raise PlaitError(
-                    "PLAIT-HOST-008",
-                    "the supervisor did not start",
-                    why=(self.paths.log / "supervisor.log").read_text()[-500:].strip(),
-                    fix=(f"tail -n 50 {self.paths.log}/supervisor.log",),
-                )
-            time.sleep(0.02)  # a look every so often, up to the deadline
+        answer = poll(
+            lambda: self._ask({"verb": "status"}),
+            lambda status: status is not None,
+            seconds=self.START_TIMEOUT,
+            every=0.02,
+        )
+        if answer is None:
+            raise PlaitError(
+                "PLAIT-HOST-008",
+                "the supervisor did not start",
+                why=(self.paths.log / "supervisor.log").read_text()[-500:].strip(),
+                fix=(f"tail -n 50 {self.paths.log}/supervisor.log",),
+            )
 
     def _ask(self, request: dict[str, str]) -> dict[str, Any] | None:
         """The supervisor's reply, or None when there is no supervisor."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plait.client.polling import poll
 from plait.lab import hosts, image, topology
 from plait.lab.lab import Lab
 from plait.lab.workloads import PLAIT
@@ -27,15 +26,12 @@ IMAGE_FILE = "image.tar"
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
     """Poll until `ready()`; PLAIT-LAB-005 that names what did not come."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise PlaitError(
-                "PLAIT-LAB-005",
-                f"{what} did not come up within {seconds:.0f} s",
-                fix=("plait lab status", "plait lab down"),
-            )
-        select.select([], [], [], 0.05)
+    if not poll(ready, seconds=seconds):
+        raise PlaitError(
+            "PLAIT-LAB-005",
+            f"{what} did not come up within {seconds:.0f} s",
+            fix=("plait lab status", "plait lab down"),
+        )
 
 
 def in_parallel(tasks: Sequence[Callable[[], None]]) -> None:

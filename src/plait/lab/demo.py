@@ -21,6 +21,7 @@ import click
 
 from plait.cli import output
 from plait.cli.frame import Command, run
+from plait.client.polling import poll
 from plait.lab import bringup, daemons, hosts, state, topology
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
@@ -79,12 +80,9 @@ class Demo:
 
     def fetch_until(self, host: str, container: str, url: str, wanted: str) -> str:
         """The page once it is the wanted one, or what there was after SETTLE seconds."""
-        deadline = time.monotonic() + SETTLE
-        while True:
-            page = self.fetch(host, container, url)
-            if page == wanted or time.monotonic() > deadline:
-                return page
-            time.sleep(0.1)  # a look every so often, up to the deadline
+        return poll(
+            lambda: self.fetch(host, container, url), lambda page: page == wanted, seconds=SETTLE
+        )
 
     def addresses(self, host: str, container: str, network: str) -> tuple[str, str]:
         """IPv4 and IPv6 address of a container on a network."""
@@ -117,12 +115,7 @@ class Demo:
 
     def pages_until(self, wanted: dict[tuple[str, str], bool]) -> dict[tuple[str, str], bool]:
         """The pages once they come and stay away as wanted, or after SETTLE seconds."""
-        deadline = time.monotonic() + SETTLE
-        while True:
-            seen = self.pages(list(wanted))
-            if seen == wanted or time.monotonic() > deadline:
-                return seen
-            time.sleep(0.1)  # a look every so often, up to the deadline
+        return poll(lambda: self.pages(list(wanted)), lambda seen: seen == wanted, seconds=SETTLE)
 
     def why(self, src: str, dst: str) -> str:
         """What `plait why` says in its first line."""
@@ -175,14 +168,12 @@ def paths(demo: Demo) -> Observation:
 def network_everywhere(demo: Demo) -> Observation:
     """`docker network create -d plait blue` on h1 makes the network on every host"""
     demo.docker("h1", "network", "create", "-d", "plait", "blue")
-    deadline = time.monotonic() + SETTLE
-    while True:
-        there = [h for h in demo.hosts if demo.docker(h, "network", "ls", "-qf", "name=^blue$")]
-        if there == demo.hosts or time.monotonic() > deadline:
-            return Observation(
-                there == demo.hosts, f"`docker network ls` shows it on {' '.join(there)}"
-            )
-        time.sleep(0.1)  # a look every so often, up to the deadline
+
+    def hosts() -> list[str]:
+        return [h for h in demo.hosts if demo.docker(h, "network", "ls", "-qf", "name=^blue$")]
+
+    there = poll(hosts, lambda found: found == demo.hosts, seconds=SETTLE)
+    return Observation(there == demo.hosts, f"`docker network ls` shows it on {' '.join(there)}")
 
 
 def network_works(demo: Demo) -> Observation:
@@ -337,19 +328,18 @@ def logged(demo: Demo) -> Observation:
         (f"default/{VISITOR}", "shop/db", "isolate.shop"),
         ("shop/front", "shop/db", "deny.shop.db.from.shop.front"),
     }
-    deadline = time.monotonic() + SETTLE
-    while True:
+
+    def denied() -> set[tuple[str, ...]]:
         lines = demo.plait("h1", "flows", "--denied", "--json").splitlines()
-        seen = {
+        return {
             (*(f"{r[end]['namespace']}/{r[end]['name']}" for end in ("src", "dst")), r["policy"])
             for r in map(json.loads, lines)
             if r.get("policy") and all("name" in r[end] for end in ("src", "dst"))
         }
-        if wanted <= seen or time.monotonic() > deadline:
-            break
-        time.sleep(0.1)  # a look every so often, up to the deadline
+
+    seen = poll(denied, wanted.issubset, seconds=SETTLE)
     said = "; ".join(f"{src} to {dst} by policy {by}" for src, dst, by in sorted(wanted & seen))
-    return Observation(wanted <= seen, said or f"{len(lines)} lines, none of them that one")
+    return Observation(wanted <= seen, said or f"{len(seen)} others, none of them that one")
 
 
 def rules_without_server(demo: Demo) -> Observation:

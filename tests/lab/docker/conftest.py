@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from plait.client.agent import AttachResult, LocalEndpoint
+from plait.client.polling import poll
 from plait.docker.addressing import host_prefix
 from plait.docker.directory import Directory
 from plait.docker.engine import DockerEngine
@@ -44,10 +45,7 @@ def run(*argv: str, ok: bool = True, stdin: bytes | None = None) -> str:
 
 
 def wait_until(look: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
-    end = time.monotonic() + deadline
-    while not look():
-        assert time.monotonic() < end, f"not within {deadline} s: {what}"
-        time.sleep(0.05)  # a look every so often, up to the deadline
+    assert poll(look, seconds=deadline), f"not within {deadline} s: {what}"
 
 
 async def until(look: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
