@@ -15,13 +15,16 @@ from plait.model.objects import (
     AnyObject,
     Cluster,
     Endpoint,
+    EndpointSlice,
     Group,
     Metadata,
     Namespace,
     Network,
     Node,
     Object,
+    Pod,
     Policy,
+    Service,
 )
 
 DEFAULT_CLUSTER: Final = Cluster(metadata=Metadata(name="plait"))
@@ -59,6 +62,9 @@ class Snapshot:
         self.namespaces: dict[str, Namespace] = {}
         self.policies: dict[str, Policy] = {}
         self.groups: dict[str, Group] = {}
+        self.services: dict[tuple[str, str], Service] = {}
+        self.slices: dict[tuple[str, str], EndpointSlice] = {}
+        self.pods: dict[tuple[str, str], Pod] = {}
 
     def __iter__(self) -> Iterator[AnyObject]:
         return iter(self._by_key.values())
@@ -150,6 +156,12 @@ class Snapshot:
                 self.policies[name] = obj
             case Group():
                 self.groups[name] = obj
+            case Service():
+                self.services[obj.metadata.namespace, name] = obj
+            case EndpointSlice():
+                self.slices[obj.metadata.namespace, name] = obj
+            case Pod():
+                self.pods[obj.metadata.namespace, name] = obj
         for follower in self._followers:
             follower.put(obj)
 
@@ -172,5 +184,11 @@ class Snapshot:
                 self.policies.pop(name, None)
             case Group():
                 self.groups.pop(name, None)
+            case Service():
+                self.services.pop((obj.metadata.namespace, name), None)
+            case EndpointSlice():
+                self.slices.pop((obj.metadata.namespace, name), None)
+            case Pod():
+                self.pods.pop((obj.metadata.namespace, name), None)
         for follower in self._followers:
             follower.delete(obj)

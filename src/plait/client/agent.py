@@ -12,8 +12,20 @@ from typing import Literal, Protocol
 import msgspec
 
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import NamedPort, PublishedPort, Workload
+from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
 from plait.model.traces import Trace, TraceQuery
+
+
+class Bandwidth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How fast an endpoint may receive and send; bits a second and bits, 0: as it likes.
+
+    The names are those of CNI's bandwidth capability, seen from the workload.
+    """
+
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    egress_burst: int = 0
 
 
 class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,6 +55,11 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     identified: bool = True
     default_route: bool = True
     """The interface carries the default routes; otherwise only the network's pools lead to it."""
+    ranges: tuple[str, ...] = ()
+    """CIDRs inside the network's pools out of which an address that is not requested is taken."""
+    bandwidth: Bandwidth | None = None
+    pod: str = ""
+    """Uid of the Pod that it belongs to; the agent identifies it anew whenever that Pod changes."""
 
 
 class AttachResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -175,6 +192,16 @@ class Agent(Protocol):
     async def trace(self, query: TraceQuery) -> Trace:
         """What this host's kernel would do with a flow, by its rules as they are now; nothing is
         sent. PLAIT-KERNEL-003 when these cannot be understood."""
+
+    async def pod(self, namespace: str, name: str, uid: str, *, wait: float) -> Pod:
+        """The Pod that an orchestrator announced for this node, waiting for it up to `wait`
+        seconds. An empty uid takes whatever Pod has the name. PLAIT-AGENT-009 when it does not
+        come in time."""
+
+    async def check(self, endpoint: str) -> tuple[str, ...]:
+        """What the kernel lacks of the endpoint, a sentence each: link, addresses, routes and
+        neighbours in its namespace, rules, published ports, shapers. Empty when all is there.
+        PLAIT-AGENT-003 when there is no such endpoint."""
 
     async def plan(self) -> str:
         """Difference between the desired state and the kernel, as text; empty when equal."""

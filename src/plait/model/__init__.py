@@ -5,11 +5,14 @@ own, and every other package may import it.
 
 Objects of the API
     meta, objects, policies         what all have; the kinds; those that rule traffic, with meaning
+    services, pods, ports           one address for many; what orchestrators say; ports of endpoints
     selectors, portnames, syntax    label selectors; names of ports; what a single field may hold
     errors                          refusals with a stable code
 The waist
     waist, hoststate, ruleset       common options; all of a host's kernel; its part of policies
-    members, marks                  sets that know their last changes; how ours is recognised
+    service_table                   its part of services
+    members, entries                sets and mappings that know their last changes
+    marks                           how ours is recognised
 The flow log
     flows, flowring, traces         records and counts; a bounded log of them; `plait why --live`
 A host

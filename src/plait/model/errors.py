@@ -73,6 +73,7 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-AGENT-006": Code(504, "the kernel was not ready in time"),
     "PLAIT-AGENT-007": Code(409, "the host port is taken"),
     "PLAIT-AGENT-008": Code(503, "the agent has not yet seen the whole network"),
+    "PLAIT-AGENT-009": Code(504, "the pod is not known yet"),
     "PLAIT-KERNEL-001": Code(500, "the kernel refused an operation"),
     "PLAIT-KERNEL-002": Code(501, "the kernel lacks a feature"),
     "PLAIT-KERNEL-003": Code(500, "the kernel's rules cannot be read"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 from plait.model.ruleset import Ruleset
+from plait.model.service_table import ServiceTable
 from plait.model.waist import Part as Part
 
 
@@ -56,6 +57,19 @@ class Link(Part, frozen=True, kw_only=True):
     sysctls: tuple[tuple[str, str], ...] = ()
     """(key below `net/`, value), such as (`ipv4/conf/{name}/route_localnet`, `1`); `{name}` is
     the link's name."""
+
+
+class Shaper(Part, frozen=True, kw_only=True):
+    """How fast an endpoint may receive and send; identity: its link's name. 0: as it likes."""
+
+    to_rate: int = 0
+    """Bits a second towards the endpoint (CNI's ingressRate)."""
+    to_burst: int = 0
+    """Bits."""
+    from_rate: int = 0
+    """Bits a second from the endpoint (CNI's egressRate)."""
+    from_burst: int = 0
+    """Bits."""
 
 
 class Vxlan(Part, frozen=True, kw_only=True):
@@ -181,6 +195,9 @@ class HostState(Part, frozen=True, kw_only=True):
     fdb: frozenset[FdbEntry] = frozenset()
     filter: Filter = Filter()
     policy: Ruleset = Ruleset()
+    services: ServiceTable = ServiceTable()
+    shapers: dict[str, Shaper] = {}
+    """By the name of an endpoint's link."""
     sysctls: dict[str, str] = {}
     """Key below `/proc/sys/`, with slashes."""
     forward_accept: bool = False

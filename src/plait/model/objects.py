@@ -1,6 +1,7 @@
 """The kinds of the API, as frozen structs.
 
-`meta` has what they share, `policies` those that rule traffic.
+`meta` has what they share, `policies` those that rule traffic, `services` and `pods` those that
+names and balancing come from.
 
 A spec says what is wanted and is written by its owner; a status says what is and is written by
 the component that observes it.
@@ -17,8 +18,13 @@ from plait.model.meta import Base as Base
 from plait.model.meta import Metadata as Metadata
 from plait.model.meta import Object as Object
 from plait.model.meta import object_key as object_key
+from plait.model.pods import Pod as Pod
 from plait.model.policies import Group as Group
 from plait.model.policies import Policy as Policy
+from plait.model.ports import NamedPort as NamedPort
+from plait.model.ports import PublishedPort as PublishedPort
+from plait.model.services import EndpointSlice as EndpointSlice
+from plait.model.services import Service as Service
 
 Encap = Literal["auto", "direct", "vxlan"]
 
@@ -32,6 +38,16 @@ class ClusterSpec(Base, frozen=True, kw_only=True):
     vxlan_port: int = 4789
     vni: int = 0x706C
     domain: str = "plait.local"
+    service_pools: tuple[str, ...] = ()
+    """CIDRs, at most one a family, out of which Services get cluster addresses; no part of `pools`.
+    Empty: a Service must name its own."""
+    load_balancer_pools: tuple[str, ...] = ()
+    """CIDRs out of which Services of type LoadBalancer get addresses; it is the user's business
+    that they lead to some host."""
+    node_ports: str = "30000-32767"
+    """Range out of which node ports are chosen; the hosts' ephemeral ports lie elsewhere."""
+    kubernetes_domain: str = "cluster.local"
+    """Names of Kubernetes' schema (`<service>.<namespace>.svc.<domain>`) stand below it."""
 
 
 class Cluster(Object, frozen=True, kw_only=True, tag=True):
@@ -155,28 +171,6 @@ class AddressBlock(Object, frozen=True, kw_only=True, tag=True):
     spec: AddressBlockSpec
 
 
-class PublishedPort(Base, frozen=True, kw_only=True):
-    """A port of the host that leads to a port of the endpoint."""
-
-    protocol: Literal["tcp", "udp", "sctp"]
-    port: int
-    """Port of the endpoint, 1 to 65535."""
-    host_port: int
-    host_ip: str = ""
-    """Empty: every local address of both families."""
-
-
-class NamedPort(Base, frozen=True, kw_only=True):
-    """A port of the endpoint that policies may call by name."""
-
-    name: str
-    """IANA service name form (RFC 6335 section 5.1): at most 15 of a-z, 0-9 and `-`; Kubernetes'
-    longer names are taken too."""
-    protocol: Literal["tcp", "udp", "sctp"]
-    port: int
-    """1 to 65535."""
-
-
 class Workload(Base, frozen=True, kw_only=True):
     """What the endpoint belongs to."""
 
@@ -219,11 +213,35 @@ class Endpoint(Object, frozen=True, kw_only=True, tag=True):
     status: EndpointStatus = EndpointStatus()
 
 
-AnyObject = Cluster | Namespace | Node | Network | AddressBlock | Endpoint | Group | Policy
+AnyObject = (
+    Cluster
+    | Namespace
+    | Node
+    | Network
+    | AddressBlock
+    | Pod
+    | Endpoint
+    | Service
+    | EndpointSlice
+    | Group
+    | Policy
+)
 
 KINDS: Final[dict[str, type[Object]]] = {
     k.__name__: k
-    for k in (Cluster, Namespace, Node, Network, AddressBlock, Endpoint, Group, Policy)
+    for k in (
+        Cluster,
+        Namespace,
+        Node,
+        Network,
+        AddressBlock,
+        Pod,
+        Endpoint,
+        Service,
+        EndpointSlice,
+        Group,
+        Policy,
+    )
 }
 PLURALS: Final[dict[str, type[Object]]] = {k.plural: k for k in KINDS.values()}
 

@@ -1,0 +1,1 @@
+"""Services: objects in, `ServiceTable` out. Pure; knows no nft words and does no IO."""
