@@ -25,3 +25,27 @@ quietly() {
 need_root() {
     [ "$(id -u)" = 0 ] || die "$1 needs root: it makes network namespaces" "sudo $1"
 }
+
+# need_packages PACKAGE...: install what is missing of Debian's packages, starting no service:
+# one that starts by itself would change this host's network (dockerd makes docker0 and rewrites
+# iptables, etcd listens). Everything here is started by hand, in namespaces.
+need_packages() {
+    local package missing=() policy=/usr/sbin/policy-rc.d log
+    for package in "$@"; do installed "$package" || missing+=("$package"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing Debian packages: ${missing[*]}"
+    log=$(mktemp /tmp/plait-apt.XXXXXX)
+    (
+        export DEBIAN_FRONTEND=noninteractive
+        if [ ! -e $policy ]; then
+            trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+            printf '#!/bin/sh\nexit 101\n' >$policy
+            chmod +x $policy
+        fi
+        quietly "$log" apt-get update -q
+        quietly "$log" apt-get install -y -q --no-install-recommends "${missing[@]}"
+    )
+    rm -f "$log"
+}
+
+installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
