@@ -8,7 +8,7 @@ who reads for ever is `plait.kubernetes.reflector`. No credential reaches a log 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 import aiohttp
@@ -128,11 +128,11 @@ class KubernetesApi:
 
     async def watch(
         self, path: str, query: Mapping[str, str], *, silence: float
-    ) -> AsyncIterator[list[bytes]]:
+    ) -> AsyncGenerator[list[bytes], None]:
         """Lines of a watch as they come, until the server ends it; what it did not end is no line.
 
-        `silence` is how long no byte may come: after that, PLAIT-KUBE-002. Close the iterator
-        (`aclose`) when done.
+        The first ones are none: the server has taken the watch. `silence` is how long no byte may
+        come: after that, PLAIT-KUBE-002. Close it (`aclose`) when done.
         """
         query = {**query, "watch": "true"}
         timeout = aiohttp.ClientTimeout(
@@ -151,6 +151,7 @@ class KubernetesApi:
                         response.headers.get("Retry-After", ""),
                     )
                 _keep_alive(response)
+                yield []
                 lines = Lines()
                 async for chunk in response.content.iter_any():
                     found = lines.feed(chunk)

@@ -100,7 +100,7 @@ def of_status(
     return KubernetesError(http_status or status.code or 500, what, status, retry_after=bounded)
 
 
-def misunderstood(what: str, error: Exception) -> PlaitError:
+def misunderstood(what: str, error: Exception | str) -> PlaitError:
     """The error of an answer that is not what was asked for."""
     return PlaitError(
         "PLAIT-KUBE-011",

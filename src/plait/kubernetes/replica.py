@@ -27,58 +27,70 @@ class Change(NamedTuple, Generic[T]):
 
 
 class Replica(Generic[T]):
-    """The copy. Every method returns the changes that it made, in order."""
+    """The copy. What changes it returns the changes, in order."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, T] = {}
-        self._listed: set[Key] | None = None
         self.objects: Mapping[Key, T] = MappingProxyType(self._objects)
         """Live, not to be changed."""
 
-    def put(self, objects: Iterable[T]) -> list[Change[T]]:
-        """These are there as they are here; those of the same version are known."""
-        changes: list[Change[T]] = []
-        have, listed = self._objects, self._listed
-        for new in objects:
-            meta = new.metadata
-            key = meta.key
-            if listed is not None:
-                listed.add(key)
-            old = have.get(key)
-            if old is not None:
-                known = old.metadata
-                if known.uid != meta.uid:
-                    changes.append(Change(key, old, None))
-                    old = None
-                elif known.resource_version == meta.resource_version:
-                    continue
-            have[key] = new
-            changes.append(Change(key, old, new))
-        return changes
+    def put(self, new: T) -> list[Change[T]]:
+        """This object is as it is here."""
+        meta = new.metadata
+        key = meta.key
+        old = self._objects.get(key)
+        if old is not None and same(old, new):
+            return []
+        self._objects[key] = new
+        if old is not None and old.metadata.uid != meta.uid:
+            return [Change(key, old, None), Change(key, None, new)]
+        return [Change(key, old, new)]
 
     def delete(self, key: Key) -> list[Change[T]]:
         """This one is not there."""
         old = self._objects.pop(key, None)
         return [] if old is None else [Change(key, old, None)]
 
-    def begin(self) -> None:
-        """A list begins: `put` and `keep` say what it holds until `finish`."""
-        self._listed = set()
-
-    def keep(self, key: Key) -> None:
-        """The list holds this one, in a form that nobody understands: what is known stays."""
-        if self._listed is not None:
-            self._listed.add(key)
-
-    def finish(self) -> list[Change[T]]:
-        """The list is complete: what it did not hold is not there."""
-        listed, self._listed = self._listed, None
-        if listed is None:
-            return []
-        gone = [key for key in self._objects if key not in listed]
-        return [change for key in gone for change in self.delete(key)]
+    def replace(self, listed: Listing[T]) -> list[Change[T]]:
+        """There is what a complete list holds, and nothing else. What has gone is told first: its
+        addresses may be another's already.
+        """
+        gone = [key for key in self._objects if key not in listed.keys]
+        changes = [change for key in gone for change in self.delete(key)]
+        for new in listed.news:
+            changes += self.put(new)
+        return changes
 
     def clear(self) -> list[Change[T]]:
         """None is there."""
-        self._listed = None
-        return [change for key in tuple(self._objects) for change in self.delete(key)]
+        return self.replace(Listing(self))
+
+
+class Listing(Generic[T]):
+    """A list that comes in pages. It keeps only what the replica does not know."""
+
+    def __init__(self, replica: Replica[T]) -> None:
+        self._known = replica.objects
+        self.keys: set[Key] = set()
+        """All that the list holds."""
+        self.news: list[T] = []
+
+    def add(self, objects: Iterable[T]) -> None:
+        """The next page."""
+        known, keys, news = self._known, self.keys, self.news
+        for new in objects:
+            key = new.metadata.key
+            keys.add(key)
+            old = known.get(key)
+            if old is None or not same(old, new):
+                news.append(new)
+
+    def keep(self, key: Key) -> None:
+        """The list holds this one in a form that nobody understands: what is known of it stays."""
+        self.keys.add(key)
+
+
+def same(old: T, new: T) -> bool:
+    """Whether these are one object at one version."""
+    a, b = old.metadata, new.metadata
+    return a.resource_version == b.resource_version and a.uid == b.uid
