@@ -45,7 +45,7 @@ from plait.model.selectors import (
     Requirement,
     Selector,
 )
-from plait.policy.parties import LocalParty
+from plait.selection.parties import LocalParty
 
 NETWORK: Final = "net"
 POOLS: Final = ("10.66.0.0/24", "fd66::/64")

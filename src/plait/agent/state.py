@@ -18,7 +18,7 @@ from plait.agent.snapshot import Follower, Snapshot
 from plait.client.agent import LocalEndpoint
 from plait.model.hoststate import HostState
 from plait.policy.engine import Engine
-from plait.policy.parties import LocalParty
+from plait.selection.parties import LocalParty
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

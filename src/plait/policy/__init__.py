@@ -2,15 +2,15 @@
 
 The meaning itself stands in `plait.model.policies`. It is worked out twice, by code that shares
 nothing, so that each checks the other: compiled to a ruleset, which kernels enforce, and evaluated
-from the objects, which answers questions. In the order in which one reads them:
+from the objects, which answers questions. Whom selectors mean is `plait.selection`'s. In the order
+in which one reads them:
 
 Accepting policies
     validate                          what policies must satisfy, whatever else there is
     fields, kubernetes, core_v1       Kubernetes' manifests read: policies, and what they look at
 Compiling: objects -> `Ruleset`
-    terms, ranges, understand         selectors and CIDRs made comparable; a peer or a port
+    understand                        a peer or a port, made comparable
     compile, classes, opaque_names    a policy to chains; those of an endpoint; what they are called
-    parties, selector_index           who takes part; who is selected by what
     named_sets, engine                what sets hold; all of it, kept up to date for one host
     walk                              what a ruleset does with a packet, without a kernel
 Evaluating: objects, flow -> verdict

@@ -29,9 +29,7 @@ from plait.model.policies import (
 )
 from plait.model.ruleset import ChainRule, Decision, PolicyChain, PortMatch
 from plait.model.waist import Part
-from plait.policy import opaque_names, ranges
-from plait.policy.ranges import Range
-from plait.policy.terms import Term
+from plait.policy import opaque_names
 from plait.policy.understand import (
     ICMP,
     NotUnderstood,
@@ -43,6 +41,9 @@ from plait.policy.understand import (
     term_of,
     way_of,
 )
+from plait.selection import ranges
+from plait.selection.ranges import Range
+from plait.selection.terms import Term
 
 DECISIONS: Final[dict[Action, Decision]] = {"Accept": "accept", "Deny": "deny", "Pass": "pass"}
 

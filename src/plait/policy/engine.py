@@ -17,10 +17,10 @@ from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
 from plait.policy.classes import classify
 from plait.policy.compile import Compiled, Meaning, compile_policy
 from plait.policy.named_sets import NamedSets
-from plait.policy.parties import LocalParty as LocalParty
-from plait.policy.parties import Party, endpoint_party, local_party, node_party
-from plait.policy.selector_index import SelectorIndex
-from plait.policy.terms import Term, endpoints
+from plait.selection.parties import LocalParty as LocalParty
+from plait.selection.parties import Party, endpoint_party, local_party, node_party
+from plait.selection.selector_index import SelectorIndex
+from plait.selection.terms import Term, endpoints
 
 V = TypeVar("V")
 

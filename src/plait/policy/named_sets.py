@@ -13,9 +13,9 @@ from typing import Generic, TypeVar
 
 from plait.model.members import Members
 from plait.model.ruleset import Socket
-from plait.policy.parties import Party
-from plait.policy.selector_index import SelectorIndex
-from plait.policy.terms import Term
+from plait.selection.parties import Party
+from plait.selection.selector_index import SelectorIndex
+from plait.selection.terms import Term
 
 T = TypeVar("T", bound=Hashable)
 

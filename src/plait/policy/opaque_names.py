@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from plait.model.policies import Direction, Rule
-from plait.policy.terms import Term
+from plait.selection.terms import Term
 
 _DIGITS: Final = 15
 """Of 5 bits, a-z and 2-7 (RFC 4648 section 6): with the letter 16, as many as a name may have."""

@@ -8,9 +8,9 @@ from typing import Final, Literal
 from plait.model.policies import Peer, Port
 from plait.model.ruleset import PortMatch
 from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, NAMESPACE_NAME, Selector
-from plait.policy import ranges
-from plait.policy.ranges import Range
-from plait.policy.terms import Condition, Term, endpoints, nodes
+from plait.selection import ranges
+from plait.selection.ranges import Range
+from plait.selection.terms import Condition, Term, endpoints, nodes
 
 ICMP: Final = frozenset({"ICMP", "ICMPv6"})
 """Protocols that have kinds of messages in the place of ports."""

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from plait.model.members import Members
 from plait.model.policies import Direction
 from plait.model.ruleset import ChainRule, PortMatch, Ruleset, Socket
-from plait.policy.ranges import parse
+from plait.selection.ranges import parse
 
 NO_POLICY: Final = "none"
 """Id of what no policy decided."""

@@ -12,7 +12,7 @@ from plait.model.ruleset import ChainRule, PolicyClass, PortMatch
 from plait.model.selectors import Requirement, Selector
 from plait.policy.classes import classify
 from plait.policy.compile import SEPARATE, Compiled, compile_policy
-from plait.policy.terms import Condition, Term
+from plait.selection.terms import Condition, Term
 
 WEB = Selector(match_labels={"app": "web"})
 PROD = Selector(match_labels={"env": "prod"})

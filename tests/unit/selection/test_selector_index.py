@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.support.policies import endpoint_selectors, namespace_selectors
 
 from plait.model.selectors import Selector
-from plait.policy.parties import Party, namespace_labels
-from plait.policy.selector_index import SelectorIndex
-from plait.policy.terms import conditions, endpoints, holds
+from plait.selection.parties import Party, namespace_labels
+from plait.selection.selector_index import SelectorIndex
+from plait.selection.terms import conditions, endpoints, holds
 
 NAMESPACE = "kubernetes.io/metadata.name"
 

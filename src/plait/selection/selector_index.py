@@ -13,8 +13,8 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, ENDPOINT_NODE, NAMESPACE_NAME
-from plait.policy.parties import Party, namespace_labels
-from plait.policy.terms import Condition, Conditions, Term, holds
+from plait.selection.parties import Party, namespace_labels
+from plait.selection.terms import Condition, Conditions, Term, holds
 
 U = TypeVar("U", bound=Hashable)
 K = TypeVar("K", bound=Hashable)

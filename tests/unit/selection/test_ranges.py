@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.policy import ranges
-from plait.policy.ranges import Range
+from plait.selection import ranges
+from plait.selection.ranges import Range
 
 
 def texts(cidr: str, *holes: str) -> list[str]:
