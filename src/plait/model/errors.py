@@ -56,6 +56,14 @@ CODES: Final[dict[str, Code]] = {
     "PLAIT-IPAM-013": Code(503, "no block can be claimed while the server is away"),
     "PLAIT-IPAM-014": Code(422, "the address is reserved"),
     "PLAIT-IPAM-015": Code(409, "the block's owner does not lend the address"),
+    # Services
+    "PLAIT-SERVICE-001": Code(409, "the address is another's"),
+    "PLAIT-SERVICE-002": Code(409, "the service pools have no free address"),
+    "PLAIT-SERVICE-003": Code(409, "the node port is taken"),
+    "PLAIT-SERVICE-004": Code(409, "no node port is free"),
+    "PLAIT-SERVICE-005": Code(409, "a service's addresses cannot be changed"),
+    "PLAIT-SERVICE-006": Code(409, "the pool of services overlaps something else"),
+    "PLAIT-SERVICE-007": Code(409, "the cluster has no service pool"),
     # Trust
     "PLAIT-AUTH-001": Code(401, "authentication is required"),
     "PLAIT-AUTH-002": Code(403, "that is not allowed"),

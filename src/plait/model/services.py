@@ -62,7 +62,7 @@ class ServiceSpec(Base, frozen=True, kw_only=True):
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     """Each has what the one before it has; ExternalName is an alias in DNS and nothing else."""
-    network: str = "default"
+    network: str = "plait"
     """Whose endpoints are selected, and who finds its name in DNS. Everybody may call it whom the
     networks and policies let through to the backends."""
     ports: tuple[ServicePort, ...] = ()

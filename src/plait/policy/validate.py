@@ -94,7 +94,7 @@ def policy(spec: PolicySpec, *, domain: str = "") -> PolicySpec:
             raise invalid("spec.isolate", "a direction stands twice")
     _multiline(spec.description, "spec.description")
     if spec.origin is not None:
-        _origin(spec.origin)
+        origin(spec.origin)
     rules = {}
     for direction in DIRECTIONS:
         given = spec.rules(direction)
@@ -110,11 +110,12 @@ def _multiline(value: str, where: str) -> None:
     syntax.text(value.replace("\n", " ").replace("\t", " "), where)
 
 
-def _origin(origin: Origin) -> None:
-    syntax.text(origin.kind, "spec.origin.kind", 63)
-    syntax.dns_subdomain(origin.name, "spec.origin.name")
-    if origin.namespace:
-        syntax.dns_label(origin.namespace, "spec.origin.namespace")
+def origin(value: Origin) -> None:
+    """A kind's name, and the name of an object."""
+    syntax.text(value.kind, "spec.origin.kind", 63)
+    syntax.dns_subdomain(value.name, "spec.origin.name")
+    if value.namespace:
+        syntax.dns_label(value.namespace, "spec.origin.namespace")
 
 
 def _rule(rule: Rule, direction: Direction, domain: str, where: str) -> Rule:
