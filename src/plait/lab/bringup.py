@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from plait.lab import daemons, preflight, state, topology
+from plait.lab.kubernetes import cluster, programs
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
 
@@ -18,12 +19,34 @@ def _quiet(_: str) -> None:
     """Say nothing."""
 
 
-def describe(plan: topology.Plan) -> list[str]:
-    """What a plan would make, one line a site and a host."""
+def node_count(wanted: str, hosts: int, *, docker: bool) -> int:
+    """How many hosts are Kubernetes nodes: `all`, or a number out of 0 to `hosts`.
+
+    With `docker` a host must be left for it. Raises ValueError.
+    """
+    if wanted == "all":
+        count = hosts
+    elif wanted.isdecimal() and int(wanted) <= hosts:
+        count = int(wanted)
+    else:
+        raise ValueError(f"of {hosts} hosts, 0 to {hosts} can be Kubernetes nodes, not {wanted}")
+    if docker and count == hosts:
+        raise ValueError(
+            f"dockerd runs on hosts that are no Kubernetes nodes: "
+            f"--hosts {hosts + 1} --kubernetes={hosts} --docker"
+        )
+    return count
+
+
+def describe(plan: topology.Plan, nodes: int = 0) -> list[str]:
+    """What a plan would make, one line a site and a host; the first `nodes` are Kubernetes'."""
     lines = [f'would make the lab "{plan.name}": {plan.sites} sites, MTU {plan.mtu}']
     for host in plan.hosts.values():
         site = "beyond the sites" if host.name == topology.OUTSIDE else f"site {host.site}"
-        lines.append(f"  {host.name}: {site}, {host.interface.address4}, {host.interface.address6}")
+        role = ", Kubernetes node" if host.name in plan.machines[:nodes] else ""
+        lines.append(
+            f"  {host.name}: {site}, {host.interface.address4}, {host.interface.address6}{role}"
+        )
     return lines
 
 
@@ -34,6 +57,7 @@ def up(
     sites: int = 1,
     mtu: int = 1500,
     docker: bool = False,
+    kubernetes: int = 0,
     live_restore: bool = False,
     encap: str = "auto",
     bare: bool = False,
@@ -41,26 +65,40 @@ def up(
 ) -> Lab:
     """Make a lab and bring Plait (unless `bare`) and the dockerds (if `docker`) up in it.
 
+    The first `kubernetes` hosts are nodes of a Kubernetes cluster; they have no dockerd.
+
     What fails or is interrupted on the way is taken down again before the error goes on. Raises
     PLAIT-LAB-003 when the lab exists (it is left alone), PLAIT-HOST-001 and 002 for what this
     machine lacks, PLAIT-LAB-005 for what does not come up, and ValueError for numbers out of range.
     """
-    preflight.check(docker=docker)
+    preflight.check(docker=docker, kubernetes=kubernetes > 0)
+    if kubernetes:
+        programs.check()
     lab = Lab(name)
     with state.locked(lab.directory):
         lab.refuse_existing()
         try:
             lab.create(
-                count, sites=sites, mtu=mtu, docker=docker, live_restore=live_restore, encap=encap
+                count,
+                sites=sites,
+                mtu=mtu,
+                docker=docker,
+                kubernetes=kubernetes,
+                live_restore=live_restore,
+                encap=encap,
             )
             say(f"{count} hosts on {sites} {'site' if sites == 1 else 'sites'}")
             daemons.start_upstream(lab)
+            if kubernetes:
+                cluster.launch(lab)
             if not bare:
                 daemons.start_plait(lab)
                 say(f"server on {daemons.FIRST}, an agent on every host")
             if docker:
                 daemons.start_dockers(lab)
-                say("dockerd on every host")
+                say(f"dockerd on {', '.join(lab.dockers)}")
+            if kubernetes:
+                cluster.finish(lab, say)
         except BaseException:
             lab.destroy()
             raise
@@ -77,8 +115,10 @@ def restart(lab: Lab, host: str) -> None:
     lab.power_on(host)
     if daemons.has_plait(lab, host):
         daemons.resume_plait(lab, host)
-    if lab.state.docker and host != topology.OUTSIDE:
+    if host in lab.dockers:
         daemons.start_docker(lab, host)
+    if host in lab.nodes:
+        cluster.resume(lab, host)
 
 
 def _kill_program(lab: Lab, host: str, program: str) -> None:

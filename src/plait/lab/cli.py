@@ -38,11 +38,26 @@ def _open(name: str) -> Any:
     return opened
 
 
-@lab.command(examples=["plait lab up --hosts 3", "plait lab up --hosts 3 --sites 2 --docker"])
+@lab.command(
+    examples=[
+        "plait lab up --hosts 3",
+        "plait lab up --hosts 3 --sites 2 --docker",
+        "plait lab up --hosts 3 --kubernetes",
+        "plait lab up --hosts 4 --kubernetes=3 --docker",
+    ]
+)
 @name_option
 @click.option("--hosts", "count", default=3, show_default=True, help="How many hosts.")
 @click.option("--sites", default=1, show_default=True, help="Subnets with a router between.")
-@click.option("--docker", is_flag=True, help="A real dockerd on every host.")
+@click.option("--docker", is_flag=True, help="A real dockerd on every host that is no node.")
+@click.option(
+    "--kubernetes",
+    is_flag=False,
+    flag_value="all",
+    default="0",
+    metavar="[=N]",
+    help="A real Kubernetes cluster: every host is a node, or the first N are.",
+)
 @click.option("--live-restore", is_flag=True, help="dockerd with live-restore.")
 @click.option("--mtu", default=1500, show_default=True, help="Of the underlay, in bytes.")
 @click.option(
@@ -55,6 +70,7 @@ def up(
     count: int,
     sites: int,
     docker: bool,
+    kubernetes: str,
     live_restore: bool,
     mtu: int,
     encap: str,
@@ -67,10 +83,11 @@ def up(
 
     try:
         plan = topology.plan(name, count, sites, mtu)
+        nodes = bringup.node_count(kubernetes, count, docker=docker)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if dry_run:
-        for line in bringup.describe(plan):
+        for line in bringup.describe(plan, nodes):
             output.say(line)
         return
     bringup.up(
@@ -79,12 +96,15 @@ def up(
         sites=sites,
         mtu=mtu,
         docker=docker,
+        kubernetes=nodes,
         live_restore=live_restore,
         encap=encap,
         bare=bare,
         say=output.good,
     )
     output.say(f"next: plait lab exec{_flag(name)} h1 -- plait status")
+    if nodes:
+        output.say(f"      plait lab exec{_flag(name)} h1 -- kubectl get pods -A")
 
 
 def _flag(name: str) -> str:

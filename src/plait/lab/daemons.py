@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from plait.client.polling import poll
 from plait.lab import hosts, image, topology
@@ -24,20 +24,28 @@ DOCKERD_PID = "/run/dockerd.pid"
 IMAGE_FILE = "image.tar"
 
 
-def wait_for(what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll until `ready()`; PLAIT-LAB-005 that names what did not come."""
-    if not poll(ready, seconds=seconds):
+def wait_for(
+    what: str,
+    ready: Callable[[], bool],
+    seconds: float = 30,
+    *,
+    every: float = 0.05,
+    logs: Callable[[], str] = lambda: "",
+) -> None:
+    """Poll until `ready()`; PLAIT-LAB-005 that names what did not come, and what `logs` finds."""
+    if not poll(ready, seconds=seconds, every=every):
         raise PlaitError(
             "PLAIT-LAB-005",
             f"{what} did not come up within {seconds:.0f} s",
+            why=logs(),
             fix=("plait lab status", "plait lab down"),
         )
 
 
-def in_parallel(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run all; raise the first error after all have ended."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(tasks))) as pool:
-        for future in [pool.submit(task) for task in tasks]:
+def on_each(names: Sequence[str], task: Callable[[str], object]) -> None:
+    """Run the task for all names at once; raise the first error after all have ended."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+        for future in [pool.submit(task, name) for name in names]:
             future.result()
 
 
@@ -94,12 +102,7 @@ def start_plait(lab: Lab) -> None:
         return
     token = json.loads(plait(lab, FIRST, "token", "create", "--json"))["token"]
     server = first.interface.address4.partition("/")[0]
-    in_parallel(
-        [
-            lambda name=name: plait(lab, name, "join", server, "--token", token)  # type: ignore[misc]
-            for name in others
-        ]
-    )
+    on_each(others, lambda name: plait(lab, name, "join", server, "--token", token))
 
 
 def resume_plait(lab: Lab, host: str) -> None:
@@ -112,12 +115,18 @@ def has_plait(lab: Lab, host: str) -> bool:
     return (lab.directory / host / "var-lib-plait" / "agent.json").exists()
 
 
-def steer(lab: Lab, host: str, verb: str, program: str = "") -> Any:
-    """An order to the host's supervisor (`plait.cli.supervisor`), and its answer.
+SUPERVISOR: Final = "/run/plait/supervisor.sock"
 
-    Raises PLAIT-LAB-005 when there is no supervisor or it refuses.
+
+def steer(
+    lab: Lab, host: str, verb: str, program: str = "", *, supervisor: str = SUPERVISOR
+) -> Any:
+    """An order to a supervisor of the host (`plait.cli.supervisor`), and its answer.
+
+    `supervisor` is the path of its socket inside. Raises PLAIT-LAB-005 when there is none or it
+    refuses.
     """
-    path = f"/proc/{lab.host(host).pid}/root/run/plait/supervisor.sock"
+    path = f"/proc/{lab.host(host).pid}/root{supervisor}"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
         try:
@@ -137,9 +146,9 @@ def steer(lab: Lab, host: str, verb: str, program: str = "") -> Any:
     return answer
 
 
-def program_pid(lab: Lab, host: str, program: str) -> int:
-    """Pid, inside the host, of its `server` or `agent`; 0 when it does not run."""
-    programs = steer(lab, host, "status")["programs"]
+def program_pid(lab: Lab, host: str, program: str, *, supervisor: str = SUPERVISOR) -> int:
+    """Pid, inside the host, of a program of that supervisor; 0 when it does not run."""
+    programs = steer(lab, host, "status", supervisor=supervisor)["programs"]
     return next((int(p["pid"]) for p in programs if p["name"] == program), 0)
 
 
@@ -211,11 +220,6 @@ def stop_docker(lab: Lab, host: str, sig: int = signal.SIGTERM) -> None:
 
 
 def start_dockers(lab: Lab) -> None:
-    """dockerd on every host, side by side."""
+    """dockerd on every host that is to have one, side by side."""
     image.write(lab.directory / IMAGE_FILE)
-    in_parallel(
-        [
-            lambda name=name: start_docker(lab, name)  # type: ignore[misc]
-            for name in lab.plan.machines
-        ]
-    )
+    on_each(lab.dockers, lambda name: start_docker(lab, name))

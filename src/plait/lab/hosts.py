@@ -21,12 +21,15 @@ from pathlib import Path
 import msgspec
 
 from plait.lab import init
+from plait.lab.kubernetes import programs
 from plait.lab.preflight import SEARCH
 from plait.model.errors import PlaitError
 
 NAMESPACES = ("-m", "-n", "-u", "-i", "-p", "-C")
 BIN = str(Path(sys.executable).parent)
 """Where `plait` is installed, also when that is a virtual environment."""
+PYTHON = sys.executable
+"""What runs our own modules inside a host."""
 PRIVATE = (
     "/var/lib/plait",
     "/var/log/plait",
@@ -34,6 +37,16 @@ PRIVATE = (
     "/var/lib/docker",
     "/etc/docker",
     "/var/lib/containerd",
+    "/etc/cni",
+    "/opt/cni",
+    "/var/lib/cni",
+    "/etc/kubernetes",
+    "/root/.kube",
+    "/var/lib/etcd",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/kubernetes",
+    "/var/log/pods",
 )
 """Directories of which every host has its own."""
 FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
@@ -146,6 +159,15 @@ def _kill_members(group: Path) -> None:
             continue
 
 
+def disk(directory: Path, path: str) -> Path:
+    """Where a file or directory below one of `PRIVATE` is kept.
+
+    `directory` is that of the host; `path` is absolute and as the host sees it.
+    """
+    top = next(top for top in PRIVATE if path == top or path.startswith(f"{top}/"))
+    return directory / top.strip("/").replace("/", "-") / path[len(top) :].lstrip("/")
+
+
 def prepare(directory: Path, name: str, resolver: str) -> dict[str, str]:
     """Make a host's private directories and files below `directory`.
 
@@ -153,7 +175,7 @@ def prepare(directory: Path, name: str, resolver: str) -> dict[str, str]:
     """
     binds: dict[str, str] = {}
     for target in PRIVATE:
-        source = directory / target.strip("/").replace("/", "-")
+        source = disk(directory, target)
         source.mkdir(parents=True, exist_ok=True)
         binds[target] = str(source)
     contents = {
@@ -276,7 +298,7 @@ def command(host: Running, argv: Sequence[str]) -> list[str]:
         "--",
         "env",
         "-i",
-        f"PATH={BIN}:{SEARCH}",
+        f"PATH={BIN}:{SEARCH}:{programs.directory()}",
         "HOME=/root",
         "LANG=C.UTF-8",
         f"TERM={os.environ.get('TERM', 'dumb')}",

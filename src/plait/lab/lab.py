@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plait.lab import faults, hosts, mountpoints, state, topology
+from plait.lab.kubernetes import node
 from plait.model.errors import PlaitError
 
 ROUTER_SYSCTLS = {
@@ -58,6 +59,16 @@ class Lab:
         """Sites, hosts and addresses."""
         return self.state.plan
 
+    @property
+    def nodes(self) -> list[str]:
+        """Hosts that are nodes of the lab's Kubernetes cluster."""
+        return self.plan.machines[: self.state.kubernetes]
+
+    @property
+    def dockers(self) -> list[str]:
+        """Hosts with a dockerd: those that are no nodes."""
+        return self.plan.machines[self.state.kubernetes :] if self.state.docker else []
+
     def save(self) -> None:
         """Write the state."""
         state.save(self.directory, self.state)
@@ -95,6 +106,7 @@ class Lab:
         sites: int = 1,
         mtu: int = 1500,
         docker: bool = False,
+        kubernetes: int = 0,
         live_restore: bool = False,
         encap: str = "auto",
     ) -> None:
@@ -103,6 +115,7 @@ class Lab:
         self._state = state.State(
             plan=topology.plan(self.name, count, sites, mtu),
             docker=docker,
+            kubernetes=kubernetes,
             live_restore=live_restore,
             encap=encap,
         )
@@ -119,6 +132,8 @@ class Lab:
         hosts.make_cgroups(groups)
         mountpoints.ensure(self.directory.parent, hosts.PRIVATE)
         binds = hosts.prepare(self.directory / name, name, resolver=self._resolver(name))
+        if name in self.nodes:
+            binds |= node.sysctls(self.directory / name)
         self.state.hosts[name] = hosts.boot(name, binds, groups)
         self.save()
 

@@ -25,6 +25,18 @@ DOCKER: Final = {
     "wget": "wget",
 }
 """Programs of a lab with dockerds, likewise."""
+KUBERNETES: Final = {
+    "etcd": "etcd-server",
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "conntrack": "conntrack",
+    "iptables": "iptables",
+    "busybox": "busybox-static",
+    "dash": "dash",
+    "wget": "wget",
+}
+"""Programs of a lab with Kubernetes that Debian has, likewise."""
 
 
 def find(program: str) -> str | None:
@@ -35,6 +47,7 @@ def find(program: str) -> str | None:
 def check(
     *,
     docker: bool,
+    kubernetes: bool = False,
     which: Callable[[str], str | None] = find,
     uid: Callable[[], int] = os.geteuid,
 ) -> None:
@@ -43,7 +56,7 @@ def check(
         raise PlaitError(
             "PLAIT-HOST-002", "a lab needs root: it makes namespaces", fix=("sudo plait lab up",)
         )
-    wanted = HOSTS | DOCKER if docker else HOSTS
+    wanted = HOSTS | (DOCKER if docker else {}) | (KUBERNETES if kubernetes else {})
     missing = [program for program in wanted if which(program) is None]
     if missing:
         packages = " ".join(dict.fromkeys(wanted[program] for program in missing))

@@ -46,6 +46,8 @@ class State(msgspec.Struct, kw_only=True):
 
     plan: Plan
     docker: bool = False
+    kubernetes: int = 0
+    """How many hosts, from the first on, are nodes of its cluster; 0: there is no cluster."""
     live_restore: bool = False
     encap: str = "auto"
     hosts: dict[str, Running] = {}
