@@ -256,7 +256,9 @@ class KubernetesApi:
             "PLAIT-KUBE-002",
             f"the API server at {self.access.server} cannot be reached",
             where=self.access.server,
-            why=reason(error),
+            why="the connection ended within an answer"
+            if isinstance(error, aiohttp.ClientPayloadError)
+            else reason(error),
             fix=("kubectl get --raw /readyz   # with the same kubeconfig",),
         )
 

@@ -316,16 +316,17 @@ class Reflector(Generic[T]):
             if barred:
                 self._version = ""
         text = str(error) + (f" ({error.why})" if error.why else "")
-        if text != self._error:
+        self._failures += 1
+        # Connections break, and the second try has it: that is nobody's business.
+        if self._failures == 2 or (self._failures > 2 and text != self._error):
             log.warning("Kubernetes is not followed", kind=self.kind.name, error=text)
         self._error = text
-        self._failures += 1
         wait = pause(self._failures, self._timing, self._rng)
         asked = error.retry_after if isinstance(error, KubernetesError) else None
         return wait if asked is None else max(wait, asked * self._rng.uniform(1.0, 1.25))
 
     def _recovered(self) -> None:
-        if self._failures:
+        if self._failures > 1:
             log.info("Kubernetes is followed again", kind=self.kind.name)
         self._failures, self._error, self._stumbled = 0, "", ""
 
