@@ -21,8 +21,21 @@ from plait.lab import preflight
 NAME: Final = "busybox"
 REAL: Final = {"wget": "wget", "sh": "dash"}
 """What is no applet of busybox: name in the image, and program of this machine."""
-DIRECTORIES: Final = (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("www", 0o755))
+DIRECTORIES: Final = (
+    ("bin", 0o755),
+    ("etc", 0o755),
+    ("tmp", 0o1777),
+    ("www", 0o755),
+    ("www/cgi-bin", 0o755),
+)
 NSSWITCH: Final = b"hosts: files dns\n"
+WHO: Final = b"""\
+#!/bin/sh
+client=${REMOTE_ADDR#[}
+client=${client%]}
+printf 'Content-Type: text/plain\\r\\n\\r\\n%s %s\\n' "$HOSTNAME" "${client#::ffff:}"
+"""
+"""A page of `httpd -f -p 80 -h /www`: who answers, and whose address the packet had."""
 
 
 def _there(program: str) -> str:
@@ -59,6 +72,10 @@ def write(path: Path) -> None:
             archive.add(os.path.realpath(program), f"bin/{name}")
         for library in sorted({found for program in real.values() for found in libraries(program)}):
             archive.add(os.path.realpath(library), library[1:])
-        nsswitch = _entry("etc/nsswitch.conf", tarfile.REGTYPE, 0o644)
-        nsswitch.size = len(NSSWITCH)
-        archive.addfile(nsswitch, io.BytesIO(NSSWITCH))
+        for name, content, mode in (
+            ("etc/nsswitch.conf", NSSWITCH, 0o644),
+            ("www/cgi-bin/who", WHO, 0o755),
+        ):
+            entry = _entry(name, tarfile.REGTYPE, mode)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))

@@ -10,6 +10,21 @@ import pytest
 from plait.lab import image
 
 
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [("[::ffff:10.0.0.7]", "10.0.0.7"), ("[fd00::7]", "fd00::7"), ("10.0.0.7", "10.0.0.7")],
+)
+def test_a_page_says_who_answers_and_who_asked(client: str, said: str) -> None:
+    answer = subprocess.run(
+        ["/bin/sh"],
+        input=image.WHO,
+        env={"REMOTE_ADDR": client, "HOSTNAME": "web"},
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert answer == f"Content-Type: text/plain\r\n\r\nweb {said}\n".encode()
+
+
 @pytest.mark.root
 def test_the_shell_finds_the_wget_that_works(tmp_path: Path) -> None:
     image.write(tmp_path / "image.tar")
