@@ -44,8 +44,11 @@ class Follower(Protocol):
 class Snapshot:
     """Objects by name; endpoints by (namespace, name). Read-only to everyone but its feeder."""
 
-    def __init__(self, *followers: Follower) -> None:
+    def __init__(self, *followers: Follower, node: str = "") -> None:
+        """Of Pods only those are kept that are placed on this node, or not yet placed; no node
+        named: all."""
         self._followers = followers
+        self._node = node
         self.revision = 0
         self.ready = False
         """A whole listing was seen, of the server or from the disk."""
@@ -83,6 +86,10 @@ class Snapshot:
 
         `answer` says that it came as the answer to a write of ours, not from the watch.
         """
+        if isinstance(obj, Pod) and self._node and obj.spec.node not in ("", self._node):
+            if not answer:
+                self.revision = max(self.revision, obj.metadata.revision)
+            return self.delete(obj, obj.metadata.revision) or obj
         if self._named is not None and not answer:
             self._named.add(obj.key)
         former = self._by_key.get(obj.key)

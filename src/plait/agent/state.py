@@ -19,6 +19,7 @@ from plait.client.agent import LocalEndpoint
 from plait.model.hoststate import HostState
 from plait.policy.engine import Engine
 from plait.selection.parties import LocalParty
+from plait.services.engine import Engine as Balancer
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +46,9 @@ class State:
         self.identity = identity
         self.engine = Engine(identity.name)
         """What policies mean for this host; it follows the snapshot."""
-        self.snapshot = Snapshot(*followers, self.engine)
+        self.balancer = Balancer(identity.name)
+        """What services mean for this host; it follows the snapshot."""
+        self.snapshot = Snapshot(*followers, self.engine, self.balancer, node=identity.name)
         self.records = Records(journal)
         self.book = AddressBook(
             identity.name,
@@ -123,7 +126,9 @@ class State:
 
     def _rule(self, ident: str) -> None:
         known = self._parties.get(ident)
-        self.engine.set_local(ident, None if ident in self.fenced else known)
+        told = None if ident in self.fenced else known
+        self.engine.set_local(ident, told)
+        self.balancer.set_local(ident, told)
 
     def host(self) -> Host | None:
         """This host; None while the underlay is unknown."""
@@ -149,6 +154,7 @@ class State:
             networks=snapshot.networks,
             blocks=snapshot.blocks,
             policy=self.engine.ruleset(),
+            services=self.balancer.table(),
         )
 
     def bring(self) -> None:
@@ -169,8 +175,11 @@ class State:
         if host is None or not self.snapshot.ready:
             return None
         view = self.view()
-        if self._last is not None and self._last.policy is not view.policy:
-            self._changed.add("policy")
+        if self._last is not None:
+            if self._last.policy is not view.policy:
+                self._changed.add("policy")
+            if self._last.services is not view.services:
+                self._changed.add("services")
         if self._changed or self._last is None:
             self._last = self._desired.compute(view, host, self._changed)
             self._changed.clear()

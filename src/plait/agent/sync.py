@@ -27,6 +27,7 @@ from plait.model.objects import (
     AnyObject,
     Cluster,
     Endpoint,
+    EndpointSlice,
     EndpointSpec,
     EndpointStatus,
     Group,
@@ -36,11 +37,25 @@ from plait.model.objects import (
     Node,
     NodeSpec,
     NodeStatus,
+    Pod,
     Policy,
+    Service,
 )
 
-KINDS: Final = (Cluster, Namespace, Node, Network, AddressBlock, Endpoint, Group, Policy)
-"""Everything an agent follows; endpoints and namespaces are for names and policies."""
+KINDS: Final = (
+    Cluster,
+    Namespace,
+    Node,
+    Network,
+    AddressBlock,
+    Pod,
+    Endpoint,
+    Service,
+    EndpointSlice,
+    Group,
+    Policy,
+)
+"""Everything an agent follows; what is no input of the kernel's state is for names."""
 HEARTBEAT: Final = 20.0
 """Seconds between writes of our own Node: a third of the time after which it counts as lost."""
 GATHER: Final = 0.05
@@ -364,7 +379,7 @@ def touched(
         case Node():
             # A heartbeat changes the status alone, and the kernel does not depend on it.
             if not (isinstance(obj, Node) and isinstance(former, Node) and _same_node(obj, former)):
-                inputs |= {"nodes", "policy"}
+                inputs |= {"nodes", "policy", "services"}
         case Network():
             inputs.add("networks")
             networks.add(some.metadata.name)
@@ -374,7 +389,10 @@ def touched(
         case Endpoint():
             both = isinstance(obj, Endpoint) and isinstance(former, Endpoint)
             if not (both and _same_party(obj, former)):  # type: ignore[arg-type]
-                inputs.add("policy")
+                inputs |= {"policy", "services"}
+        case Service() | EndpointSlice():
+            # Rules name Services as peers.
+            inputs |= {"policy", "services"}
         case Namespace() | Group() | Policy():
             inputs.add("policy")
 
@@ -388,7 +406,11 @@ def _same_node(one: Node, other: Node) -> bool:
 
 
 def _same_party(one: Endpoint, other: Endpoint) -> bool:
-    return one.spec == other.spec and one.metadata.labels == other.metadata.labels
+    return (
+        one.spec == other.spec
+        and one.metadata.labels == other.metadata.labels
+        and one.status.phase == other.status.phase
+    )
 
 
 class Objects:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -86,3 +86,33 @@ class Members(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Members({self._items!r})"
+
+
+class Tally(Generic[T]):
+    """A set whose items are held once or more often."""
+
+    __slots__ = ("_more", "members")
+
+    def __init__(self, items: Iterable[T] = (), serial: int = 0) -> None:
+        counts = Counter(items)
+        self.members = Members(counts, serial)
+        self._more = {item: count for item, count in counts.items() if count > 1}
+        """How often, of items held more than once."""
+
+    def take(self, item: T) -> bool:
+        """One more holds it. Whether the set changed."""
+        if self.members.add(item):
+            return True
+        self._more[item] = self._more.get(item, 1) + 1
+        return False
+
+    def drop(self, item: T) -> bool:
+        """One less holds it. Whether the set changed."""
+        count = self._more.get(item, 1)
+        if count == 1:
+            return self.members.discard(item)
+        if count == 2:
+            del self._more[item]
+        else:
+            self._more[item] = count - 1
+        return False

@@ -7,47 +7,16 @@ so that who follows one sees its changes alone (`plait.model.members`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from plait.model.members import Members
+from plait.model.members import Members, Tally
 from plait.model.ruleset import Socket
 from plait.selection.parties import Party
 from plait.selection.selector_index import SelectorIndex
 from plait.selection.terms import Term
 
 T = TypeVar("T", bound=Hashable)
-
-
-class Tally(Generic[T]):
-    """A set whose items are held once or more often."""
-
-    __slots__ = ("_more", "members")
-
-    def __init__(self, items: Iterable[T] = (), serial: int = 0) -> None:
-        counts = Counter(items)
-        self.members = Members(counts, serial)
-        self._more = {item: count for item, count in counts.items() if count > 1}
-        """How often, of items held more than once."""
-
-    def take(self, item: T) -> bool:
-        """One more holds it. Whether the set changed."""
-        if self.members.add(item):
-            return True
-        self._more[item] = self._more.get(item, 1) + 1
-        return False
-
-    def drop(self, item: T) -> bool:
-        """One less holds it. Whether the set changed."""
-        count = self._more.get(item, 1)
-        if count == 1:
-            return self.members.discard(item)
-        if count == 2:
-            del self._more[item]
-        else:
-            self._more[item] = count - 1
-        return False
 
 
 class _AddressSet:

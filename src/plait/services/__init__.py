@@ -1,1 +1,10 @@
-"""Services: objects in, `ServiceTable` out. Pure; knows no nft words and does no IO."""
+"""Services: objects in, `ServiceTable` out. Pure; knows no nft words and does no IO.
+
+The meaning itself stands in `plait.model.services`. In the order in which one reads them:
+
+    frontends     where a Service is called, and by whom
+    backends      who answers for it: endpoints, written down, or told by an orchestrator
+    choose        which of them a flow gets on this host
+    engine        all of it, kept up to date for one host
+    kubernetes    Kubernetes' manifests of Services and EndpointSlices, read
+"""

@@ -22,8 +22,11 @@ from plait.model.hoststate import FdbEntry, Filter, HostState, Link, Neighbour, 
 
 __all__ = ["ALL", "INPUTS", "Attachment", "Desired", "Host", "Input", "Underlay", "View", "desired"]
 
-Input = Literal["cluster", "nodes", "networks", "blocks", "host", "attachments", "policy"]
-"""What may change; `host` is all of the host but its attachments, `policy` the ruleset."""
+Input = Literal[
+    "cluster", "nodes", "networks", "blocks", "host", "attachments", "policy", "services"
+]
+"""What may change; `host` is all of the host but its attachments, `policy` the ruleset,
+`services` their table."""
 
 INPUTS: Final[dict[str, frozenset[Input]]] = {
     "links": frozenset(("cluster", "networks", "host", "attachments")),
@@ -36,11 +39,11 @@ INPUTS: Final[dict[str, frozenset[Input]]] = {
 """Part to the inputs it depends on. Parts that are not here cost nothing to recompute."""
 
 ALL: Final[frozenset[Input]] = frozenset(
-    ("cluster", "nodes", "networks", "blocks", "host", "attachments", "policy")
+    ("cluster", "nodes", "networks", "blocks", "host", "attachments", "policy", "services")
 )
 
-RULES: Final[frozenset[Input]] = frozenset(("policy",))
-"""Where only this changed, all else is as it was: thousands of endpoints of others come and go."""
+RULES: Final[frozenset[Input]] = frozenset(("policy", "services"))
+"""Where only these changed, all else is as it was: thousands of endpoints of others come and go."""
 
 
 class Desired:
@@ -59,8 +62,11 @@ class Desired:
         """The state now, given which inputs changed since the last call."""
         inputs = frozenset(changed) if self._last is not None else ALL
         if inputs <= RULES and self._last is not None:
-            if self._last.policy is not view.policy:
-                self._last = msgspec.structs.replace(self._last, policy=view.policy)
+            last = self._last
+            if last.policy is not view.policy or last.services is not view.services:
+                self._last = msgspec.structs.replace(
+                    last, policy=view.policy, services=view.services
+                )
             return self._last
         stale = {part for part, needs in INPUTS.items() if needs & inputs}
         if "links" in stale:
@@ -86,6 +92,7 @@ class Desired:
             fdb=self._hops[1],
             filter=self._filter,
             policy=view.policy,
+            services=view.services,
             sysctls=sysctls(host, devices),
             forward_accept=host.forward_accept,
         )

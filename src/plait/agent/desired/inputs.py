@@ -11,6 +11,7 @@ import msgspec
 
 from plait.model.objects import AddressBlock, Cluster, Network, Node, PublishedPort
 from plait.model.ruleset import Ruleset
+from plait.model.service_table import ServiceTable
 
 T = TypeVar("T")
 V4_ANY: Final = "0.0.0.0/0"
@@ -79,14 +80,15 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of the snapshot that the kernel's state depends on, and what policies make of
-    the rest."""
+    """The parts of the snapshot that the kernel's state depends on, and what policies and
+    services make of the rest."""
 
     cluster: Cluster
     nodes: Mapping[str, Node] = {}
     networks: Mapping[str, Network] = {}
     blocks: Mapping[str, AddressBlock] = {}
     policy: Ruleset = Ruleset()
+    services: ServiceTable = ServiceTable()
 
 
 class Memo:

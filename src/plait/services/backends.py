@@ -1,0 +1,130 @@
+"""Who answers for a Service: selected endpoints, fixed backends, those of EndpointSlices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, ENDPOINT_NODE, NAMESPACE_NAME
+from plait.model.services import EndpointSliceSpec, FixedBackend, ServicePort, ServiceSpec
+from plait.selection.parties import Party, canonical
+from plait.selection.terms import Condition, Term, conditions
+from plait.services.frontends import PROTOCOLS
+
+
+class Backend(NamedTuple):
+    """An address that answers for a Service."""
+
+    address: str
+    """Canonical."""
+    ports: tuple[int, ...]
+    """Its port for each port of the Service, in their order; 0: it has none."""
+    node: str = ""
+    """Empty: not one of ours, or unknown."""
+    site: str = ""
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    for_nodes: tuple[str, ...] = ()
+    for_sites: tuple[str, ...] = ()
+    name: str = ""
+    """DNS label of its own below a headless Service's name; an endpoint's is its name."""
+    pod: str = ""
+    """Name of its Pod, where an orchestrator says it."""
+
+
+def term(namespace: str, spec: ServiceSpec) -> Term | None:
+    """The endpoints that a Service selects; None: it does not select."""
+    if spec.selector is None:
+        return None
+    network = Condition(ENDPOINT_NETWORK, True, (spec.network,))
+    scope = Condition(NAMESPACE_NAME, True, (namespace,))
+    return Term("endpoints", (scope,), (*conditions(spec.selector), network))
+
+
+def of_parties(
+    ports: tuple[ServicePort, ...],
+    parties: Iterable[tuple[Party, bool]],
+    site_of: Callable[[str], str],
+) -> Iterator[Backend]:
+    """Endpoints, each with whether it is ready."""
+    fixed = tuple(map(_number, ports))
+    named = any(isinstance(port.target_port, str) for port in ports)
+    for party, ready in parties:
+        mine = tuple(_named(party, port) for port in ports) if named else fixed
+        node = party.labels[ENDPOINT_NODE]
+        names = (key for key in party.labels if key.startswith(ENDPOINT_NAME))
+        name = next(names, "").removeprefix(ENDPOINT_NAME)
+        for address in party.addresses:
+            yield Backend(address, mine, node, site_of(node), ready=ready, serving=ready, name=name)
+
+
+def of_fixed(
+    ports: tuple[ServicePort, ...],
+    backends: tuple[FixedBackend, ...],
+    node_of: Callable[[str], str],
+    site_of: Callable[[str], str],
+) -> Iterator[Backend]:
+    """What somebody wrote down."""
+    numbers = tuple(map(_number, ports))
+    for fixed in backends:
+        mine = (fixed.port,) * len(ports) if fixed.port else numbers
+        for address in canonical((fixed.address,)):
+            node = node_of(address)
+            yield Backend(address, mine, node, site_of(node))
+
+
+def of_slice(
+    ports: tuple[ServicePort, ...],
+    spec: EndpointSliceSpec,
+    addresses: tuple[tuple[str, ...], ...],
+    site_of: Callable[[str], str],
+) -> Iterator[Backend]:
+    """What an orchestrator says; `addresses` are `slice_addresses(spec)`."""
+    told = {(port.name, port.protocol): port.port for port in spec.ports}
+    mine = tuple(told.get((port.name, port.protocol), 0) for port in ports)
+    for one, own in zip(spec.endpoints, addresses, strict=True):
+        site = one.site or site_of(one.node)
+        for address in own:
+            yield Backend(
+                address,
+                mine,
+                one.node,
+                site,
+                one.ready,
+                one.serving,
+                one.terminating,
+                one.for_nodes,
+                one.for_sites,
+                one.hostname,
+                one.pod,
+            )
+
+
+def slice_addresses(spec: EndpointSliceSpec) -> tuple[tuple[str, ...], ...]:
+    """Of each endpoint of a slice the first address of each family: the others mean the same
+    endpoint (discovery/v1)."""
+    found = []
+    for one in spec.endpoints:
+        firsts: dict[bool, str] = {}
+        for address in canonical(one.addresses):
+            firsts.setdefault(":" in address, address)
+        found.append(tuple(firsts.values()))
+    return tuple(found)
+
+
+def _number(port: ServicePort) -> int:
+    """The backends' port; 0: each has its own, by a name."""
+    target = port.target_port
+    return 0 if isinstance(target, str) else target or port.port
+
+
+def _named(party: Party, port: ServicePort) -> int:
+    """The port of one backend; 0: it has none of that name."""
+    protocol = PROTOCOLS[port.protocol]
+    numbers = (
+        named.port
+        for named in party.ports
+        if named.name == port.target_port and named.protocol == protocol
+    )
+    return _number(port) or next(numbers, 0)
