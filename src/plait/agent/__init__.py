@@ -9,7 +9,11 @@ Deciding
     programmers/                one for each part of HostState: observe, plan, apply
     watchers, underlay          noticing what others change; which interface carries the network
 Endpoints of this host
-    api, service, checks        the socket's verbs; what they do; whether words are fit to be names
+    api, service                the socket; its verbs put together: what follows
+    attaching, checking         endpoints come, change and go; what the kernel lacks of one
+    allocating, answers         addresses for those who ask; how this host's agent is
+    pods                        endpoints follow what an orchestrator says of them
+    checks, refusals            whether words are fit to be names; what several verbs refuse
     records, journal, ledger    what must not be forgotten: written, then counted
     addresses, blocks, ports    addresses given out; blocks of them; published ports
     sync                        in step with the server

@@ -22,6 +22,7 @@ from plait.agent.doors import Doors as Doors
 from plait.agent.flows import Flows
 from plait.agent.loop import Loop
 from plait.agent.metrics import counter, gauge, render
+from plait.agent.pods import Pods
 from plait.agent.policing import Policing
 from plait.agent.ports import Ports
 from plait.agent.report import one_line
@@ -80,13 +81,19 @@ class Agent:
         self.metric_sources = [*doors.metrics]
         """Asked by `/metrics`, likewise."""
         self._trail = cache.Trail(config.directory / SNAPSHOT)
-        self.state = State(
+        self.pods = Pods(
+            config.identity.name,
+            lambda: self.state.snapshot.pods,
+            lambda: self.state.records.ledger.endpoints.values(),
+            lambda endpoint, **told: self.service.identify(endpoint, **told),
+        )
+        self.state: State = State(
             config.identity,
             config.directory / "journal",
             clock=doors.clock,
             wall=doors.wall,
             cool_down=config.cool_down,
-            followers=(self._trail,),
+            followers=(self._trail, self.pods),
         )
         self.state.dns = config.dns
         self.previous = Previous(config.directory / "restore.json", doors.sysctl)
@@ -102,7 +109,7 @@ class Agent:
         )
         self.problem_sources.append(lambda: self.policing.problems(self.loop.failures))
         self.metric_sources.append(self.policing.metrics)
-        self.loop = Loop(
+        self.loop: Loop = Loop(
             doors.programmers,
             self._compute,
             clock=doors.clock,
@@ -145,12 +152,13 @@ class Agent:
             kicked=_both(self.flows.whois.changed, local),
             expelled=self._set_forgotten,
         )
-        self.service = Service(
+        self.service: Service = Service(
             self.state,
             self.loop,
             self.blocks,
             self.sync,
             self.ports,
+            self.pods,
             flows=self.flows,
             tracer=self.policing.tracer,
             fetch_network=self._fetch_network,
@@ -214,6 +222,7 @@ class Agent:
             asyncio.create_task(self.sync.follow(), name="agent: server -> snapshot"),
             asyncio.create_task(self.sync.write(), name="agent: journal -> server"),
             asyncio.create_task(self._follow_host(), name="agent: host -> underlay"),
+            asyncio.create_task(self.pods.run(), name="agent: pods -> endpoints"),
             asyncio.create_task(self.policing.run(), name="agent: policies -> conntrack"),
         ]
         if self._api is not None:

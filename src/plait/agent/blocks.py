@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -21,7 +22,7 @@ from plait.agent.records import Records
 from plait.agent.snapshot import Snapshot
 from plait.client.base import Api
 from plait.ipam.allocate import Missing, Space, exhausted, find_free, surplus, wants_block
-from plait.ipam.pool import Family, bounds, next_block
+from plait.ipam.pool import Family, bounds, next_block, text
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, AddressBlockSpec, Loan, Metadata, block_name
 
@@ -30,6 +31,9 @@ LOST_RACE: Final = ("PLAIT-API-005", "PLAIT-API-006", "PLAIT-API-004")
 AWAY: Final = "PLAIT-API-012"
 ATTEMPTS: Final = 64
 """Races lost in a row before a claim gives up."""
+LOANS: Final = 8
+"""Addresses of a range that others are asked for, one after the other."""
+REFUSED_LOAN: Final = ("PLAIT-IPAM-010", "PLAIT-IPAM-015")
 LOAN_WAIT: Final = 4.0
 """Seconds to wait for a block's owner; below dockerd's and the CNI's patience."""
 FULL: Final = 0.75
@@ -90,6 +94,12 @@ class Blocks:
             for address in missing.addresses:
                 async with self._locks[network, bounds(address)[0]]:
                     await self._obtain_address(network, address)
+            for family in sorted({bounds(cidr)[0] for cidr in missing.ranges}):
+                ranges = tuple(cidr for cidr in missing.ranges if bounds(cidr)[0] == family)
+                async with self._locks[network, family]:
+                    space = self._space(network, family)
+                    if find_free(space, self._clock(), ranges) is None:
+                        await self._obtain_within(space, ranges, asked)
         finally:
             self._asking -= asked
 
@@ -188,6 +198,59 @@ class Blocks:
                     f"answer within {self._loan_wait:g} s",
                 )
             await asyncio.sleep(0.02)
+
+    async def _obtain_within(
+        self, space: Space, ranges: tuple[str, ...], asked: set[tuple[str, str]]
+    ) -> None:
+        """An address of one of the ranges: a block that nobody has, or else one on loan."""
+        network, family = space.pool.network, space.pool.family
+        taken = {block.spec.cidr for block in self._snapshot.blocks_of(network)}
+        for cidr in islice(space.pool.blocks_in(ranges), ATTEMPTS):
+            if cidr not in taken and await self._create(network, cidr, owner=self._node):
+                return
+        users = {
+            address
+            for endpoint in self._snapshot.endpoints.values()
+            if endpoint.spec.network == network
+            for address in endpoint.spec.addresses
+        }
+        last: PlaitError | None = None
+        for value in islice(self._of_others(space, ranges, users), LOANS):
+            address = text(family, value)
+            self._asking.add((network, address))
+            asked.add((network, address))
+            try:
+                await self._obtain_address(network, address)
+            except PlaitError as error:
+                if error.code not in REFUSED_LOAN:
+                    raise
+                last = error
+            else:
+                return
+        raise PlaitError(
+            "PLAIT-IPAM-012",
+            f"no address of {', '.join(ranges)} is free in network {network!r}",
+            where=f"network/{network}",
+            why=last.why if last is not None else "all of them are in use, resting or reserved",
+            fix=(f"plait ps --network {network}   # who has them", "ask for a wider range"),
+        )
+
+    def _of_others(self, space: Space, ranges: tuple[str, ...], users: set[str]) -> Iterator[int]:
+        """Addresses in blocks of other nodes of which nothing says that they are in use."""
+        network, family = space.pool.network, space.pool.family
+        for block in self._snapshot.blocks_of(network):
+            spec = block.spec
+            if bounds(spec.cidr)[0] != family or spec.node == self._node:
+                continue
+            lent = {loan.address for loan in spec.loans}
+            _, low, high = bounds(spec.cidr)
+            for cidr in ranges:
+                _, first, last = bounds(cidr)
+                for value in range(max(low, first), min(high, last) + 1):
+                    if value not in space.pool.special and not {text(family, value)} & (
+                        users | lent
+                    ):
+                        yield value
 
     def _my_loan(self, name: str, address: str) -> Loan | None:
         block = self._snapshot.blocks.get(name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
-from plait.client.agent import AttachRequest
+from plait.client.agent import AttachRequest, Bandwidth
+from plait.ipam.pool import parse, text
 from plait.model import portnames
 from plait.model.errors import PlaitError
 
@@ -17,6 +19,15 @@ ALIAS_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 IFNAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 """Narrower than the kernel's dev_valid_name, which takes anything but space and slash."""
 MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+LOWEST_RATE: Final = 8
+"""Bits a second: the kernel counts whole bytes."""
+HIGHEST_RATE: Final = (1 << 63) - 1
+"""Bits a second: JSON's and CNI's largest integer; far beyond any link."""
+HIGHEST_BURST: Final = ((1 << 32) - 1) * 8
+"""Bits: the kernel keeps bytes in 32 of its own (struct tc_tbf_qopt.buffer)."""
+RATES: Final = f"bits a second, from {LOWEST_RATE} to 2^63 - 1, or 0 for no limit"
+BURSTS: Final = "bits, below 2^35, and a rate with it"
 
 
 def check_request(request: AttachRequest) -> None:
@@ -33,8 +44,32 @@ def check_request(request: AttachRequest) -> None:
     for port in request.ports:
         if not (1 <= port.port <= 65535 and 0 <= port.host_port <= 65535):
             raise _invalid("ports", f"{port.host_port}:{port.port}", "port numbers up to 65535")
+    for cidr in request.ranges:
+        try:
+            ipaddress.ip_network(cidr)
+        except ValueError as error:
+            raise _invalid("ranges", cidr, "a CIDR without host bits") from error
+    if request.bandwidth is not None:
+        _check_bandwidth(request.bandwidth)
     portnames.check(request.named_ports, "namedPorts")
     check_identity(request.name, request.aliases, request.namespace)
+
+
+def _check_bandwidth(bandwidth: Bandwidth) -> None:
+    for way in ("ingress", "egress"):
+        rate, burst = getattr(bandwidth, f"{way}_rate"), getattr(bandwidth, f"{way}_burst")
+        if rate and not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise _invalid("bandwidth", f"{way}_rate {rate}", RATES)
+        if not 0 <= burst <= HIGHEST_BURST or (burst and not rate):
+            raise _invalid("bandwidth", f"{way}_burst {burst}", BURSTS)
+
+
+def canonical(address: str) -> str:
+    """The address in its canonical text; PLAIT-IPAM-011 when it is none."""
+    try:
+        return text(*parse(address.partition("/")[0]))
+    except ValueError as error:
+        raise PlaitError("PLAIT-IPAM-011", f"{address!r} is not an IP address") from error
 
 
 def check_identity(name: str, aliases: tuple[str, ...], namespace: str) -> None:

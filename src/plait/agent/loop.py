@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, Final
@@ -56,8 +55,6 @@ GATHER: Final = 0.01
 """Seconds for which changes of the desired state that nobody waits for are gathered."""
 BACKOFF: Final = (0.25, 30.0)
 """Seconds before the first and the longest before a later retry of what the kernel refused."""
-
-_WORD: Final = re.compile(r"[0-9A-Za-z.:/-]+")
 
 Offload = Callable[[Callable[[], object]], Awaitable[object]]
 
@@ -138,8 +135,7 @@ class Loop:
         found = [
             failure
             for failure in self.failures
-            if failure.op.part != POLICY
-            and wanted & set(_WORD.findall(f"{failure.op.key!r} {failure.op.text}"))
+            if failure.op.part != POLICY and failure.op.concerns(wanted)
         ]
         found += [why for link, why in self._withheld.items() if link in wanted]
         return tuple(found)

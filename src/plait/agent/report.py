@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from plait.agent.desired.inputs import Host, View, bare
+from plait.agent.desired.inputs import Host, View, bare, host_cidr
 from plait.agent.desired.paths import endpoint_mtu, path, peers
-from plait.client.agent import PeerStatus
+from plait.client.agent import LocalEndpoint, PeerStatus
 from plait.model.objects import Endpoint
 
 MESSAGE: Final = 1024
@@ -19,6 +19,12 @@ def one_line(words: str, limit: int = MESSAGE) -> str:
     """Words as the server takes them in a status: one line of printable text, not endless."""
     line = "".join(c if c.isprintable() else " " for c in words)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def words(endpoint: LocalEndpoint) -> tuple[str, ...]:
+    """What the kernel's objects of an endpoint are called."""
+    own = endpoint.addresses
+    return (endpoint.interface, *own, *map(host_cidr, own))
 
 
 def peer_statuses(view: View, host: Host, endpoints: Iterable[Endpoint]) -> tuple[PeerStatus, ...]:

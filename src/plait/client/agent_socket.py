@@ -30,13 +30,14 @@ from plait.client.agent_verbs import Identify as IdentifyArguments
 from plait.client.agent_verbs import Joined as JoinedArguments
 from plait.client.agent_verbs import Nothing as NoArguments
 from plait.client.agent_verbs import OfEndpoint as EndpointArguments
+from plait.client.agent_verbs import OfPod as PodArguments
 from plait.client.agent_verbs import OfTrace as TraceArguments
 from plait.client.agent_verbs import Publish as PublishArguments
 from plait.client.agent_verbs import Release as ReleaseArguments
 from plait.client.agent_verbs import Reserve as ReserveArguments
 from plait.model.errors import PlaitError, Problem
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import NamedPort, PublishedPort, Workload
+from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
 from plait.model.traces import Trace, TraceQuery
 
 T = TypeVar("T")
@@ -74,9 +75,9 @@ class AgentClient:
         self._path = str(path)
         self._timeout = timeout
 
-    def call(self, verb: str, arguments: Arguments) -> Any:
-        """One verb, synchronously."""
-        status, body = self._post(f"/v1/{verb}", msgspec.json.encode(arguments))
+    def call(self, verb: str, arguments: Arguments, *, wait: float = 0.0) -> Any:
+        """One verb, synchronously. The agent may take `wait` seconds longer than it needs."""
+        status, body = self._post(f"/v1/{verb}", msgspec.json.encode(arguments), wait)
         if status == 200:
             return msgspec.json.decode(body, type=VERBS[verb].result)
         try:
@@ -85,8 +86,8 @@ class AgentClient:
             raise self._silent(f"it answered {status} without saying why") from error
         raise PlaitError.from_problem(problem)
 
-    def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        connection = _Connection(self._path, self._timeout)
+    def _post(self, path: str, body: bytes, wait: float = 0.0) -> tuple[int, bytes]:
+        connection = _Connection(self._path, self._timeout + wait)
         try:
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
@@ -182,6 +183,15 @@ class AgentClient:
     async def trace(self, query: TraceQuery) -> Trace:
         """See client.agent.Agent."""
         return self.call("trace", TraceArguments(query=query))  # type: ignore[no-any-return]
+
+    async def pod(self, namespace: str, name: str, uid: str, *, wait: float) -> Pod:
+        """See client.agent.Agent."""
+        arguments = PodArguments(namespace=namespace, name=name, uid=uid, wait=wait)
+        return self.call("pod", arguments, wait=wait)  # type: ignore[no-any-return]
+
+    async def check(self, endpoint: str) -> tuple[str, ...]:
+        """See client.agent.Agent."""
+        return self.call("check", EndpointArguments(endpoint=endpoint))  # type: ignore[no-any-return]
 
     async def plan(self) -> str:
         """See client.agent.Agent."""

@@ -5,7 +5,7 @@ One table for both ends of `/run/plait/agent.sock`. Errors are RFC 9457 problems
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ from plait.client.agent import (
     Reservation,
 )
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import NamedPort, PublishedPort, Workload
+from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
 from plait.model.traces import Trace, TraceQuery
 
 SOCKET: Final = "/run/plait/agent.sock"
@@ -95,6 +95,15 @@ class OfTrace(Arguments, frozen=True, kw_only=True):
     query: TraceQuery
 
 
+class OfPod(Arguments, frozen=True, kw_only=True):
+    """Of `pod`."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+    wait: Annotated[float, msgspec.Meta(ge=0, le=3600)]
+
+
 class Nothing(Arguments, frozen=True, kw_only=True):
     """Of verbs without arguments."""
 
@@ -122,5 +131,7 @@ VERBS: Final[dict[str, Verb]] = {
     "flows": Verb(Flows, FlowPage, ("query",)),
     "counters": Verb(Nothing, tuple[RuleCount, ...]),
     "trace": Verb(OfTrace, Trace, ("query",)),
+    "pod": Verb(OfPod, Pod, ("namespace", "name", "uid")),
+    "check": Verb(OfEndpoint, tuple[str, ...], ("endpoint",)),
     "plan": Verb(Nothing, str),
 }

@@ -37,6 +37,7 @@ from plait.model.objects import (
     NamedPort,
     Network,
     Object,
+    Pod,
     PublishedPort,
     Workload,
 )
@@ -232,6 +233,17 @@ class FakeAgent(Failing):
 
     async def peers(self) -> tuple[PeerStatus, ...]:
         """See `Agent`."""
+        return ()
+
+    async def pod(self, namespace: str, name: str, uid: str, *, wait: float) -> Pod:
+        """See `Agent`."""
+        self._may_fail("pod")
+        raise PlaitError("PLAIT-AGENT-009", f"the pod {namespace}/{name} is not known on this host")
+
+    async def check(self, endpoint: str) -> tuple[str, ...]:
+        """See `Agent`."""
+        if endpoint not in self.local:
+            raise PlaitError("PLAIT-AGENT-003", f"there is no endpoint {endpoint[:12]}")
         return ()
 
     async def plan(self) -> str:

@@ -51,6 +51,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     owner: str
     wanted: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
+    """CIDRs; a family that has some gets an address out of one of them."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -66,6 +68,8 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """Families in which our blocks are used up: claim another one."""
     addresses: tuple[str, ...] = ()
     """Requested addresses outside our blocks: claim or borrow them."""
+    ranges: tuple[str, ...] = ()
+    """CIDRs in which our blocks have no free address: claim or borrow one in any of them."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +91,8 @@ def allocate(
 ) -> tuple[tuple[Space, ...], Granted | Missing]:
     """Give the request an address of every space, or say what is missing and change nothing.
 
-    Raises PlaitError: PLAIT-IPAM-010 for a requested address that is in use, 011 outside the
-    pools, 014 for a gateway, network or broadcast address.
+    Raises PlaitError: PLAIT-IPAM-010 for a requested address that is in use, 011 for one, or for
+    a range, outside the pools, 014 for a gateway, network or broadcast address.
     """
     wanted: dict[Family, int] = {}
     for address in request.wanted:
@@ -99,14 +103,27 @@ def allocate(
             raise PlaitError(
                 "PLAIT-IPAM-011", f"two IPv{family} addresses were requested for one endpoint"
             )
+    within = _by_family(request.ranges, spaces)
+    for family, asked in wanted.items():
+        if family in within and not any(_inside(cidr, asked) for cidr in within[family]):
+            raise PlaitError(
+                "PLAIT-IPAM-011",
+                f"{text(family, asked)} is outside the ranges that were requested",
+                why=f"they are {', '.join(within[family])}",
+            )
     after: list[Space] = []
     addresses: list[str] = []
     families: list[Family] = []
     elsewhere: list[str] = []
+    ranges: list[str] = []
     for space in spaces:
         value = wanted.get(space.pool.family)
         if value is None:
-            value = find_free(space, now)
+            some = within.get(space.pool.family, ())
+            value = find_free(space, now, some)
+            if value is None and some:
+                ranges += some
+                continue
             if value is None:
                 families.append(space.pool.family)
                 continue
@@ -115,9 +132,30 @@ def allocate(
             continue
         after.append(take(space, value, request.owner))
         addresses.append(text(space.pool.family, value))
-    if families or elsewhere:
-        return spaces, Missing(families=tuple(families), addresses=tuple(elsewhere))
+    if families or elsewhere or ranges:
+        return spaces, Missing(
+            families=tuple(families), addresses=tuple(elsewhere), ranges=tuple(ranges)
+        )
     return tuple(after), Granted(tuple(addresses))
+
+
+def _by_family(ranges: tuple[str, ...], spaces: tuple[Space, ...]) -> dict[Family, tuple[str, ...]]:
+    """The ranges that have a space, by family."""
+    found: dict[Family, tuple[str, ...]] = {}
+    for cidr in ranges:
+        family, low, high = bounds(cidr)
+        space = next((s for s in spaces if s.pool.family == family), None)
+        if space is None:
+            continue  # The network, or the request, is not of this family.
+        if not (space.pool.contains(low) and space.pool.contains(high)):
+            raise _outside(cidr, spaces)
+        found[family] = (*found.get(family, ()), cidr)
+    return found
+
+
+def _inside(cidr: str, value: int) -> bool:
+    _, low, high = bounds(cidr)
+    return low <= value <= high
 
 
 def _check_requested(space: Space, value: int, owner: str) -> bool:
@@ -140,32 +178,48 @@ def _check_requested(space: Space, value: int, owner: str) -> bool:
             why=f"{by} holds it",
             fix=("plait ps", "choose another address, or none"),
         )
-    return any(_covers(block, value) for block in space.blocks if block.cidr not in space.closing)
+    return any(
+        _inside(block.cidr, value) for block in space.blocks if block.cidr not in space.closing
+    )
 
 
-def _covers(block: Block, value: int) -> bool:
-    _, low, high = bounds(block.cidr)
-    return low <= value <= high
-
-
-def find_free(space: Space, now: float) -> int | None:
-    """The next address that may be given out unasked, round robin behind the last one."""
+def find_free(space: Space, now: float, ranges: tuple[str, ...] = ()) -> int | None:
+    """The next address that may be given out unasked, round robin behind the last one; with
+    ranges the lowest one of them, for who names a range names it for its addresses."""
+    if ranges:
+        return _find_within(space, now, ranges)
     blocks = [b for b in space.blocks if not b.loan and b.cidr not in space.closing]
     # Begin in the block that holds the cursor; visit it once more at the end for its lower part.
-    at = next((i for i, b in enumerate(blocks) if _covers(b, space.cursor)), None)
+    at = next((i for i, b in enumerate(blocks) if _inside(b.cidr, space.cursor)), None)
     if at is not None:
         blocks = [*blocks[at:], *blocks[:at], blocks[at]]
-    pool = space.pool
     for index, block in enumerate(blocks):
         _, low, high = bounds(block.cidr)
         if index == 0 and at is not None:
             low = space.cursor + 1
         for value in range(low, high + 1):
-            if value in space.used or value in space.lent or value in pool.special:
-                continue
-            if space.resting.get(value, now) <= now and not pool.is_reserved(value):
+            if _is_free(space, value, now) and not space.pool.is_reserved(value):
                 return value
     return None
+
+
+def _find_within(space: Space, now: float, ranges: tuple[str, ...]) -> int | None:
+    for cidr in ranges:
+        _, first, last = bounds(cidr)
+        for block in sorted(space.blocks, key=lambda block: (block.loan, bounds(block.cidr)[1])):
+            if block.cidr in space.closing:
+                continue
+            _, low, high = bounds(block.cidr)
+            for value in range(max(low, first), min(high, last) + 1):
+                if _is_free(space, value, now):
+                    return value
+    return None
+
+
+def _is_free(space: Space, value: int, now: float) -> bool:
+    if value in space.used or value in space.lent or value in space.pool.special:
+        return False
+    return space.resting.get(value, now) <= now
 
 
 def take(space: Space, value: int, owner: str) -> Space:

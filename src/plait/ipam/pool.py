@@ -135,6 +135,17 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         """CIDR of the block of this number, from 0 at the bottom."""
         return f"{text(self.family, self.first + index * self.block_size)}/{self.block_prefix}"
 
+    def blocks_in(self, ranges: Collection[str]) -> Iterator[str]:
+        """CIDRs of the blocks with a usable address in one of these CIDRs, which lie in the
+        pool; from the bottom of each."""
+        for cidr in ranges:
+            _, first, last = bounds(cidr)
+            size = self.block_size
+            for index in range((first - self.first) // size, (last - self.first) // size + 1):
+                low = self.first + index * size
+                if self.usable(max(low, first), min(low + size - 1, last)):
+                    yield self.block_at(index)
+
     def block_of(self, value: int) -> str:
         """CIDR of the block that holds an address of the pool."""
         return self.block_at((value - self.first) // self.block_size)

@@ -29,6 +29,7 @@ from plait.model.objects import (
     PublishedPort,
     Workload,
 )
+from plait.wire.links import set_link
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -277,6 +278,45 @@ async def test_requested_addresses_between_hosts(tmp_path: Path) -> None:
             )
         )
         await until(lambda: "/addressblocks/plait.10-9-99-64-26" not in server.objects)
+
+
+async def test_an_address_out_of_a_range(tmp_path: Path) -> None:
+    shared = fake.server()
+    one, two = fake.FakeHost(shared, tmp_path, 1), fake.FakeHost(shared, tmp_path, 2)
+    async with running(one) as first, running(two) as second:
+        await settled(one, first)
+        await settled(two, second)
+        # A block that nobody has is claimed.
+        made = await first.service.attach(request("r1", ranges=("10.9.200.0/26",)))
+        assert made.addresses[0] == "10.9.200.0"
+        assert "10.9.200.0/26" in blocks(shared, "h1")
+        # In another's block an address is borrowed.
+        made = await second.service.attach(request("r2", ranges=("10.9.200.0/30",)))
+        assert made.addresses[0] == "10.9.200.1"
+        assert "10.9.200.0/26" not in blocks(shared, "h2")
+        again = await second.service.attach(request("r3", ranges=("10.9.200.0/30",)))
+        assert again.addresses[0] == "10.9.200.2"
+        await first.service.attach(request("r4", ranges=("10.9.200.0/30",)))
+        with pytest.raises(PlaitError) as refusal:
+            await first.service.attach(request("r5", ranges=("10.9.200.0/30",)))
+        assert refusal.value.code == "PLAIT-IPAM-012"
+
+
+async def test_a_check_tells_what_the_kernel_lacks_of_one_endpoint(host: fake.FakeHost) -> None:
+    async with running(host) as agent:
+        await settled(host, agent)
+        one = await agent.service.attach(request("e1"))
+        two = await agent.service.attach(request("e2"))
+        assert await agent.service.check("e1") == ()
+        index = host.netlink.index(one.interface)
+        host.netlink.execute([set_link(index, up=False)])
+        (missing, *_) = await agent.service.check("e1")
+        assert one.interface in missing
+        assert two.interface not in missing
+        assert await agent.service.check("e2") == ()
+        with pytest.raises(PlaitError) as refusal:
+            await agent.service.check("e3")
+        assert refusal.value.code == "PLAIT-AGENT-003"
 
 
 async def test_an_endpoint_whose_block_was_given_away_is_silenced(tmp_path: Path) -> None:

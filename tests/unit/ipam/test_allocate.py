@@ -191,3 +191,46 @@ def test_exhaustion_explains_itself() -> None:
     rendered = error.render()
     for word in ("10.9.0.0/24", "200 of", "rest", "network create"):
         assert word in rendered
+
+
+def test_an_address_of_a_range() -> None:
+    spaces, first = granted(BOTH, ranges=("10.9.0.16/29", "fd09::50/124"))
+    assert first == ("10.9.0.16", "fd09::50")
+    # Who names a range means its reserved addresses, too; a family without one is as ever.
+    _, second = granted(spaces, ranges=("10.9.0.20/30",))
+    assert second == ("10.9.0.20", "fd09::51")
+
+
+def test_the_next_range_when_one_is_used_up() -> None:
+    spaces, found = BOTH[:1], []
+    for number in range(3):
+        spaces, addresses = granted(
+            spaces, owner=str(number), ranges=("10.9.0.8/31", "10.9.0.16/31")
+        )
+        found += addresses
+    assert found == ["10.9.0.8", "10.9.0.9", "10.9.0.16"]
+
+
+def test_a_range_in_which_nothing_of_ours_is_free() -> None:
+    after, outcome = allocate(BOTH, Request(owner="e", ranges=("10.9.0.64/26",)), 0.0)
+    assert (after, outcome) == (BOTH, Missing(ranges=("10.9.0.64/26",)))
+
+
+def test_an_address_on_loan_serves_a_range() -> None:
+    loan = Space(pool=V4, blocks=(Block("10.9.0.70/32", loan=True),))
+    assert find_free(loan, 0.0) is None
+    assert granted((loan,), ranges=("10.9.0.64/26",))[1] == ("10.9.0.70",)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(owner="e", ranges=("10.8.0.0/24",)),
+        Request(owner="e", ranges=("10.9.0.0/23",)),
+        Request(owner="e", wanted=("10.9.0.9",), ranges=("10.9.0.16/28",)),
+    ],
+)
+def test_ranges_outside_of_the_pool_or_the_address_outside_of_the_range(request_: Request) -> None:
+    with pytest.raises(PlaitError) as refusal:
+        allocate(BOTH, request_, 0.0)
+    assert refusal.value.code == "PLAIT-IPAM-011"

@@ -15,13 +15,17 @@ programmer against its fake door and against the real kernel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from plait.model.errors import PlaitError
 from plait.model.hoststate import HostState
+
+_WORD: Final = re.compile(r"[0-9A-Za-z.:/-]+")
 
 
 class Op(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +46,10 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return self.text
+
+    def concerns(self, words: AbstractSet[str]) -> bool:
+        """It names one of these: a link, an address, a CIDR."""
+        return not words.isdisjoint(_WORD.findall(f"{self.key!r} {self.text}"))
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
