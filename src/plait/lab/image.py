@@ -1,9 +1,9 @@
 """The image of the lab's containers, made of this machine's programs: no registry is in reach.
 
 The static busybox gives httpd and the tools. Its wget crashes in Debian's build as soon as it
-looks up an address (getaddrinfo in a static glibc), so wget is the real one, with the libraries
-that it loads. So is the shell: busybox's runs its own applets before it looks at the PATH, and
-`sh -c "wget …"` would crash again.
+looks up an address (getaddrinfo in a static glibc), and nslookup too, so wget is the real one, with
+the libraries that it loads, and getent looks names up. So is the shell: busybox's runs its own
+applets before it looks at the PATH, and `sh -c "wget …"` would crash again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 from plait.lab import preflight
 
 NAME: Final = "busybox"
-REAL: Final = {"wget": "wget", "sh": "dash"}
+REAL: Final = {"wget": "wget", "sh": "dash", "getent": "getent"}
 """What is no applet of busybox: name in the image, and program of this machine."""
 DIRECTORIES: Final = (
     ("bin", 0o755),

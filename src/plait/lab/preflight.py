@@ -23,6 +23,7 @@ DOCKER: Final = {
     "busybox": "busybox-static",
     "dash": "dash",
     "wget": "wget",
+    "getent": "libc-bin",
 }
 """Programs of a lab with dockerds, likewise."""
 KUBERNETES: Final = {
@@ -35,6 +36,7 @@ KUBERNETES: Final = {
     "busybox": "busybox-static",
     "dash": "dash",
     "wget": "wget",
+    "getent": "libc-bin",
 }
 """Programs of a lab with Kubernetes that Debian has, likewise."""
 

@@ -1,0 +1,139 @@
+"""What changes while clients call: rolling updates, a node that dies and comes back."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.lab.kubernetes.stage import PATIENCE, Stage, deployment, ready_nodes, service
+
+from plait.lab import bringup
+from plait.lab.kubernetes import control_plane
+
+pytestmark = pytest.mark.root
+
+COUNT = """\
+ok=0
+while [ ! -e /tmp/stop ]; do
+  if said=$(wget -qO- -T3 --tries=1 http://web/cgi-bin/who 2>&1); then
+    ok=$((ok + 1))
+  else
+    echo "lost after $ok: $said"
+  fi
+  echo "$ok ${said%% *}" > /tmp/seen
+done
+echo "answered $ok"
+"""
+"""A client that asks on and on, and says which questions nobody answered."""
+DRAIN = {
+    "lifecycle": {"preStop": {"exec": {"command": ["sleep", "3"]}}},
+}
+"""As every server does that means to lose nothing: it serves on until everybody has heard."""
+
+
+def caller(stage: Stage, name: str = "caller") -> None:
+    """A pod that calls `http://web/` until `/tmp/stop` is there, then sleeps."""
+    stage.deploy(
+        deployment(
+            name,
+            command=("sh", "-c", f"{COUNT}exec sleep 1000"),
+            container={"readinessProbe": {"exec": {"command": ["test", "-s", "/tmp/seen"]}}},
+            pod={"nodeName": "h1"},
+        )
+    )
+
+
+def answered(stage: Stage) -> tuple[int, str]:
+    """How many questions were answered until now, and who answered last."""
+    said = stage.execute(stage.pod("caller").name, ["cat", "/tmp/seen"]).stdout.split()
+    return (int(said[0]), said[1]) if len(said) == 2 else (0, "")
+
+
+def stop(stage: Stage) -> str:
+    """End the caller; what it has said."""
+    name = stage.pod("caller").name
+    stage.execute(name, ["touch", "/tmp/stop"])
+
+    def words() -> str:
+        said = stage.kubectl("logs", name)
+        return said if "answered" in said else ""
+
+    return stage.until("the caller's count", words)
+
+
+def test_a_rolling_update_loses_no_request(stage: Stage) -> None:
+    server = deployment(
+        "web",
+        3,
+        spread=True,
+        container=DRAIN,
+        pod={"terminationGracePeriodSeconds": 10},
+        strategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+    )
+    stage.deploy(server)
+    stage.apply(service("web"))
+    caller(stage)
+    old = {pod.name for pod in stage.pods("web")}
+    for round_ in ("one", "two"):
+        stage.kubectl("set", "env", "deployment/web", f"ROUND={round_}")
+        stage.rolled_out("web")
+    assert not old & {pod.name for pod in stage.pods("web")}
+    before, _ = answered(stage)
+    stage.until("the caller goes on", lambda: answered(stage)[0] > before + 10)
+    said = stop(stage)
+    assert "lost" not in said, said
+    assert int(re.findall(r"answered (\d+)", said)[0]) > before
+
+
+def test_scaling_down_loses_no_request(stage: Stage) -> None:
+    stage.deploy(
+        deployment(
+            "web", 3, spread=True, container=DRAIN, pod={"terminationGracePeriodSeconds": 10}
+        )
+    )
+    stage.apply(service("web"))
+    caller(stage)
+    stage.kubectl("scale", "deployment/web", "--replicas=1")
+    stage.until(
+        "one server is left",
+        lambda: len(stage.get("pods", "", "--selector=app=web")["items"]) == 1,
+    )
+    (last,) = stage.pods("web")
+    stage.until("it alone answers", lambda: answered(stage)[1] == last.name)
+    said = stop(stage)
+    assert "lost" not in said, said
+
+
+def test_a_node_is_killed_and_comes_back(stage: Stage) -> None:
+    """Its pods move, its Service goes on without it, and it takes pods again."""
+    lab, victim = stage.lab, "h3"
+    stage.deploy(deployment("web", 3, spread=True), deployment("client", pod={"nodeName": "h2"}))
+    stage.apply(service("web"))
+    client = stage.pod("client").name
+    stage.until("the first answer", lambda: stage.ask(client, "web").server)
+    bringup.FAULTS["kill"](lab, victim)
+    try:
+        stage.until(
+            f"{victim} is missed",
+            lambda: victim not in ready_nodes(lab),
+            control_plane.GRACE + PATIENCE,
+        )
+        stage.until(
+            "its backend is no longer asked",
+            lambda: all(stage.ask(client, "web").server for _ in range(8)),
+        )
+    finally:
+        bringup.FAULTS["restart"](lab, victim)
+    assert victim in ready_nodes(lab)
+    stage.until(
+        "three servers on three nodes again",
+        lambda: sorted(pod.node for pod in stage.pods("web") if pod.ready) == ["h1", "h2", "h3"],
+        120,
+    )
+    stage.until(
+        "all three answer",
+        lambda: (
+            {stage.ask(client, "web").server for _ in range(12)}
+            == {pod.name for pod in stage.pods("web")}
+        ),
+    )
