@@ -12,6 +12,9 @@ from typing import ClassVar, Final, Literal
 import msgspec
 
 API_VERSION: Final = "plait/v1"
+ORIGIN: Final = "plait/origin"
+"""Annotation of what a connector wrote: out of whose objects, as `kubernetes`. The connector may
+change and remove what carries it, and nothing else."""
 
 
 class Base(

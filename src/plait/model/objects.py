@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from plait.model.meta import API_VERSION as API_VERSION
+from plait.model.meta import ORIGIN as ORIGIN
 from plait.model.meta import Base as Base
 from plait.model.meta import Metadata as Metadata
 from plait.model.meta import Object as Object

@@ -28,6 +28,7 @@ _ENDPOINT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,62}[a-z0-9])?", re.ASCII)
 _BLOCK: Final = re.compile(r"[a-z0-9][-a-z0-9]{0,62}\.[0-9a-f-]{3,64}", re.ASCII)
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_PORT_RANGE: Final = re.compile(r"([0-9]{1,5})-([0-9]{1,5})", re.ASCII)
 _UID: Final = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]{7,63}", re.ASCII)
 
 
@@ -154,6 +155,20 @@ def number(value: int, where: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise invalid(where, f"{value} is not in the range {low} to {high}")
     return value
+
+
+def port_range(value: str, where: str) -> range:
+    """Ports as `30000-32767`, ends included."""
+    found = _PORT_RANGE.fullmatch(value)
+    low, high = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= low <= high <= 65535:
+        raise invalid(
+            where,
+            f"{shown(value)} is not a range of ports",
+            why="it is two numbers of 1 to 65535 with a hyphen, the lower one first",
+            fix="write 30000-32767",
+        )
+    return range(low, high + 1)
 
 
 def label_map(value: Mapping[str, str], where: str) -> None:

@@ -57,7 +57,8 @@ def network_uses(state: State, but: str = "") -> list[Use]:
 def in_use(state: State) -> Iterator[PoolUse]:
     """Pools of the cluster and of its networks, as a joining host is told them."""
     for cluster in state.all(Cluster):
-        yield from (PoolUse(cidr=pool) for pool in cluster.spec.pools)
+        spec = cluster.spec
+        yield from (PoolUse(cidr=pool) for pool in (*spec.pools, *spec.service_pools))
     for network in state.networks():
         for pool in network.spec.pools:
             yield PoolUse(
@@ -137,6 +138,11 @@ def check_range(pool: Cidr, where: str) -> None:
             where=where,
             why=f"the smallest pool of its family is a /{LONGEST[pool.version]}",
         )
+    check_reserved(pool, where)
+
+
+def check_reserved(pool: Cidr, where: str) -> None:
+    """Refuse ranges whose meaning is fixed."""
     for net, why in _FORBIDDEN:
         if net.version == pool.version and pool.overlaps(net):
             raise PlaitError(
@@ -192,11 +198,18 @@ def cut(pools: Sequence[Cidr], length: int, uses: Iterable[Use]) -> Cidr | None:
     return None
 
 
-def choose(state: State, cluster_pools: Sequence[str], family: Literal[4, 6], name: str) -> Cidr:
-    """A pool for a network that names none. PLAIT-NET-003 when the cluster's are used up."""
+def choose(
+    state: State,
+    cluster_pools: Sequence[str],
+    family: Literal[4, 6],
+    name: str,
+    taken: Iterable[Use] = (),
+) -> Cidr:
+    """A pool for a network that names none, apart from what others use and from what is `taken`.
+    PLAIT-NET-003 when the cluster's are used up."""
     pools = [net for net in map(ipaddress.ip_network, cluster_pools) if net.version == family]
     uses = network_uses(state, but=name) + node_uses(state)
-    uses += [Use(net, why) for net, why in _FORBIDDEN]
+    uses += [*taken, *(Use(net, why) for net, why in _FORBIDDEN)]
     found = cut(pools, CUT[family], uses)
     if found is None:
         names = ", ".join(str(pool) for pool in pools) or "none"

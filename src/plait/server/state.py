@@ -1,8 +1,8 @@
 """The server's view of the store at one revision: what validation and reads look at.
 
 Pure. `Mirror` feeds it; `speculate` lets a plan see the effect of its own earlier steps and
-takes them back afterwards. Endpoints are kept as JSON and decoded when asked for, because
-there are many; all other kinds are kept decoded.
+takes them back afterwards. Kinds of which there are many are kept as JSON and decoded when
+asked for; all other kinds are kept decoded.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from plait.model.objects import (
     AddressBlock,
     AnyObject,
     Endpoint,
+    EndpointSlice,
     Network,
     Node,
     Object,
+    Pod,
+    Service,
     encode,
     object_key,
 )
+from plait.server.claims import claims
 from plait.wire.watch import put_line
 
 T = TypeVar("T", bound=Object)
 
 _DECODERS: Final = {kind: msgspec.json.Decoder(kind).decode for kind in KINDS.values()}
 _OBJECT: Final = b'"object":'
+_MANY: Final = (Endpoint, EndpointSlice, Pod, Service)
+"""Kinds that are kept as JSON."""
 _BY_PLURAL: Final = {kind.plural: kind for kind in KINDS.values()}
 
 
@@ -42,7 +48,7 @@ def kind_of_key(key: str) -> type[Object] | None:
 class Entry:
     """One object at one revision."""
 
-    __slots__ = ("_object", "key", "kind", "line", "network", "node", "revision")
+    __slots__ = ("_object", "claims", "key", "kind", "line", "network", "node", "revision")
 
     def __init__(self, key: str, obj: AnyObject, revision: int) -> None:
         stored = with_revision(obj, revision)
@@ -55,7 +61,11 @@ class Entry:
         self.node = ""
         if isinstance(obj, Endpoint | AddressBlock):
             self.network, self.node = obj.spec.network, obj.spec.node
-        self._object: AnyObject | None = None if isinstance(obj, Endpoint) else stored
+        self.claims: tuple[str, ...] = ()
+        """What it holds that no other may hold."""
+        if isinstance(obj, Service):
+            self.network, self.claims = obj.spec.network, claims(obj)
+        self._object: AnyObject | None = None if isinstance(obj, _MANY) else stored
 
     @property
     def body(self) -> bytes:
@@ -145,7 +155,7 @@ class State:
         return iter(self._entries[kind].values())
 
     def in_network(self, kind: type[Object], network: str) -> Sequence[Entry]:
-        """Endpoints or blocks of a network."""
+        """Endpoints, blocks or Services of a network."""
         return list(self._groups.get(("network", kind.plural, network), {}).values())
 
     def of_node(self, kind: type[Object], node: str) -> Sequence[Entry]:
@@ -155,6 +165,16 @@ class State:
     def in_namespace(self, namespace: str) -> Sequence[Entry]:
         """Objects in a namespace."""
         return list(self._groups.get(("namespace", "", namespace), {}).values())
+
+    def claimants(self, claim: str) -> Sequence[Entry]:
+        """Services that hold something; `server.claims` says what that may be."""
+        return list(self._groups.get(("claim", "", claim), {}).values())
+
+    def claimed(self, prefix: str) -> Iterator[str]:
+        """What of all claims with a prefix follows it. Looks at every claim there is."""
+        for relation, _, claim in self._groups:
+            if relation == "claim" and claim.startswith(prefix):
+                yield claim[len(prefix) :]
 
     def networks(self) -> Iterator[Network]:
         """Every network."""
@@ -234,5 +254,7 @@ def _groups_of(entry: Entry) -> Iterator[tuple[str, str, str]]:
         yield "network", plural, entry.network
     if entry.node:
         yield "node", plural, entry.node
+    for claim in entry.claims:
+        yield "claim", "", claim
     if entry.kind.namespaced:
         yield "namespace", "", entry.key.split("/", 3)[2]

@@ -126,6 +126,9 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
             out.touch(state, key)
             out.puts[key] = None
             state.delete(key)
+        for key in removal.guards:
+            out.touch(state, key)
+        out.guards.update(removal.guards)
         _put_also(state, removal.also_put, out)
         if removal.closing:
             out.closing.add(removal.closing)

@@ -7,13 +7,14 @@ from typing import Final, NamedTuple, cast
 
 from plait.model import syntax
 from plait.model.errors import PlaitError
-from plait.model.objects import AnyObject, Endpoint, Network, Object
+from plait.model.objects import AnyObject, Endpoint, Metadata, Namespace, Network, Object
 from plait.server.state import Entry, State
 
 CLUSTER_NAME: Final = "plait"
 DEFAULT_NAMESPACE: Final = "default"
 POOLS_GUARD: Final = "/guards/pools"
-"""Guard of the rule that pools of different networks do not overlap."""
+"""Guard of the rule that pools of different networks overlap neither each other nor addresses of
+Services."""
 
 
 class Context(NamedTuple):
@@ -46,6 +47,8 @@ class Removal(NamedTuple):
 
     also_put: tuple[AnyObject, ...] = ()
     also_delete: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    """As those of `Admitted`, for what is put."""
     closing: str = ""
     """Mark to set before the check that nothing refers to the object; see `closing_key`."""
 
@@ -77,6 +80,14 @@ def known_network(state: State, name: str, where: str) -> Network:
     return network
 
 
+def in_namespace(state: State, context: Context, name: str) -> tuple[AnyObject, ...]:
+    """The namespace, made where there is none: what is to be put with its first object."""
+    if state.get(Namespace, name) is not None:
+        return ()
+    made = Metadata(name=name, uid=context.new_uid(), created_at=context.now)
+    return (Namespace(metadata=made),)
+
+
 def same(where: str, before: str, after: str) -> None:
     """Refuse another value than the one that stays."""
     if before != after:
@@ -97,6 +108,11 @@ def in_use(
         why=f"{who} use it: {named}",
         fix=(fix,),
     )
+
+
+def named(entries: Sequence[Entry]) -> list[str]:
+    """Objects in namespaces as a person names them."""
+    return sorted("/".join(entry.key.split("/")[2:]) for entry in entries)
 
 
 def users(entries: Sequence[Entry]) -> list[str]:

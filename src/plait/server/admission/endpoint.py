@@ -14,14 +14,21 @@ from plait.model.objects import (
     AddressBlockSpec,
     AnyObject,
     Endpoint,
-    Metadata,
     Namespace,
     Network,
     Object,
     block_name,
 )
 from plait.model.syntax import Address, invalid
-from plait.server.admission.base import Admitted, Context, Removal, closing_key, known_network, same
+from plait.server.admission.base import (
+    Admitted,
+    Context,
+    Removal,
+    closing_key,
+    in_namespace,
+    known_network,
+    same,
+)
 from plait.server.state import Entry, State
 
 
@@ -43,12 +50,8 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
     )
     if previous is not None:
         return admitted
-    also: tuple[AnyObject, ...] = ()
-    if state.get(Namespace, namespace) is None:
-        made = Metadata(name=namespace, uid=context.new_uid(), created_at=context.now)
-        also = (Namespace(metadata=made),)
     return admitted._replace(
-        also_put=also,
+        also_put=in_namespace(state, context, namespace),
         needs=(network.key,),
         absent=(closing_key(Network, spec.network), closing_key(Namespace, namespace)),
     )

@@ -9,9 +9,9 @@ import msgspec
 
 from plait.model import syntax
 from plait.model.errors import PlaitError
-from plait.model.objects import AddressBlock, AnyObject, Cluster, Endpoint, Network, Object
+from plait.model.objects import AddressBlock, AnyObject, Cluster, Endpoint, Network, Object, Service
 from plait.model.syntax import Address, Cidr
-from plait.server import pools
+from plait.server import pools, service_pools
 from plait.server.admission import references
 from plait.server.admission.base import (
     CLUSTER_NAME,
@@ -21,6 +21,7 @@ from plait.server.admission.base import (
     Removal,
     closing_key,
     in_use,
+    named,
     users,
 )
 from plait.server.state import Entry, State
@@ -71,9 +72,11 @@ def _new_pools(state: State, new: Network, given: tuple[Cidr, ...]) -> tuple[Cid
     for i, pool in enumerate(given):
         pools.check_range(pool, f"spec.pools[{i}]")
         pools.check_free(state, pool, name, f"spec.pools[{i}]")
+        service_pools.check_network(state, pool, f"spec.pools[{i}]")
     cluster = state.get(Cluster, CLUSTER_NAME)
     sources = cluster.spec.pools if cluster else ()
     families = {ipaddress.ip_network(pool).version for pool in sources}
+    taken = list(service_pools.uses(state))
     if not given:
         if not families:
             raise PlaitError(
@@ -82,9 +85,11 @@ def _new_pools(state: State, new: Network, given: tuple[Cidr, ...]) -> tuple[Cid
                 where="spec.pools",
                 fix=(f"plait network create {name} --pool CIDR",),
             )
-        return tuple(pools.choose(state, sources, family, name) for family in sorted(families))
+        return tuple(
+            pools.choose(state, sources, family, name, taken) for family in sorted(families)
+        )
     if new.spec.external_ipam and 6 in families and all(pool.version == 4 for pool in given):
-        return (*given, pools.choose(state, sources, 6, name))
+        return (*given, pools.choose(state, sources, 6, name, taken))
     return given
 
 
@@ -140,11 +145,14 @@ def inside(inner: Cidr, outer: Cidr) -> bool:
 
 
 def remove(state: State, entry: Entry) -> Removal:
-    """Not while endpoints use it; its blocks go with it."""
+    """Not while endpoints or Services use it; its blocks go with it."""
     name = entry.object.metadata.name
     holders = users(state.in_network(Endpoint, name))
     if holders:
         raise in_use("network", name, holders, f"plait network inspect {name}")
+    services = named(state.in_network(Service, name))
+    if services:
+        raise in_use("network", name, services, "plait service ls -A", who="services")
     return Removal(
         also_put=references.retold(state, Network, name, there=False),
         also_delete=tuple(block.key for block in state.in_network(AddressBlock, name)),

@@ -6,13 +6,15 @@ import msgspec
 
 from plait.model import syntax
 from plait.model.errors import PlaitError
-from plait.model.objects import AnyObject, Cluster, Namespace, Object
+from plait.model.objects import AnyObject, Cluster, ClusterSpec, Endpoint, Namespace, Object
 from plait.model.selectors import NAMESPACE_NAME
 from plait.model.syntax import invalid
-from plait.server import pools
+from plait.server import pools, service_pools
+from plait.server.admission import service
 from plait.server.admission.base import (
     CLUSTER_NAME,
     DEFAULT_NAMESPACE,
+    POOLS_GUARD,
     Admitted,
     Context,
     Removal,
@@ -25,8 +27,9 @@ from plait.server.state import Entry, State
 
 def admit_cluster(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
     """There is one cluster, and its pools do not overlap each other."""
-    del state, context, old
+    del context
     assert isinstance(new, Cluster)
+    before = old.spec if isinstance(old, Cluster) else ClusterSpec()
     if new.metadata.name != CLUSTER_NAME:
         raise invalid("metadata.name", f'there is one Cluster, and its name is "{CLUSTER_NAME}"')
     syntax.items(new.spec.pools, "spec.pools", 64)
@@ -39,8 +42,17 @@ def admit_cluster(state: State, context: Context, old: Object | None, new: AnyOb
     syntax.number(new.spec.vxlan_port, "spec.vxlanPort", 1, 65535)
     syntax.number(new.spec.vni, "spec.vni", 1, (1 << 24) - 1)
     syntax.dns_name(new.spec.domain, "spec.domain")
+    syntax.dns_name(new.spec.kubernetes_domain, "spec.kubernetesDomain")
+    syntax.port_range(new.spec.node_ports, "spec.nodePorts")
     spec = msgspec.structs.replace(new.spec, pools=tuple(str(pool) for pool in parsed))
-    return Admitted(msgspec.structs.replace(new, spec=spec))
+    admitted = msgspec.structs.replace(new, spec=service_pools.check_cluster(state, before, spec))
+    changed = admitted.spec != before
+    given = service.give(state, admitted.spec) if old and changed else service.Given()
+    return Admitted(
+        admitted,
+        also_put=given.services,
+        guards=(*given.guards, POOLS_GUARD) if changed else (),
+    )
 
 
 def admit_namespace(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
@@ -70,7 +82,7 @@ def remove_cluster(state: State, entry: Entry) -> Removal:
 
 
 def remove_namespace(state: State, entry: Entry) -> Removal:
-    """Not while endpoints are in it, and never the default one."""
+    """Not while anything is in it, and never the default one."""
     name = entry.object.metadata.name
     if name == DEFAULT_NAMESPACE:
         raise PlaitError(
@@ -79,7 +91,11 @@ def remove_namespace(state: State, entry: Entry) -> Removal:
             where=f"namespaces/{name}",
             why="what names no namespace is in it",
         )
-    holders = users(state.in_namespace(name))
+    inside = state.in_namespace(name)
+    holders = users([entry for entry in inside if entry.kind is Endpoint])
     if holders:
         raise in_use("namespace", name, holders, f"plait get endpoints --namespace {name}")
+    others = [f"{entry.kind.__name__} {'/'.join(entry.key.split('/')[3:])}" for entry in inside]
+    if others:
+        raise in_use("namespace", name, sorted(others), f"plait get all -n {name}", who="objects")
     return Removal(closing=closing_key(Namespace, name))

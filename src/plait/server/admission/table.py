@@ -14,16 +14,30 @@ from plait.model.objects import (
     AnyObject,
     Cluster,
     Endpoint,
+    EndpointSlice,
     Group,
     Metadata,
     Namespace,
     Network,
     Node,
     Object,
+    Pod,
     Policy,
+    Service,
 )
 from plait.model.syntax import invalid
-from plait.server.admission import block, endpoint, group, network, node, policy, scope
+from plait.server.admission import (
+    block,
+    endpoint,
+    endpoint_slice,
+    group,
+    network,
+    node,
+    pod,
+    policy,
+    scope,
+    service,
+)
 from plait.server.admission.base import DEFAULT_NAMESPACE, Admitted, Context, Removal
 from plait.server.state import Entry, State
 
@@ -79,6 +93,8 @@ NAME_RULE: Final[dict[type[Object], Callable[[str, str], str]]] = {
     Endpoint: syntax.endpoint_id,
     AddressBlock: syntax.block_id,
     Policy: syntax.dns_subdomain,
+    Pod: syntax.dns_subdomain,
+    EndpointSlice: syntax.dns_subdomain,
 }
 """What a name may be; where it is not a DNS label."""
 
@@ -90,7 +106,10 @@ ADMIT: Final[dict[type[Object], Admit]] = {
     Node: node.admit,
     Network: network.admit,
     AddressBlock: block.admit,
+    Pod: pod.admit,
     Endpoint: endpoint.admit,
+    Service: service.admit,
+    EndpointSlice: endpoint_slice.admit,
     Policy: policy.admit,
     Group: group.admit,
 }
@@ -100,7 +119,10 @@ REMOVE: Final[dict[type[Object], Callable[[State, Entry], Removal]]] = {
     Node: node.remove,
     Network: network.remove,
     AddressBlock: block.remove,
+    Pod: pod.remove,
     Endpoint: endpoint.remove,
+    Service: service.remove,
+    EndpointSlice: endpoint_slice.remove,
     Policy: policy.remove,
     Group: group.remove,
 }
