@@ -15,7 +15,8 @@ Endpoints of this host
     pods                        endpoints follow what an orchestrator says of them
     checks, refusals            whether words are fit to be names; what several verbs refuse
     records, journal, ledger    what must not be forgotten: written, then counted
-    addresses, blocks, ports    addresses given out; blocks of them; published ports
+    addresses, ports            addresses given out; published ports
+    blocks, block_writes        blocks of addresses; what the server is told of them
     sync                        in step with the server
     failpoints, restore         where a test may kill it; what sysctls were before us
 Policies beside the loop

@@ -17,18 +17,16 @@ import structlog
 
 from plait.agent import ledger as record
 from plait.agent.addresses import AddressBook, Holder
-from plait.agent.failpoints import failpoint
+from plait.agent.block_writes import AWAY, BlockWrites, with_loan, without_loan
+from plait.agent.desired.inputs import host_cidr
 from plait.agent.records import Records
 from plait.agent.snapshot import Snapshot
 from plait.client.base import Api
 from plait.ipam.allocate import Missing, Space, exhausted, find_free, surplus, wants_block
 from plait.ipam.pool import Family, bounds, next_block, text
 from plait.model.errors import PlaitError
-from plait.model.objects import AddressBlock, AddressBlockSpec, Loan, Metadata, block_name
+from plait.model.objects import AddressBlock, Loan, block_name
 
-LOST_RACE: Final = ("PLAIT-API-005", "PLAIT-API-006", "PLAIT-API-004")
-"""Somebody was quicker: look again, then try again."""
-AWAY: Final = "PLAIT-API-012"
 ATTEMPTS: Final = 64
 """Races lost in a row before a claim gives up."""
 LOANS: Final = 8
@@ -61,7 +59,7 @@ class Blocks:
     ) -> None:
         """`changed` is told the network whose blocks are other than before, and whether by
         somebody else's doing."""
-        self._api = api
+        self._writes = BlockWrites(api, snapshot, records, node=node, changed=changed)
         self._snapshot = snapshot
         self._records = records
         self._book = book
@@ -116,7 +114,7 @@ class Blocks:
                 if await self._adopt(space):
                     return
                 raise exhausted(space, len(taken), self._used_everywhere(pool.network, pool.family))
-            if await self._create(pool.network, cidr, owner=self._node):
+            if await self._writes.create(pool.network, cidr, owner=self._node):
                 return
             taken.add(cidr)
         raise PlaitError(
@@ -133,7 +131,7 @@ class Blocks:
             if block.spec.node or bounds(block.spec.cidr)[0] != space.pool.family:
                 continue
             spec = msgspec.structs.replace(block.spec, node=self._node)
-            if await self._update(block, spec):
+            if await self._writes.update(block, spec):
                 return True
         return False
 
@@ -157,9 +155,9 @@ class Blocks:
             block = self._snapshot.blocks.get(block_name(network, holder.cidr))
             if block is None:
                 if external:
-                    done = await self._create(network, holder.cidr, owner=self._node)
+                    done = await self._writes.create(network, holder.cidr, owner=self._node)
                 else:
-                    done = await self._create(
+                    done = await self._writes.create(
                         network, holder.cidr, loans=(self._loan(address, "granted"),)
                     )
             elif not block.spec.node:
@@ -167,8 +165,8 @@ class Blocks:
                 if external:
                     spec = msgspec.structs.replace(spec, node=self._node)
                 else:
-                    spec = _with_loan(spec, self._loan(address, "granted"))
-                done = await self._update(block, spec)
+                    spec = with_loan(spec, self._loan(address, "granted"))
+                done = await self._writes.update(block, spec)
             else:
                 done = await self._borrow(block, address, holder)
             if done:
@@ -178,13 +176,15 @@ class Blocks:
     async def _borrow(self, block: AddressBlock, address: str, holder: Holder) -> bool:
         """Ask the block's owner for one address and wait for the answer."""
         network, name = block.spec.network, block.metadata.name
-        if not await self._update(block, _with_loan(block.spec, self._loan(address, "requested"))):
+        if not await self._writes.update(
+            block, with_loan(block.spec, self._loan(address, "requested"))
+        ):
             return False
         deadline = self._clock() + self._loan_wait
         while True:
             loan = self._my_loan(name, address)
             if loan is not None and loan.state == "granted":
-                self._keep(network, _single(address))
+                self._writes.keep(network, host_cidr(address))
                 return True
             if loan is not None and loan.state == "refused":
                 await self._withdraw(name, address)
@@ -206,7 +206,7 @@ class Blocks:
         network, family = space.pool.network, space.pool.family
         taken = {block.spec.cidr for block in self._snapshot.blocks_of(network)}
         for cidr in islice(space.pool.blocks_in(ranges), ATTEMPTS):
-            if cidr not in taken and await self._create(network, cidr, owner=self._node):
+            if cidr not in taken and await self._writes.create(network, cidr, owner=self._node):
                 return
         users = {
             address
@@ -260,8 +260,8 @@ class Blocks:
     async def _withdraw(self, name: str, address: str) -> None:
         for _ in range(ATTEMPTS):
             block = self._snapshot.blocks.get(name)
-            if block is None or await self._update(
-                block, _without_loan(block.spec, address, self._node)
+            if block is None or await self._writes.update(
+                block, without_loan(block.spec, address, self._node)
             ):
                 return
 
@@ -319,7 +319,7 @@ class Blocks:
                     loan, state="refused" if refusal else "granted", reason=refusal
                 )
             loans.append(loan)
-        await self._update(block, msgspec.structs.replace(spec, loans=tuple(loans)))
+        await self._writes.update(block, msgspec.structs.replace(spec, loans=tuple(loans)))
 
     def _end_loans(self) -> None:
         """Take back addresses that their borrowers have returned."""
@@ -343,12 +343,12 @@ class Blocks:
                 continue
             if self._book.holder_of(network, loan.address) is not None:
                 continue
-            self._begin_return(network, _single(loan.address))
-            spec = _without_loan(block.spec, loan.address, self._node)
+            self._writes.begin_return(network, host_cidr(loan.address))
+            spec = without_loan(block.spec, loan.address, self._node)
             if not spec.node and not spec.loans:
-                await self._delete(block)
+                await self._writes.delete(block)
             else:
-                await self._update(block, spec)
+                await self._writes.update(block, spec)
             return  # Our copy of the block is old now; the next reconciliation goes on.
 
     async def _reclaim(self) -> None:
@@ -357,9 +357,11 @@ class Blocks:
             log.warning("claiming a block of ours again", network=network, block=cidr)
             block = self._snapshot.blocks.get(block_name(network, cidr))
             if block is None:
-                await self._create(network, cidr, owner=self._node)
+                await self._writes.create(network, cidr, owner=self._node)
             elif not block.spec.node:
-                await self._update(block, msgspec.structs.replace(block.spec, node=self._node))
+                await self._writes.update(
+                    block, msgspec.structs.replace(block.spec, node=self._node)
+                )
             # Only now: a claim that did not get through is still due. One that was lost to
             # another node has begun a new survey.
             self._lost_blocks.discard((network, cidr))
@@ -384,21 +386,14 @@ class Blocks:
             space = self._space(network, family)
             cidr = next_block(pool, taken, self._node)
             if cidr is not None and wants_block(space):
-                await self._create(pool.network, cidr, owner=self._node)
+                await self._writes.create(pool.network, cidr, owner=self._node)
 
     async def _give_back(self, network: str, cidr: str) -> None:
         block = self._snapshot.blocks.get(block_name(network, cidr))
         if block is None or block.spec.loans:
             return
-        self._begin_return(network, cidr)
+        self._writes.begin_return(network, cidr)
         await self._finish_return(network, cidr)
-
-    def _begin_return(self, network: str, cidr: str) -> None:
-        """Use a block, or an address on loan, no more: the server may hear of its return and we
-        not of its answer, and then it is somebody else's."""
-        if (network, cidr) not in self._records.ledger.returning:
-            self._records.write(record.returning(network, cidr), durable=True)
-            self._changed(network, False)
 
     async def _finish_return(self, network: str, cidr: str) -> None:
         """Delete a block of ours until the server says that it is gone."""
@@ -407,18 +402,12 @@ class Blocks:
             return
         if block.spec.loans:
             # Asked for since, so its revision is another: no deletion under way can succeed.
-            self._keep(network, cidr)
+            self._writes.keep(network, cidr)
             return
-        await self._delete(block)
-
-    def _keep(self, network: str, cidr: str) -> None:
-        """The block, or the address on loan, is ours to use again."""
-        if (network, cidr) in self._records.ledger.returning:
-            self._records.forget(record.kept(network, cidr))
-            self._changed(network, False)
+        await self._writes.delete(block)
 
     def _is_returning(self, network: str, holder: Holder, address: str) -> bool:
-        cidr = _single(address) if holder.loan else holder.cidr
+        cidr = host_cidr(address) if holder.loan else holder.cidr
         return (network, cidr) in self._records.ledger.returning
 
     def returned(self) -> frozenset[tuple[str, str]]:
@@ -473,78 +462,6 @@ class Blocks:
         self._cidrs = used
         return frozenset(fenced)
 
-    # One write each. False: somebody was quicker, and the snapshot has been brought up to date.
-
-    async def _create(
-        self, network: str, cidr: str, *, owner: str = "", loans: tuple[Loan, ...] = ()
-    ) -> bool:
-        block = AddressBlock(
-            metadata=Metadata(name=block_name(network, cidr)),
-            spec=AddressBlockSpec(network=network, cidr=cidr, node=owner, loans=loans),
-        )
-        try:
-            stored = await self._api.create(block)
-        except PlaitError as error:
-            await self._lost(block, error)
-            return False
-        failpoint("claim.created")
-        self._granted(stored)
-        return True
-
-    async def _update(self, block: AddressBlock, spec: AddressBlockSpec) -> bool:
-        try:
-            stored = await self._api.update(msgspec.structs.replace(block, spec=spec))
-        except PlaitError as error:
-            await self._lost(block, error)
-            return False
-        self._granted(stored)
-        return True
-
-    async def _delete(self, block: AddressBlock) -> bool:
-        revision = block.metadata.revision
-        try:
-            await self._api.delete(AddressBlock, block.metadata.name, revision=revision)
-        except PlaitError as error:
-            await self._lost(block, error)
-            return False
-        self._snapshot.delete(block, revision)
-        self._changed(block.spec.network, False)
-        return True
-
-    async def _lost(self, block: AddressBlock, error: PlaitError) -> None:
-        """Learn what is there instead; raises if the refusal was another one."""
-        if error.code == AWAY:
-            raise PlaitError(
-                "PLAIT-IPAM-013",
-                f"no block of network {block.spec.network!r} can be claimed now",
-                where=f"network/{block.spec.network}",
-                why=f"the blocks of this node are used up, and the server is away: {error.detail}",
-                fix=("plait status", "try again when the server is back"),
-            ) from error
-        if error.code not in LOST_RACE:
-            raise error
-        try:
-            self._learn(await self._api.get(AddressBlock, block.metadata.name), foreign=True)
-        except PlaitError as again:
-            if again.code != "PLAIT-API-004":
-                raise
-            self._snapshot.delete(block, block.metadata.revision)
-            self._changed(block.spec.network, True)
-
-    def _granted(self, block: AddressBlock) -> None:
-        """A write of ours succeeded: what it gives us is ours at a new revision."""
-        self._learn(block)
-        spec = block.spec
-        if spec.node == self._node:
-            self._keep(spec.network, spec.cidr)
-        for loan in spec.loans:
-            if loan.node == self._node and loan.state == "granted":
-                self._keep(spec.network, _single(loan.address))
-
-    def _learn(self, block: AddressBlock, *, foreign: bool = False) -> None:
-        self._snapshot.put(block, answer=True)
-        self._changed(block.spec.network, foreign)
-
 
 def _user(block: AddressBlock, address: str) -> str:
     """Node that may use an address of a block; empty when nobody."""
@@ -552,25 +469,6 @@ def _user(block: AddressBlock, address: str) -> str:
         if loan.address == address and loan.state == "granted":
             return loan.node
     return block.spec.node
-
-
-def _single(address: str) -> str:
-    """CIDR of one address, as the address book names a loan."""
-    return f"{address}/{128 if ':' in address else 32}"
-
-
-def _with_loan(spec: AddressBlockSpec, loan: Loan) -> AddressBlockSpec:
-    kept = _without_loan(spec, loan.address, loan.node).loans
-    return msgspec.structs.replace(spec, loans=(*kept, loan))
-
-
-def _without_loan(spec: AddressBlockSpec, address: str, node: str = "") -> AddressBlockSpec:
-    return msgspec.structs.replace(
-        spec,
-        loans=tuple(
-            loan for loan in spec.loans if loan.address != address or (node and loan.node != node)
-        ),
-    )
 
 
 def _in_use(network: str, address: str, why: str) -> PlaitError:

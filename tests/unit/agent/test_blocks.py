@@ -92,7 +92,7 @@ async def alone(host: fake.FakeHost) -> AsyncIterator[tuple[Agent, Wire]]:
     """An agent whose blocks are reconciled when the test says so."""
     agent = host.agent()
     wire = Wire(host.server)
-    agent.blocks._api = wire
+    agent.blocks._writes.api = wire
     await agent.start()
     try:
         async with asyncio.timeout(5):
