@@ -7,6 +7,7 @@ Objects of the API
     meta, objects, policies         what all have; the kinds; those that rule traffic, with meaning
     services, pods, ports           one address for many; what orchestrators say; ports of endpoints
     selectors, portnames, syntax    label selectors; names of ports; what a single field may hold
+    dnsnames                        other people's names as DNS has them
     errors                          refusals with a stable code
 The waist
     waist, hoststate, ruleset       common options; all of a host's kernel; its part of policies
