@@ -164,6 +164,25 @@ def restart_docker(lab: Lab, host: str) -> None:
     daemons.start_docker(lab, host)
 
 
+def _kill_of_cluster(program: str) -> Callable[[Lab, str], None]:
+    def kill(lab: Lab, host: str) -> None:
+        pid = cluster.pid(lab, host, program) if host in lab.nodes else 0
+        if not pid:
+            raise PlaitError(
+                "PLAIT-LAB-005",
+                f"no {program} runs on {host}",
+                where=f"lab {lab.name}",
+                fix=(f"plait lab status --name {lab.name}",),
+            )
+        lab.run(host, ["kill", "-KILL", str(pid)])
+
+    return kill
+
+
+def _steer_cluster(verb: str, program: str) -> Callable[[Lab], None]:
+    return lambda lab: cluster.steer(lab, daemons.FIRST, verb, program)
+
+
 FAULTS: Final[dict[str, Callable[..., None]]] = {
     "cut": Lab.cut,
     "heal": Lab.heal,
@@ -176,5 +195,10 @@ FAULTS: Final[dict[str, Callable[..., None]]] = {
     "kill-docker": kill_docker,
     "start-docker": daemons.start_docker,
     "restart-docker": restart_docker,
+    "kill-kubelet": _kill_of_cluster("kubelet"),
+    "kill-containerd": _kill_of_cluster("containerd"),
+    "kill-apiserver": lambda lab: _kill_of_cluster("kube-apiserver")(lab, daemons.FIRST),
+    "stop-apiserver": _steer_cluster("stop", "kube-apiserver"),
+    "start-apiserver": _steer_cluster("start", "kube-apiserver"),
 }
 """What `plait lab fault VERB` does: called with the lab and the names of hosts."""

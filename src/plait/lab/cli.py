@@ -160,6 +160,7 @@ def ls(as_json: bool) -> None:
                     hosts.alive(host) for key, host in found.hosts.items() if key in machines
                 ),
                 "docker": found.docker,
+                "nodes": found.kubernetes,
                 "workloads": len(found.workloads),
             }
         )
@@ -167,7 +168,7 @@ def ls(as_json: bool) -> None:
         output.json_out(rows)
         return
     output.table(
-        ["name", "hosts", "sites", "running", "docker", "workloads"],
+        ["name", "hosts", "sites", "running", "docker", "nodes", "workloads"],
         [
             [{True: "yes", False: "no"}[v] if isinstance(v, bool) else str(v) for v in row.values()]
             for row in rows
@@ -437,5 +438,10 @@ for _verb, _text, _arguments in (
     ("kill-docker", "Kill -9 a host's dockerd.", 1),
     ("start-docker", "Start a host's dockerd again.", 1),
     ("restart-docker", "Stop a host's dockerd in good order and start it again.", 1),
+    ("kill-kubelet", "Kill -9 a node's kubelet; it is restarted.", 1),
+    ("kill-containerd", "Kill -9 a node's containerd; it is restarted, containers live on.", 1),
+    ("kill-apiserver", "Kill -9 Kubernetes' API server; it is restarted.", 0),
+    ("stop-apiserver", "Stop Kubernetes' API server until `start-apiserver`.", 0),
+    ("start-apiserver", "Start Kubernetes' API server again.", 0),
 ):
     _fault(_verb, _text, _arguments)

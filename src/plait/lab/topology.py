@@ -21,6 +21,9 @@ OUTSIDE = "outside"
 MAX_HOSTS = 200
 MAX_SITES = 90
 OUTSIDE_SITE = 99
+LOAD_BALANCERS = ("100.64.98.0/24", "fd64:62::/64")
+"""Addresses of load balancers; the router sends them to the first host, as an administrator's
+static route would."""
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +121,9 @@ def router_commands(lab: Plan) -> list[str]:
             f"address add 100.64.{site}.1/24 dev {bridge}",
             f"address add fd64:{site:x}::1/64 dev {bridge} nodad",
         ]
+    first = lab.hosts[lab.machines[0]].interface
+    for pool, gateway in zip(LOAD_BALANCERS, (first.address4, first.address6), strict=True):
+        lines.append(f"route add {pool} via {gateway.partition('/')[0]}")
     return lines
 
 
