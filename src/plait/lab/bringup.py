@@ -98,7 +98,7 @@ def up(
                 daemons.start_dockers(lab)
                 say(f"dockerd on {', '.join(lab.dockers)}")
             if kubernetes:
-                cluster.finish(lab, say)
+                cluster.finish(lab, say, network=not bare)
         except BaseException:
             lab.destroy()
             raise

@@ -266,4 +266,4 @@ class Stage:
 
 def ready_nodes(lab: Lab) -> set[str]:
     """Nodes that take pods."""
-    return cluster.ready_nodes(lab)
+    return cluster.nodes(lab, ready=True)

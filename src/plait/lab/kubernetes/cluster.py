@@ -78,19 +78,24 @@ def pid(lab: Lab, name: str, program: str) -> int:
     return daemons.program_pid(lab, name, program, supervisor=layout.KEEPER_SOCKET)
 
 
-def finish(lab: Lab, say: Callable[[str], None]) -> None:
-    """Wait for the API, start the kubelets, and wait until every node takes pods."""
+def finish(lab: Lab, say: Callable[[str], None], *, network: bool) -> None:
+    """Wait for the API, start the kubelets, and wait until every node takes pods.
+
+    Without `network` the nodes only register: they take pods once somebody has put a CNI
+    configuration into their `/etc/cni/net.d`.
+    """
     images.write(lab.directory / IMAGES)
     _wait(lab, "the API server", lambda: answers(lab))
     say(f"Kubernetes {programs.VERSION}: control plane on {daemons.FIRST}")
     for name in lab.nodes:
         steer(lab, name, "start", "kubelet")
     daemons.on_each(lab.nodes, lambda name: _import(lab, name))
-    install = ("cni", "install", "--kubernetes")
-    daemons.on_each(lab.nodes, lambda name: daemons.plait(lab, name, *install))
-    _wait(lab, "the nodes", lambda: set(lab.nodes) <= ready_nodes(lab))
+    if network:
+        install = ("cni", "install", "--kubernetes")
+        daemons.on_each(lab.nodes, lambda name: daemons.plait(lab, name, *install))
+    _wait(lab, "the nodes", lambda: set(lab.nodes) <= nodes(lab, ready=network))
     _wait(lab, "the account of pods", lambda: _has_account(lab))
-    say(f"nodes ready: {', '.join(lab.nodes)}")
+    say(f"nodes {'ready' if network else 'registered'}: {', '.join(lab.nodes)}")
 
 
 def resume(lab: Lab, name: str) -> None:
@@ -99,7 +104,7 @@ def resume(lab: Lab, name: str) -> None:
     _wait(lab, f"the keeper of {name}", lambda: _kept(lab, name))
     steer(lab, name, "start", "kubelet")
     _wait(lab, "the API server", lambda: answers(lab))
-    _wait(lab, f"the node {name}", lambda: name in ready_nodes(lab))
+    _wait(lab, f"the node {name}", lambda: name in nodes(lab, ready=True))
 
 
 def _kept(lab: Lab, name: str) -> bool:
@@ -147,15 +152,19 @@ def answers(lab: Lab) -> bool:
     return kubectl(lab, "get", "--raw", "/readyz", check=False) == "ok"
 
 
-def ready_nodes(lab: Lab) -> set[str]:
-    """Names of the nodes that take pods."""
+def nodes(lab: Lab, *, ready: bool) -> set[str]:
+    """Names of the nodes that registered; those that take pods, where `ready`."""
     said = kubectl(lab, "get", "nodes", "--output=json", check=False)
     return {
         item["metadata"]["name"]
         for item in (json.loads(said)["items"] if said else ())
-        for condition in item["status"].get("conditions", ())
-        if condition["type"] == "Ready" and condition["status"] == "True"
+        if not ready or _is_ready(item)
     }
+
+
+def _is_ready(item: Mapping[str, Any]) -> bool:
+    conditions = {c["type"]: c["status"] for c in item["status"].get("conditions", ())}
+    return conditions.get("Ready") == "True"
 
 
 def _has_account(lab: Lab) -> bool:
