@@ -18,10 +18,12 @@ from plait.client.base import BatchOp
 from plait.model.errors import PlaitError
 from plait.model.objects import (
     KINDS,
+    ORIGIN,
     AddressBlock,
     AddressBlockSpec,
     Cluster,
     Endpoint,
+    EndpointSlice,
     EndpointSpec,
     Group,
     Loan,
@@ -31,11 +33,14 @@ from plait.model.objects import (
     NetworkSpec,
     Node,
     Object,
+    Pod,
     Policy,
+    Service,
     block_name,
     encode,
 )
 from plait.model.policies import GroupSpec
+from plait.model.services import EndpointSliceSpec, ServicePort, ServiceSpec
 from plait.server.api import ROUTES
 from plait.server.route import Route
 from plait.server.server import Server
@@ -58,6 +63,15 @@ SAMPLES: dict[type[Object], Object] = {
     Endpoint: Endpoint(
         metadata=Metadata(name="abc", namespace="default"),
         spec=EndpointSpec(node="h2", network="plait"),
+    ),
+    Pod: Pod(metadata=Metadata(name="web-5d8f", namespace="default")),
+    Service: Service(
+        metadata=Metadata(name="web", namespace="default"),
+        spec=ServiceSpec(addresses=("192.0.2.80",), ports=(ServicePort(port=80),)),
+    ),
+    EndpointSlice: EndpointSlice(
+        metadata=Metadata(name="web-abc", namespace="default"),
+        spec=EndpointSliceSpec(service="web"),
     ),
     Group: Group(metadata=Metadata(name="office"), spec=GroupSpec(cidrs=("192.0.2.0/24",))),
     Policy: Policy(metadata=Metadata(name="knp.default.web")),
@@ -270,6 +284,53 @@ async def test_an_admin_token_administers(rig: Rig, server: Server) -> None:
         assert secret.encode() not in value
     await remote.revoke_token(infos[0].id)
     await refused("PLAIT-AUTH-003", remote.tokens())
+
+
+async def test_a_connector_writes_what_carries_its_mark_and_nothing_else(
+    rig: Rig, server: Server
+) -> None:
+    admin = rig.admin(server)
+    token = await rig.token(server, role="connector")
+    connector = rig.keep(ApiClient(rig.url(server), ca_file=rig.authority.ca_file, token=token))
+    marked = {ORIGIN: "kubernetes"}
+
+    def its(sample: Object) -> Any:
+        metadata = msgspec.structs.replace(sample.metadata, annotations=marked)
+        return msgspec.structs.replace(sample, metadata=metadata)
+
+    own: tuple[type[Object], ...] = (Namespace, Pod, Service, EndpointSlice, Policy, Group)
+    for kind in own:
+        made = await connector.create(its(SAMPLES[kind]))
+        await connector.update(made)
+        if kind is not Namespace:
+            await refused("PLAIT-AUTH-002", connector.update(SAMPLES[kind]))
+        await connector.delete(kind, made.metadata.name, made.metadata.namespace)
+    for kind, sample in SAMPLES.items():
+        if kind not in own:
+            await refused("PLAIT-AUTH-002", connector.update(its(sample)))
+        if kind is not Cluster:
+            await admin.create(sample)
+        name, namespace = sample.metadata.name, sample.metadata.namespace
+        await refused("PLAIT-AUTH-002", connector.delete(kind, name, namespace))
+        await connector.list(kind)
+    await refused("PLAIT-AUTH-002", connector.tokens())
+    await refused("PLAIT-AUTH-002", connector.forget_node("h2", force=True))
+
+
+async def test_a_connector_labels_nodes_and_namespaces_of_others(
+    rig: Rig, server: Server, h1: ApiClient
+) -> None:
+    token = await rig.token(server, role="connector")
+    connector = rig.keep(ApiClient(rig.url(server), ca_file=rig.authority.ca_file, token=token))
+    kinds: tuple[tuple[type[Object], str], ...] = ((Node, "h1"), (Namespace, "default"))
+    for kind, name in kinds:
+        found = await connector.get(kind, name)
+        metadata = msgspec.structs.replace(found.metadata, labels={"zone": "b"})
+        await connector.update(msgspec.structs.replace(found, metadata=metadata))
+        assert (await connector.get(kind, name)).metadata.labels == {"zone": "b"}
+    node = await connector.get(Node, "h1")
+    changed = msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, mtu=1400))
+    await refused("PLAIT-AUTH-002", connector.update(changed))
 
 
 async def test_a_join_token_is_good_for_enrolment_only(rig: Rig, server: Server) -> None:

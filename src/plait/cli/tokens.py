@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from plait.cli.frame import Group
 from plait.cli.options import Duration, dry_run_option, json_option
+
+if TYPE_CHECKING:
+    from plait.wire.api import Role
+
+USES: Final[dict[Role, str]] = {
+    "join": "plait join {} --token TOKEN",
+    "admin": "export PLAIT_SERVER=https://{} PLAIT_TOKEN=TOKEN",
+    "connector": "plait kubernetes run --server https://{} --token TOKEN",
+}
+"""What one does with a token of a role; the server's address goes in."""
 
 
 @click.group(cls=Group, examples=["plait token create", "plait token ls"])
@@ -20,14 +30,16 @@ def token() -> None:
         "plait token create",
         "plait token create --ttl 15m --single-use",
         "plait token create --role admin --description laptop",
+        "plait token create --role connector --ttl 365d --description kubernetes",
     ]
 )
 @click.option(
     "--role",
-    type=click.Choice(["join", "admin"]),
+    type=click.Choice(list(USES)),
     default="join",
     show_default=True,
-    help="join: a host may join; admin: all that root may.",
+    help="join: a host may join; admin: all that root may; connector: read all, and write what "
+    "Kubernetes says.",
 )
 @click.option("--ttl", type=Duration(), default="24h", show_default=True, help="90s, 30m, 24h, 7d.")
 @click.option("--single-use", is_flag=True, help="Good for one host.")
@@ -35,14 +47,14 @@ def token() -> None:
 @dry_run_option
 @json_option
 def create(
-    role: str, ttl: float, single_use: bool, description: str, dry_run: bool, as_json: bool
+    role: Role, ttl: float, single_use: bool, description: str, dry_run: bool, as_json: bool
 ) -> None:
     """Create a token and print it; it is shown this once."""
     from plait.cli import connect, output
     from plait.wire.api import TokenCreated, TokenRequest
 
     request = TokenRequest(
-        role="admin" if role == "admin" else "join",
+        role=role,
         ttl=ttl,
         single_use=single_use,
         description=description,
@@ -60,11 +72,7 @@ def create(
         output.json_out(made)
         return
     output.say(made.token)
-    use = (
-        f"plait join {address} --token TOKEN"
-        if role == "join"
-        else f"export PLAIT_SERVER=https://{address} PLAIT_TOKEN=TOKEN"
-    )
+    use = USES[role].format(address)
     output.say(f"good until {made.info.expires_at}; use: {use}", err=True)
 
 

@@ -1,8 +1,9 @@
 """Who may write what: the node authorizer (compare Kubernetes' NodeRestriction). Pure.
 
-Administrators write everything, nodes read everything and write their own objects, everybody
-else nothing. A refusal of a node is PLAIT-AUTH-006 whatever it tried, so that it learns nothing
-from the error about what there is.
+Administrators write everything, nodes read everything and write their own objects. A connector
+reads everything and writes what an orchestrator says: objects that carry its mark, and labels of
+Namespaces and Nodes. Everybody else writes nothing. A refusal of a node is PLAIT-AUTH-006 whatever
+it tried, so that it learns nothing from the error about what there is.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import msgspec
 
 from plait.model.errors import PlaitError
 from plait.model.objects import (
+    ORIGIN,
     AddressBlock,
     AnyObject,
     Endpoint,
+    EndpointSlice,
+    Group,
     Loan,
+    Namespace,
     Network,
     Node,
     Object,
+    Pod,
+    Policy,
+    Service,
 )
 from plait.model.syntax import printable
 
@@ -30,7 +38,7 @@ Verb = Literal["create", "update", "delete"]
 class Actor(msgspec.Struct, frozen=True):
     """Who asks."""
 
-    role: Literal["admin", "node", "join"]
+    role: Literal["admin", "node", "connector", "join"]
     name: str = ""
     """The node's name; for a token its id."""
     uid: str = ""
@@ -43,7 +51,7 @@ _ADMIN: Final = "plait token create --role admin   # on the server"
 
 
 def refuse(actor: Actor, what: str) -> PlaitError:
-    """Refusal of something that a node or a joiner may not do."""
+    """Refusal of something that a node, a connector or a joiner may not do."""
     if actor.role == "node":
         return PlaitError(
             "PLAIT-AUTH-006",
@@ -60,8 +68,8 @@ def authorize(actor: Actor, verb: Verb, old: Object | None, new: AnyObject | Non
         return
     subject = new if new is not None else old
     assert subject is not None
-    rule = _NODE_MAY.get(type(subject))
-    if actor.role != "node" or rule is None or not rule(actor.name, old, new):
+    rule = _MAY.get(actor.role, {}).get(type(subject))
+    if rule is None or not rule(actor.name, old, new):
         raise refuse(actor, printable(f"{verb} {subject.kind} {subject.metadata.name[:64]}"))
 
 
@@ -143,9 +151,42 @@ def _ask(me: str, borrower: str, old: Loan | None, new: Loan | None) -> bool:
     return borrower == me and (new is None or new.state == "requested")
 
 
-_NODE_MAY: Final[dict[type[Object], Callable[[str, Object | None, Object | None], bool]]] = {
-    Node: _own_node,
-    Endpoint: _own_endpoint,
-    Network: _network,
-    AddressBlock: _block,
+def _marked(me: str, old: Object | None, new: Object | None) -> bool:
+    """What a connector made is its own; what it makes says so."""
+    del me
+    sides = [side for side in (old, new) if side is not None]
+    return all(side.metadata.annotations.get(ORIGIN) for side in sides)
+
+
+def _namespace(me: str, old: Object | None, new: Object | None) -> bool:
+    """A namespace of the orchestrator's is one of ours: its labels are, too."""
+    return _marked(me, old, None) if new is None else True
+
+
+def _labels_of_node(me: str, old: Object | None, new: Object | None) -> bool:
+    """What a node says of itself is not a connector's to say."""
+    del me
+    if not (isinstance(old, Node) and isinstance(new, Node)):
+        return False
+    return (old.spec, old.status) == (new.spec, new.status)
+
+
+Rule = Callable[[str, Object | None, Object | None], bool]
+_MAY: Final[dict[str, dict[type[Object], Rule]]] = {
+    "node": {
+        Node: _own_node,
+        Endpoint: _own_endpoint,
+        Network: _network,
+        AddressBlock: _block,
+    },
+    "connector": {
+        Namespace: _namespace,
+        Node: _labels_of_node,
+        Pod: _marked,
+        Service: _marked,
+        EndpointSlice: _marked,
+        Policy: _marked,
+        Group: _marked,
+    },
 }
+"""By role and kind; what is not here nobody but an administrator writes."""

@@ -57,7 +57,7 @@ def check_access(route: Route, actor: Actor, path: str) -> None:
     allowed = {
         "join": actor.role in ("join", "admin"),
         "node": actor.role == "node",
-        "any": actor.role in ("node", "admin"),
+        "any": actor.role in ("node", "connector", "admin"),
         "admin": actor.role == "admin",
     }
     if not allowed[route.access]:

@@ -28,7 +28,9 @@ NODE_SCHEME: Final = "Plait-Node"
 """Authorization scheme by which a node whose certificate has lapsed shows name, uid and secret:
 `Plait-Node <name>.<uid>.<secret>`. It is good for enrolment under that name and nothing else."""
 
-Role = Literal["join", "admin"]
+Role = Literal["join", "admin", "connector"]
+"""What a token is good for: joining as a node; everything; reading everything and writing what an
+orchestrator says (`plait kubernetes`)."""
 
 
 class ListMeta(Base, frozen=True, kw_only=True):
@@ -126,7 +128,8 @@ class PoolUse(Base, frozen=True, kw_only=True):
 
     cidr: str
     network: str = ""
-    """Whose pool it is; empty for a pool of the cluster, out of which networks get theirs."""
+    """Whose pool it is; empty for a pool of the cluster, out of which networks get theirs, or
+    Services their addresses."""
     external_ipam: bool = False
     """Docker chose it, on one host or another, out of its own pools."""
 

@@ -92,8 +92,8 @@ def check(spec: ServiceSpec) -> ServiceSpec:
     backends = _backends(spec)
     if len(set(spec.families)) != len(spec.families):
         raise invalid("spec.families", "a family stands twice")
-    if spec.headless and (spec.addresses or spec.external_addresses):
-        raise invalid("spec.headless", "a headless Service has no addresses")
+    if spec.headless and spec.addresses:
+        raise invalid("spec.headless", "a headless Service has no cluster address")
     syntax.number(spec.affinity_seconds, "spec.affinitySeconds", 0, MAX_AFFINITY)
     if spec.health_check_node_port:
         syntax.number(spec.health_check_node_port, "spec.healthCheckNodePort", 1, 65535)
