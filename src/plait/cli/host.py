@@ -29,11 +29,26 @@ def shared_options(function: F) -> F:
     examples=[
         "plait up",
         "plait up --address 192.0.2.10 --pool 10.200.0.0/16",
+        "plait up --load-balancer-pool 192.0.2.240/28",
         "plait up --encap direct --dry-run",
     ],
 )
 @shared_options
 @click.option("--pool", "pools", multiple=True, metavar="CIDR", help="Pool, one a family.")
+@click.option(
+    "--service-pool",
+    "service_pools",
+    multiple=True,
+    metavar="CIDR",
+    help="Addresses of Services, one a family.",
+)
+@click.option(
+    "--load-balancer-pool",
+    "load_balancer_pools",
+    multiple=True,
+    metavar="CIDR",
+    help="Addresses that lead to a host from outside, for Services of type LoadBalancer.",
+)
 @click.option(
     "--encap",
     type=click.Choice(["auto", "direct", "vxlan"]),
@@ -47,6 +62,8 @@ def up(
     interface: str,
     site: str,
     pools: tuple[str, ...],
+    service_pools: tuple[str, ...],
+    load_balancer_pools: tuple[str, ...],
     encap: str | None,
     port: int | None,
     dry_run: bool,
@@ -65,6 +82,8 @@ def up(
         interface=interface,
         site=site,
         pools=pools,
+        service_pools=service_pools,
+        load_balancer_pools=load_balancer_pools,
         encap=encap,  # type: ignore[arg-type]
         port=port or 0,
     )

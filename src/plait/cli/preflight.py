@@ -103,8 +103,8 @@ class Pools(NamedTuple):
     findings: tuple[Finding, ...] = ()
 
 
-def parse_pool(text: str) -> IPNetwork:
-    """A pool in canonical form; PLAIT-NET-004 says what is wrong with it."""
+def parse_cidr(text: str) -> IPNetwork:
+    """A range of addresses in canonical form; PLAIT-NET-004 says what is wrong with it."""
     try:
         pool = ipaddress.ip_network(text)
     except ValueError as error:
@@ -112,6 +112,14 @@ def parse_pool(text: str) -> IPNetwork:
         with contextlib.suppress(ValueError):
             fix = (f"write {ipaddress.ip_network(text, strict=False)}",)
         raise PlaitError("PLAIT-NET-004", f"`{text}` is no pool", why=str(error), fix=fix) from None
+    if pool.is_multicast or pool.is_loopback or pool.is_link_local or pool.prefixlen == 0:
+        raise PlaitError("PLAIT-NET-004", f"the pool {pool} is not for hosts")
+    return pool
+
+
+def parse_pool(text: str) -> IPNetwork:
+    """A pool of the cluster in canonical form; PLAIT-NET-004 says what is wrong with it."""
+    pool = parse_cidr(text)
     limit = MIN_PREFIX[pool.version]
     if pool.prefixlen > limit:
         raise PlaitError(
@@ -119,8 +127,6 @@ def parse_pool(text: str) -> IPNetwork:
             f"the pool {pool} is too small",
             why=f"networks are cut from it; /{limit} is the smallest",
         )
-    if pool.is_multicast or pool.is_loopback or pool.is_link_local or pool.prefixlen == 0:
-        raise PlaitError("PLAIT-NET-004", f"the pool {pool} is not for hosts")
     return pool
 
 
