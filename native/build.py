@@ -6,6 +6,7 @@ chain; the static musl binary runs on any Linux. `native/build.py OUT` builds it
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -22,10 +23,15 @@ FLAGS = ("-std=c11", "-Os", "-s", "-static", "-Wall", "-Wextra", "-Werror")
 
 
 def build(output: Path, machine: str) -> None:
-    """Compile the shim for a machine."""
+    """Compile the shim for a machine; it appears whole, or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    fresh = output.with_name(f".{output.name}.{os.getpid()}")
     argv = [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[machine], *FLAGS]
-    subprocess.run([*argv, "-o", str(output), str(SOURCE)], check=True)
+    try:
+        subprocess.run([*argv, "-o", str(fresh), str(SOURCE)], check=True)
+        fresh.rename(output)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 class CustomBuildHook(BuildHookInterface[Any]):

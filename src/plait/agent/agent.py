@@ -14,7 +14,7 @@ import structlog
 
 from plait.agent import cache
 from plait.agent import ledger as record
-from plait.agent.api import AgentApi
+from plait.agent.api import AgentApi, Route
 from plait.agent.blocks import Blocks
 from plait.agent.desired import Input, Underlay
 from plait.agent.doors import Config as Config
@@ -167,8 +167,10 @@ class Agent:
             problems=self._other_problems,
         )
         """The verbs: implements client.agent.Agent."""
+        self.routes: dict[str, Route] = {}
+        """Paths of the socket that parts beside the agent answer; add them before `start`."""
         self._api = (
-            AgentApi(self.service, config.socket, self._metrics)
+            AgentApi(self.service, config.socket, self._metrics, self.routes)
             if config.socket is not None
             else None
         )

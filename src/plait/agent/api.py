@@ -1,6 +1,7 @@
 """The verbs over `/run/plait/agent.sock`: mode 0600, and the peer must be root as well.
 
-`POST /v1/<verb>` with JSON; `GET /healthz`; `GET /metrics`. Errors are RFC 9457 problems.
+`POST /v1/<verb>` with JSON; `GET /healthz`; `GET /metrics`; and paths of parts beside the agent,
+which have payloads of their own. Errors are RFC 9457 problems.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,14 +26,24 @@ PROBLEM: Final = "application/problem+json"
 _UCRED: Final = struct.Struct("=iII")
 """struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)."""
 
+Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 log: Final = structlog.get_logger("plait.agent.api")
 
 
 class AgentApi:
     """The listener."""
 
-    def __init__(self, agent: Agent, path: Path, metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        path: Path,
+        metrics: Callable[[], bytes],
+        routes: Mapping[str, Route] | None = None,
+    ) -> None:
+        """`routes` answer POSTs to further paths; they are read by `start`."""
         self._agent = agent
+        self._routes = {} if routes is None else routes
         self._path = path
         self._metrics = metrics
         self._runner: web.AppRunner | None = None
@@ -40,6 +51,8 @@ class AgentApi:
     async def start(self) -> None:
         """Listen. A socket that a dead agent left is replaced."""
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
+        for path, route in self._routes.items():
+            app.router.add_post(path, route)
         app.router.add_post("/v1/{verb}", self._verb)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/metrics", self._expose)

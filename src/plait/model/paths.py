@@ -68,6 +68,11 @@ class Paths:
         """Directory of the agent's journal, last snapshot and previous sysctl values."""
         return self.state / "agent"
 
+    @property
+    def cni_queue(self) -> Path:
+        """Directory of CNI's DELs that came while no agent answered (native/plait-cni.c)."""
+        return self.state / "cni" / "queue"
+
     # Runtime: sockets and pids, gone after a reboot.
 
     @property

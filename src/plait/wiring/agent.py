@@ -5,6 +5,8 @@ agent.service -> names -> zone                          (task "agent -> names")
 resolver -> agent.policing -> sets of names             (before an answer is given)
 resolver -> agent.policing                              (before another resolver is asked)
 docker plug-in -> agent                                 (task "docker -> agent")
+CNI shim -> agent.sock -> CNI plug-in                   (a route of the agent's socket)
+DELs that the shim kept -> CNI plug-in                  (task "kept DELs -> agent")
 kernel -> flow log                                      (task "kernel -> flows")
 kernel -> counters                                      (task "kernel -> counters")
 flow log, counters -> server                            (task "flows -> server")
@@ -32,6 +34,9 @@ from plait.agent.state import Identity
 from plait.agent.sync import FORGOTTEN
 from plait.client import enrol
 from plait.client.api import ApiClient
+from plait.cni import route
+from plait.cni.kept import Kept
+from plait.cni.plugin import CniPlugin
 from plait.dns.resolvconf import ResolvConf
 from plait.dns.server import DnsServer
 from plait.dns.zone import Zone
@@ -39,6 +44,7 @@ from plait.docker.directory import Directory
 from plait.docker.engine import DockerEngine
 from plait.docker.journal import Journal
 from plait.docker.plugin import DockerPlugin
+from plait.kernel.hostfacts import boot_identity
 from plait.kernel.nflog import Nflog
 from plait.model.config import AgentConfig
 from plait.model.errors import PlaitError
@@ -121,8 +127,11 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
             observe=names.observe,
             local=names.local_changed,
         )
+        cni = CniPlugin(agent.service, Kept(paths.cni_queue, boot_identity().partition("/")[0]))
+        agent.routes[route.PATH] = route.handler(cni)
         await agent.start()
         stack.push_async_callback(agent.stop)
+        stack.push_async_callback(cni.stop)
         clock = asyncio.get_running_loop().time
         resolver = DnsServer(
             zone,
@@ -148,6 +157,7 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
         tasks.start("resolver", keep_trying("resolver", resolver.start, missing))
         tasks.start("docker plug-in", keep_trying("docker plug-in", plugin.start, missing))
         tasks.start("docker -> agent", follow_docker(plugin, agent))
+        tasks.start("kept DELs -> agent", cni.run())
         tasks.start("kernel -> flows", read_flows(agent, missing))
         tasks.start("kernel -> counters", agent.flows.count())
         tasks.start("flows -> server", agent.flows.ship(partial(api.report_flows, identity.name)))

@@ -1,46 +1,112 @@
-"""The CNI shim, compiled as the wheel's build hook compiles it, and run as a runtime runs it."""
+"""The CNI shim, run as a runtime runs it, with an agent that is a few lines of this file."""
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import json
-import platform
+import os
+import socket
+import stat
 import subprocess
-import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.support import shim as shims
 
-ROOT = Path(__file__).parents[3]
+from plait.wire.cni.call import Call, parse, split
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ziglang") is None,
-    reason="the C compiler is not installed: scripts/setup --shim",
-)
+pytestmark = pytest.mark.skipif(not shims.COMPILER, reason=shims.NO_COMPILER)
 
-
-def hook() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("native_build", ROOT / "native/build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["native_build"] = module
-    spec.loader.exec_module(module)
-    return module
+DEL = {
+    "CNI_COMMAND": "DEL",
+    "CNI_CONTAINERID": "c1",
+    "CNI_IFNAME": "eth0",
+    "CNI_NETNS": "/run/netns/c1",
+    "CNI_PATH": "/opt/cni/bin",
+}
+CONFIG = b'{"cniVersion":"1.1.0","name":"podnet","type":"plait"}'
+SILENT = (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
 
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("native") / "plait-cni"
-    hook().build(output, platform.machine())
-    return output
+    return shims.build(tmp_path_factory.mktemp("native"))
 
 
-def call(shim: Path, environ: dict[str, str], config: bytes = b"{}") -> tuple[int, Any]:
-    done = subprocess.run([str(shim)], env=environ, input=config, capture_output=True, check=False)
-    return done.returncode, json.loads(done.stdout)
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """PLAIT_ROOT; short, for sun_path holds 108 bytes."""
+    return tmp_path
+
+
+def call(
+    shim: Path, root: Path, environ: dict[str, str], config: bytes = CONFIG
+) -> tuple[int, Any]:
+    done = subprocess.run(
+        [str(shim)],
+        env={**environ, "PLAIT_ROOT": str(root)},
+        input=config,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout else None
+
+
+class Agent:
+    """Answers one call with these bytes, in as many pieces."""
+
+    def __init__(self, root: Path, *pieces: bytes, takes: bool = True) -> None:
+        directory = root / "run/plait"
+        directory.mkdir(parents=True, exist_ok=True)
+        self.heard = b""
+        self._pieces = pieces
+        self._takes = takes
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(directory / "agent.sock"))
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        link, _ = self._listener.accept()
+        with link, contextlib.suppress(ConnectionError):
+            if self._takes:
+                self.heard = read_call(link)
+            for piece in self._pieces:
+                link.sendall(piece)
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(10)
+        self._listener.close()
+
+
+def read_call(link: socket.socket) -> bytes:
+    """The body of one HTTP request."""
+    with link.makefile("rb") as stream:
+        head = b"".join(iter(stream.readline, b"\r\n")).decode()
+        size = next(line for line in head.splitlines() if line.startswith("Content-Length: "))
+        return stream.read(int(size.partition(": ")[2]))
+
+
+def answer(body: bytes, status: int = 0) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nPlait-CNI-Exit: {status}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.fixture
+def queue(root: Path) -> Path:
+    return root / "var/lib/plait/cni/queue"
+
+
+def kept(queue: Path) -> list[Call]:
+    return [parse(path.read_bytes()) for path in queue.iterdir()]
 
 
 def test_it_is_small_and_needs_no_library(shim: Path) -> None:
@@ -52,23 +118,140 @@ def test_it_is_small_and_needs_no_library(shim: Path) -> None:
     assert b"ld-linux" not in data
 
 
-def test_version_lists_what_the_specification_has(shim: Path) -> None:
-    code, answer = call(shim, {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.1.0"}')
+def test_version_needs_no_agent(shim: Path, root: Path) -> None:
+    code, said = call(shim, root, {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.1.0"}')
     assert code == 0
-    assert "1.1.0" in answer["supportedVersions"]
-    assert "0.3.0" in answer["supportedVersions"]
-
-
-@pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK", "STATUS", "GC"])
-def test_the_other_verbs_ask_to_try_again_later(shim: Path, verb: str) -> None:
-    code, answer = call(shim, {"CNI_COMMAND": verb}, b"x" * (1 << 20))
-    assert (code, answer["code"]) == (11, 11)
-    assert answer["msg"] == "agent does not serve CNI yet"
+    assert said["supportedVersions"] == ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
 
 @pytest.mark.parametrize("environ", [{}, {"CNI_COMMAND": "FLY"}, {"CNI_COMMAND": '"\\\n'}])
 def test_a_call_that_is_no_cni_is_refused_with_code_four(
-    shim: Path, environ: dict[str, str]
+    shim: Path, root: Path, environ: dict[str, str]
 ) -> None:
-    code, answer = call(shim, environ)
-    assert (code, answer["code"]) == (4, 4)
+    code, said = call(shim, root, environ)
+    assert (code, said["code"]) == (4, 4)
+
+
+class TestCarrying:
+    def test_environment_and_configuration_arrive_as_they_are(self, shim: Path, root: Path) -> None:
+        odd = {**DEL, "CNI_ARGS": 'A="\n\\;B=\xe4', "CNI_IFNAME": "", "OTHER": "not ours"}
+        with Agent(root, answer(b"")) as agent:
+            assert call(shim, root, odd, b'\0\0{"x": "\xff\0"}') == (0, None)
+        environment, config = split(agent.heard)
+        assert config == b'\0\0{"x": "\xff\0"}'
+        assert environment.pop("PLAIT_STARTED").isdigit()
+        assert environment == {
+            key: value.encode().decode() for key, value in odd.items() if key != "OTHER"
+        }
+
+    def test_it_says_when_it_began(self, shim: Path, root: Path) -> None:
+        before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        with Agent(root, answer(b"")) as agent:
+            call(shim, root, DEL)
+        after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        assert before < parse(agent.heard).started < after
+
+    def test_the_answer_and_its_status_come_back(self, shim: Path, root: Path) -> None:
+        whole = answer(b'{"code":102}' + b" " * 100_000, 102)
+        pieces = [whole[:7], whole[7:60], whole[60:61], whole[61:]]
+        with Agent(root, *pieces):
+            assert call(shim, root, {**DEL, "CNI_COMMAND": "ADD"}) == (102, {"code": 102})
+
+    def test_a_large_configuration_goes_through(self, shim: Path, root: Path) -> None:
+        config = b'{"x": "' + b"x" * 900_000 + b'"}'
+        with Agent(root, answer(b"")) as agent:
+            assert call(shim, root, DEL, config)[0] == 0
+        assert split(agent.heard)[1] == config
+
+    def test_one_without_end_is_refused(self, shim: Path, root: Path) -> None:
+        code, said = call(shim, root, DEL, b"x" * 2_000_000)
+        assert (code, said["code"]) == (6, 6)
+
+
+class TestWithoutAnAgent:
+    @pytest.mark.parametrize(
+        ("verb", "code"), [("ADD", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)]
+    )
+    def test_nobody_listens(self, shim: Path, root: Path, verb: str, code: int) -> None:
+        status, said = call(shim, root, {**DEL, "CNI_COMMAND": verb})
+        assert (status, said["code"]) == (code, code)
+        assert said["msg"] == "the agent of this host does not answer"
+
+    @pytest.mark.parametrize("said", SILENT, ids=["nothing", "half a head", "no CNI"])
+    def test_half_an_answer_is_none(self, shim: Path, root: Path, said: bytes) -> None:
+        with Agent(root, said):
+            assert call(shim, root, {**DEL, "CNI_COMMAND": "ADD"})[0] == 11
+
+    def test_half_a_body_is_none(self, shim: Path, root: Path) -> None:
+        with Agent(root, answer(b'{"cniVersion":"1.1.0"}')[:-5]):
+            status, said = call(shim, root, {**DEL, "CNI_COMMAND": "ADD"})
+        assert (status, said["details"]) == (11, "it ended in the middle of its answer")
+
+    def test_an_agent_that_dies_at_once_is_none(self, shim: Path, root: Path) -> None:
+        with Agent(root, takes=False):
+            assert call(shim, root, {**DEL, "CNI_COMMAND": "ADD"}, CONFIG * 10_000)[0] == 11
+
+
+class TestKeeping:
+    def test_a_del_is_kept_as_it_is(self, shim: Path, root: Path, queue: Path) -> None:
+        assert call(shim, root, DEL) == (0, None)
+        (found,) = kept(queue)
+        assert found.verb == "DEL"
+        assert found.attachment == ("c1", "eth0")
+        assert found.name == "podnet"
+        assert found.started > 0
+        assert found.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def test_only_root_reads_it(self, shim: Path, root: Path, queue: Path) -> None:
+        call(shim, root, DEL)
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (queue.parent, queue)]
+        assert modes == [0o700, 0o700]
+        assert [stat.S_IMODE(path.stat().st_mode) for path in queue.iterdir()] == [0o600]
+
+    def test_five_dels_of_an_attachment_are_one_file(
+        self, shim: Path, root: Path, queue: Path
+    ) -> None:
+        for _ in range(5):
+            assert call(shim, root, DEL)[0] == 0
+        assert call(shim, root, {**DEL, "CNI_IFNAME": "eth1"})[0] == 0
+        assert call(shim, root, {**DEL, "CNI_CONTAINERID": "c1eth", "CNI_IFNAME": "0"})[0] == 0
+        assert len(kept(queue)) == 3
+
+    @pytest.mark.parametrize("said", SILENT[:2], ids=["nothing", "half a head"])
+    def test_so_it_is_when_the_agent_dies_in_the_middle(
+        self, shim: Path, root: Path, queue: Path, said: bytes
+    ) -> None:
+        with Agent(root, said):
+            assert call(shim, root, DEL) == (0, None)
+        assert len(kept(queue)) == 1
+
+    def test_what_cannot_be_kept_is_to_be_tried_again(self, shim: Path, root: Path) -> None:
+        (root / "var").touch()
+        status, said = call(shim, root, DEL)
+        assert (status, said["code"]) == (11, 11)
+        assert "cannot be kept" in said["msg"]
+
+    def test_a_del_of_nothing_is_not_kept(self, shim: Path, root: Path, queue: Path) -> None:
+        assert call(shim, root, {**DEL, "CNI_CONTAINERID": ""})[0] == 4
+        assert not queue.exists()
+
+
+@pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+def test_a_runtime_that_has_gone_is_an_error(shim: Path, root: Path, closed_pipe: int) -> None:
+    with Agent(root, answer(b'{"cniVersion":"1.1.0"}')):
+        done = subprocess.run(
+            [str(shim)],
+            env={**DEL, "CNI_COMMAND": "ADD", "PLAIT_ROOT": str(root)},
+            input=CONFIG,
+            stdout=closed_pipe,
+            check=False,
+        )
+    assert done.returncode == 5

@@ -1,0 +1,308 @@
+"""The verbs of CNI over those of the agent. One at a time for each attachment.
+
+An ADD returns when identity and rules are in force, within the deadline of its configuration; a
+DEL that comes meanwhile ends it. DELs that the shim kept are served before any ADD.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, NamedTuple
+
+import structlog
+
+from plait.client.agent import Agent, LocalEndpoint
+from plait.cni import attachment, checking
+from plait.cni.attachment import Identity, endpoint_id
+from plait.cni.kept import Kept
+from plait.cni.order import Order
+from plait.cni.refusals import as_cni
+from plait.model.errors import PlaitError
+from plait.wire.cni import errors, result
+from plait.wire.cni.call import Call, Verb, parse
+from plait.wire.cni.errors import CniError
+
+PATIENCE: Final = 60.0
+"""Seconds for a verb other than ADD, whose configuration says it."""
+LOOK: Final = 10.0
+"""Seconds between looks for kept DELs that nobody else came upon."""
+OWN_NAMESPACE: Final = "/proc/self/ns/net"
+
+log: Final = structlog.get_logger("plait.cni")
+
+
+class Answer(NamedTuple):
+    """What the shim prints, and the status with which it exits."""
+
+    body: bytes
+    status: int = 0
+
+
+def _never() -> bool:
+    return False
+
+
+class CniPlugin:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        kept: Kept,
+        *,
+        boottime: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        patience: float = PATIENCE,
+    ) -> None:
+        """`boottime` gives nanoseconds since boot, sleep included; `patience` is in seconds."""
+        self._agent = agent
+        self._kept = kept
+        self._boottime = boottime
+        self._patience = patience
+        self._order = Order()
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._adding: dict[str, dict[asyncio.Task[Answer], int]] = {}
+        """ADDs under way, with their beginnings."""
+        self._emptying = asyncio.Lock()
+        self._verbs: dict[Verb, Callable[[Call], Awaitable[Answer]]] = {
+            "DEL": self._del,
+            "CHECK": self._check,
+            "GC": self._gc,
+            "STATUS": self._status,
+            "VERSION": self._version,
+        }
+
+    async def handle(self, body: bytes, gone: Callable[[], bool] = _never) -> Answer:
+        """The answer to a call, an error being one, too. `gone` says that nobody waits for it any
+        more: what an ADD has made is then taken away."""
+        version = errors.LATEST
+        try:
+            call = parse(body)
+            version = call.version
+            if call.verb == "ADD":
+                return await self._add(call, gone)
+            async with asyncio.timeout(self._patience):
+                return await self._verbs[call.verb](call)
+        except CniError as error:
+            refusal = error
+        except PlaitError as error:
+            refusal = as_cni(error)
+            refusal.version = version
+        except TimeoutError:
+            refusal = CniError(errors.TRY_AGAIN, f"it was not done within {self._patience:g} s")
+            refusal.version = version
+        except Exception:
+            log.exception("a call of CNI failed")
+            refusal = CniError(errors.FAILED, "the agent failed", "see /var/log/plait/agent.log")
+            refusal.version = version
+        log.warning("refused", code=refusal.code, msg=refusal.msg, details=refusal.details)
+        return Answer(refusal.encode(), min(refusal.code, 255))
+
+    async def run(self) -> None:
+        """Serve the DELs that are kept, now and whenever some are found, until cancelled."""
+        while True:
+            await self.empty()
+            await asyncio.sleep(LOOK)
+
+    async def stop(self) -> None:
+        """End the ADDs under way: the runtime asks again."""
+        tasks = [task for tasks in self._adding.values() for task in tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def empty(self) -> None:
+        """Serve the DELs that are kept. One that fails stays, and holds nobody up."""
+        async with self._emptying:
+            for kept in tuple(self._kept.calls()):
+                try:
+                    await self._del(kept.call)
+                except (CniError, PlaitError) as error:
+                    log.error("a kept DEL failed", file=kept.path.name, error=str(error))
+                else:
+                    self._kept.done(kept)
+                    log.info("a kept DEL was served", container=kept.call.attachment.container)
+
+    # ADD.
+
+    async def _add(self, call: Call, gone: Callable[[], bool]) -> Answer:
+        ident = endpoint_id(call.name, call.attachment)
+        began = call.started or self._boottime()
+        left = call.settings.deadline - (self._boottime() - began) / 1e9
+        task = asyncio.create_task(self._attach(ident, call, left))
+        under_way = self._adding.setdefault(ident, {})
+        under_way[task] = began
+        try:
+            answer = await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise CniError(errors.TRY_AGAIN, "a DEL of the attachment ended the ADD") from None
+        except TimeoutError:
+            raise CniError(
+                errors.TRY_AGAIN,
+                f"the attachment was not made within {call.settings.deadline:g} s",
+                "the deadline of the configuration",
+            ) from None
+        finally:
+            del under_way[task]
+            if not under_way:
+                self._adding.pop(ident, None)
+        if gone():
+            log.warning("nobody waits for the result of an ADD; undone", endpoint=ident)
+            await self._agent.detach(ident)
+        return answer
+
+    async def _attach(self, ident: str, call: Call, left: float) -> Answer:
+        async with asyncio.timeout(max(left, 0.0)) as deadline:
+            await self.empty()
+            async with self._alone(ident):
+                if self._order.late_add(ident, call.started):
+                    raise CniError(
+                        errors.UNKNOWN_CONTAINER, "a DEL that began after this ADD has been served"
+                    )
+                inode = self._namespace(call)
+                present = await self._agent.endpoints()
+                self._refuse_existing(ident, call, inode, present)
+                default_route = attachment.wants_default_route(call, inode, present)
+                identity = await self._identity(call, (deadline.when() or 0.0))
+                attached = await self._agent.attach(
+                    attachment.request(call, identity, default_route=default_route)
+                )
+                self._order.added(ident, call.started, {e.request.id for e in present})
+        ours = attachment.result(call, attached, default_route=default_route)
+        return Answer(result.encode(result.merge(call.previous, ours), call.version))
+
+    def _namespace(self, call: Call) -> int:
+        """Inode of the namespace; code 4 when there is none, or when it is the host's own."""
+        try:
+            inode = os.stat(call.netns).st_ino  # noqa: PTH116 - a Path would cost more than this
+        except (OSError, ValueError) as error:
+            raise CniError(
+                errors.BAD_ENVIRONMENT, "CNI_NETNS leads to no network namespace", str(error)
+            ) from error
+        if inode == os.stat(OWN_NAMESPACE).st_ino:  # noqa: PTH116
+            raise CniError(
+                errors.BAD_ENVIRONMENT,
+                "CNI_NETNS is the network namespace of the host itself",
+                call.netns,
+            )
+        return inode
+
+    def _refuse_existing(
+        self, ident: str, call: Call, inode: int, present: tuple[LocalEndpoint, ...]
+    ) -> None:
+        """The same attachment in another namespace is its former life, which has gone."""
+        for endpoint in present:
+            if endpoint.request.id == ident and endpoint.netns_inode == inode:
+                raise CniError(
+                    errors.INTERFACE_EXISTS,
+                    f"the container has an interface {call.ifname} of this network already",
+                    f"endpoint {ident}",
+                )
+
+    async def _identity(self, call: Call, deadline: float) -> Identity:
+        """Whose the endpoint is; `deadline` by the clock of the event loop."""
+        wanted = call.wanted
+        if call.settings.identity == "runtime" or not wanted.pod_namespace:
+            return Identity.of_runtime(call)
+        # A little before the deadline, so that the refusal says what was waited for.
+        patience = (deadline - asyncio.get_running_loop().time()) * 0.95
+        pod = await self._agent.pod(
+            wanted.pod_namespace, wanted.pod_name, wanted.pod_uid, wait=max(patience, 0.0)
+        )
+        return Identity.of_pod(pod)
+
+    # The other verbs.
+
+    async def _del(self, call: Call) -> Answer:
+        """Remove the attachment; no error when there is none."""
+        ident = endpoint_id(call.name, call.attachment)
+        under_way = tuple(self._adding.get(ident, {}).items())
+        newer = call.started and any(began > call.started for _, began in under_way)
+        if newer or self._order.late_del(ident, call.started):
+            log.warning("a DEL that began before the ADD came after it", endpoint=ident)
+            return Answer(b"")
+        self._order.deleted(ident, call.started)
+        for task, _ in under_way:
+            task.cancel()
+        async with self._alone(ident):
+            await self._agent.detach(ident)
+        return Answer(b"")
+
+    async def _check(self, call: Call) -> Answer:
+        ident = endpoint_id(call.name, call.attachment)
+        inode = self._namespace(call)
+        found = [e for e in await self._agent.endpoints() if e.request.id == ident]
+        if not found:
+            raise CniError(errors.UNKNOWN_CONTAINER, "there is no such attachment", ident)
+        wrong = [
+            *checking.differences(call, found[0], inode),
+            *await self._agent.check(ident),
+        ]
+        if wrong:
+            raise CniError(errors.DIFFERS, "the attachment is not as it was made", "; ".join(wrong))
+        return Answer(b"")
+
+    async def _gc(self, call: Call) -> Answer:
+        """Remove every attachment of this network configuration that is not valid any more."""
+        await self.empty()
+        own = attachment.prefix(call.name)
+        valid = {endpoint_id(call.name, item) for item in call.valid}
+        failed = []
+        for endpoint in await self._agent.endpoints():
+            ident = endpoint.request.id
+            if not ident.startswith(own) or ident in valid:
+                continue
+            log.info("garbage", endpoint=ident, container=endpoint.request.workload.id)
+            try:
+                async with self._alone(ident):
+                    await self._agent.detach(ident)
+            except PlaitError as error:
+                failed.append(f"{ident}: {error}")
+        if failed:
+            raise CniError(
+                errors.FAILED, f"{len(failed)} attachments cannot be removed", "; ".join(failed)
+            )
+        return Answer(b"")
+
+    async def _status(self, call: Call) -> Answer:
+        """Whether an ADD would be served now."""
+        status = await self._agent.status()
+        if not status.ready:
+            raise CniError(
+                errors.NOT_AVAILABLE,
+                "the agent does not know the network yet",
+                "; ".join(status.problems),
+            )
+        if call.settings.identity == "kubernetes" and not status.server_connected:
+            raise CniError(
+                errors.NOT_AVAILABLE,
+                "the server is away: who new pods are cannot be known",
+                "; ".join(status.problems),
+            )
+        return Answer(b"")
+
+    async def _version(self, call: Call) -> Answer:
+        del call  # The shim answers this itself; here for whoever asks the socket.
+        return Answer(errors.versions())
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, ident: str) -> AsyncIterator[None]:
+        """One call at a time for an attachment."""
+        lock, users = self._locks.get(ident, (None, 0))
+        lock = lock or asyncio.Lock()
+        self._locks[ident] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            users = self._locks[ident][1] - 1
+            if users:
+                self._locks[ident] = (lock, users)
+            else:
+                del self._locks[ident]

@@ -1,0 +1,153 @@
+"""A lab host with a real agent, and a container runtime's side of CNI on it.
+
+A container is a network namespace; plugins are run inside the host as a runtime runs them, ours by
+way of the shim.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.lab.census import assert_back, at_rest, ready, verbs
+from tests.lab.conftest import eventually, made, unique
+from tests.support import shim as shims
+from tests.support.libcni import Attachment, Network, PluginError
+
+from plait.client.agent import LocalEndpoint
+from plait.client.agent_socket import run as at_once
+from plait.lab.lab import Lab
+
+OURS: Mapping[str, Any] = {
+    "type": "plait",
+    "capabilities": dict.fromkeys(
+        ("portMappings", "bandwidth", "ips", "mac", "dns", "ipRanges", "aliases"), True
+    ),
+}
+DEBIAN = "/usr/lib/cni"
+"""Plugins of Debian's containernetworking-plugins."""
+
+
+def ours(**keys: Any) -> dict[str, Any]:
+    """Our plugin's part of a list, with keys of its own."""
+    return {**OURS, **keys}
+
+
+class Box:
+    """A host that runs containers."""
+
+    def __init__(self, lab: Lab, host: str, shim: Path) -> None:
+        self.lab = lab
+        self.host = host
+        self.shim = shim
+        self._spaces: list[str] = []
+
+    # The runtime.
+
+    def execute(
+        self, plugin: str, environment: Mapping[str, str], stdin: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a plugin as a runtime does: its environment, the configuration on its input."""
+        program = str(self.shim) if plugin == "plait" else f"{DEBIAN}/{plugin}"
+        pairs = [f"{name}={value}" for name, value in environment.items()]
+        return self.lab.run(self.host, ["env", *pairs, program], check=False, stdin=stdin)
+
+    def network(self, *plugins: Mapping[str, Any], **options: Any) -> Network:
+        """A network configuration list."""
+        return Network(self.execute, plugins or (OURS,), **options)
+
+    def container(self, ifname: str = "eth0") -> Attachment:
+        """A new container: an empty network namespace."""
+        name = f"c{secrets.token_hex(8)}"
+        self.sh("ip", "netns", "add", name)
+        self._spaces.append(name)
+        return Attachment(name, f"/run/netns/{name}", ifname)
+
+    # The host.
+
+    def sh(self, *argv: str, check: bool = True) -> str:
+        done = self.lab.run(self.host, argv, check=False)
+        assert not check or done.returncode == 0, f"{argv}: {done.stderr or done.stdout}"
+        return done.stdout
+
+    def inside(self, at: Attachment, *argv: str, check: bool = True) -> str:
+        """A command's output in a container's network namespace."""
+        return self.sh("ip", "netns", "exec", Path(at.netns).name, *argv, check=check)
+
+    def show(self, at: Attachment, *what: str) -> Any:
+        """What `ip -j` says in a container."""
+        return json.loads(self.inside(at, "ip", "-j", *what) or "[]")
+
+    def addresses(self, at: Attachment) -> set[str]:
+        """Global addresses of the container's interface, with prefix length."""
+        (link,) = self.show(at, "address", "show", "dev", at.ifname)
+        return {
+            f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["scope"] == "global"
+        }
+
+    def endpoints(self) -> tuple[LocalEndpoint, ...]:
+        return at_once(verbs(self.lab, self.host).endpoints())
+
+    def endpoint(self, at: Attachment) -> LocalEndpoint:
+        """The agent's endpoint of a container."""
+        (found,) = (
+            e
+            for e in self.endpoints()
+            if e.request.workload.id == at.container and e.request.ifname == at.ifname
+        )
+        return found
+
+    def clean(self) -> None:
+        """Every container goes, and whatever of them the agent still has."""
+        for endpoint in self.endpoints():
+            at_once(verbs(self.lab, self.host).detach(endpoint.request.id))
+        for name in self._spaces:
+            self.sh("ip", "netns", "delete", name, check=False)
+        self._spaces.clear()
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shim, built."""
+    if not shims.COMPILER:
+        pytest.skip(shims.NO_COMPILER)
+    return shims.build(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(scope="session")
+def cni_lab() -> Iterator[Lab]:
+    """One host with a server and an agent."""
+    with made(unique("cni"), 1) as lab:
+        yield lab
+
+
+@pytest.fixture
+def box(cni_lab: Lab, shim: Path) -> Iterator[Box]:
+    """The lab's host as a runtime sees it, without containers."""
+    eventually("the agent is ready", lambda: ready(cni_lab, "h1"))
+    box = Box(cni_lab, "h1", shim)
+    try:
+        yield box
+    finally:
+        box.clean()
+
+
+@pytest.fixture
+def clean_host(box: Box) -> Iterator[None]:
+    """Nothing of a test's containers stays on the host: census before and after."""
+    before = at_rest(box.lab, box.host, quiet=0.5)
+    yield
+    assert_back(box.lab, box.host, before)
+
+
+def refused(code: int, call: Callable[[], Any]) -> PluginError:
+    """The call is refused with that code."""
+    with pytest.raises(PluginError) as caught:
+        call()
+    assert caught.value.code == code, caught.value
+    return caught.value
