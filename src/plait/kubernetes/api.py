@@ -74,7 +74,7 @@ class KubernetesApi:
             await self._session.close()
             self._session = None
 
-    # Objects
+    # Objects. A body that is written names its apiVersion and kind.
 
     async def get(self, resource: Resource, kind: type[R], name: str, namespace: str = "") -> R:
         """One object; PLAIT-KUBE-005 when there is none."""

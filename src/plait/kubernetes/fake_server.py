@@ -234,8 +234,8 @@ class FakeKubernetes:
             namespace = ""
             if served.resource.namespaced and parts[0] == "namespaces" and len(parts) > 2:
                 namespace, parts = parts[1], parts[2:]
-            if parts[0] == plural and len(parts) <= 3:
-                name, subresource = (*parts[1:], "", "")[:2]
+            name, subresource = (*parts[1:], "", "")[:2]
+            if parts[0] == plural and len(parts) <= 3 and subresource in ("", "status"):
                 return _Target(served, namespace, name, subresource)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -75,15 +76,14 @@ class Watcher:
         """Tell until the time is over, the client goes, or a fault ends it."""
         self._transport = request.transport
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._follow(response)
-        except TimeoutError:
-            if self._bookmarks:
-                await response.write(self._line("BOOKMARK", self._at(self._store.revision)))
-        except (_Ended, ConnectionResetError):
-            pass
+        with suppress(_Ended, ConnectionResetError):
+            await response.prepare(request)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._follow(response)
+            except TimeoutError:
+                if self._bookmarks:
+                    await response.write(self._line("BOOKMARK", self._at(self._store.revision)))
         return response
 
     async def _follow(self, response: web.StreamResponse) -> None:
