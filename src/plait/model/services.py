@@ -8,15 +8,21 @@ backends, at random, and conntrack keeps it there. Backends are
 - those that are listed in `backends`, or
 - those of the EndpointSlices that name the Service (an orchestrator says them).
 
-Of these each host uses, in this order: 1. the ready ones; if there are none, those that still
-serve while they terminate. 2. Of them, by `internalTraffic` or `externalTraffic` `Local`, those of
-this host alone, whatever their number; else, by `prefer` or by the hints that every one of them
-carries, those of the same node, else of the same site, else all.
+Of these each host uses for a port and a family:
 
-A frontend without backends refuses at once (TCP reset, ICMP port unreachable); one of
-`externalTraffic: Local` without a backend on this host drops, so that whoever balances outside
-looks elsewhere. A backend that goes takes its UDP flows with it; established TCP flows to a
-terminating backend go on until it ends them.
+- by `internalTraffic` or `externalTraffic` `Local`, those of this host alone: the ready ones; if
+  there are none, those that still serve while they terminate;
+- else the ready ones of all; if there are none, those that still serve while they terminate. Of
+  them, by the hints that every one of them carries or else by `prefer`, those of the same node,
+  else of the same site, else all.
+
+`externalTraffic` rules what senders outside send to external and load-balancer addresses and to
+node ports; senders of our own get all backends there. `internalTraffic` rules cluster addresses.
+
+A frontend without backends refuses at once (TCP reset, ICMP port unreachable); to senders outside
+one of `externalTraffic: Local` without a backend on this host drops while other hosts have some, so
+that whoever balances outside looks there. A backend that goes takes its UDP flows with it;
+established TCP flows to a terminating backend go on until it ends them.
 
 Policies see the backend, not the Service: they decide after the address was translated. In-cluster
 senders keep their own address; a sender outside keeps it as well where the backend is on the host
