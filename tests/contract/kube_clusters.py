@@ -17,6 +17,7 @@ from plait.kubernetes.fake_server import FakeKubernetes
 from plait.kubernetes.kinds import Kind, Resource
 from plait.kubernetes.kubeconfig import Access
 from plait.kubernetes.reflector import Reflector, Timing
+from plait.kubernetes.refusals import KubernetesError
 from plait.kubernetes.replica import Change, Key
 
 QUICK = Timing(first=0.005, longest=0.05, absent=0.05, brief=0.05)
@@ -288,12 +289,16 @@ class Meddler(KubernetesApi):
     ) -> AsyncGenerator[list[bytes], None]:
         if ancient := self.ancient:
             query = {**query, "resourceVersion": "1"}
-        async with aclosing(super().watch(path, query, silence=silence)) as stream:
-            async for lines in stream:
-                if not lines:
-                    self.watches += 1
-                    self.ancient = self.ancient and not ancient
-                yield lines
+        try:
+            async with aclosing(super().watch(path, query, silence=silence)) as stream:
+                async for lines in stream:
+                    if not lines:
+                        self.watches += 1
+                        self.ancient = self.ancient and not ancient
+                    yield lines
+        except KubernetesError:
+            self.ancient = self.ancient and not ancient
+            raise
 
 
 class Scene:
