@@ -27,15 +27,19 @@ from plait.model.hoststate import (
     PeerRoute,
     Route,
     Rule,
+    Shaper,
     Vxlan,
 )
 from plait.wire import links as wl
 from plait.wire import netlink as nl
 from plait.wire import rtnetlink as rt
+from plait.wire import tc
 
 NAME = marks.host_ifname("one")
 OTHER = "02:00:00:00:00:07"
 VX = marks.VXLAN_LINK
+IFB = marks.shaper_ifname(NAME)
+SHAPER = Shaper(to_rate=10**7, to_burst=10**6, from_rate=10**7, from_burst=10**6)
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
@@ -83,6 +87,7 @@ def whole(path: str, inode: int) -> HostState:
             }
         ),
         rules=frozenset({Rule(family=4, priority=112, table=112, mark=1, mask=3)}),
+        shapers={NAME: SHAPER},
     )
 
 
@@ -123,6 +128,7 @@ HEARD: dict[str, Hand] = {
     "route deleted": lambda n: rt.del_route(NEARBY),
     "rule deleted": lambda n: rt.del_rule(rt.RuleInfo(rt.AF_INET, 112, 112, 1, 3, 112)),
     "neighbour deleted": lambda n: rt.del_neighbour(n.index(VX), "fe80::7"),
+    "shaper deleted": lambda n: wl.del_link(n.index(IFB)),
     "forwarding entry deleted": lambda n: rt.del_fdb(n.index(VX), OTHER, "192.0.2.7"),
 }
 UNHEARD: dict[str, Hand] = {
@@ -137,6 +143,13 @@ UNHEARD: dict[str, Hand] = {
     "neighbour changed": lambda n: rt.new_neighbour(n.index(VX), "fe80::7", marks.HOST_MAC),
     "forwarding entry changed": lambda n: rt.new_fdb(n.index(VX), OTHER, "192.0.2.66"),
     "forwarding entry added": lambda n: rt.new_fdb(n.index(VX), marks.HOST_MAC, "192.0.2.6"),
+    "shaper lowered": lambda n: wl.set_link(n.index(IFB), up=False),
+    "bucket deleted": lambda n: tc.del_bucket(n.index(NAME), marks.QDISC_HANDLE),
+    "bucket widened": lambda n: tc.new_bucket(
+        n.index(IFB), marks.QDISC_HANDLE, tc.Bucket(10**9, 10**6, 10**7), change=True
+    ),
+    "redirection deleted": lambda n: tc.del_filters(n.index(NAME), marks.FILTER_PRIORITY),
+    "filters deleted": lambda n: tc.del_clsact(n.index(NAME)),
     "rule added": lambda n: rt.new_rule(rt.RuleInfo(rt.AF_INET, 9, 9, 9, 9, 112)),
 }
 
@@ -529,3 +542,42 @@ def test_a_setting_that_is_refused_undoes_the_endpoint() -> None:
     assert failure.errno == errno.EACCES
     assert ours(stage) == []
     assert settle(suite, wanted) == []
+
+
+def test_anothers_qdisc_is_never_replaced(stage: Stage) -> None:
+    """Debian's bandwidth plugin may follow ours in a chain."""
+    wanted = whole(*stage.add_netns())
+    suite = observed(stage)
+    assert settle(suite, msgspec.structs.replace(wanted, shapers={})) == []
+    theirs = tc.Bucket(rate=1_250_000, burst=65536, limit=128_036)
+    index = stage.netlink.index(NAME)
+    assert stage.netlink.execute([tc.new_bucket(index, 0x1_0000, theirs)]) == [None]
+    (failure,) = settle(suite, wanted)
+    assert failure.errno == errno.EEXIST
+    for programmer in suite:
+        programmer.observe()
+    assert settle(suite, msgspec.structs.replace(wanted, shapers={})) == []
+    suite.shapers.reap()
+    (left,) = stage.netlink.qdiscs()
+    assert (left.index, left.handle) == (index, 0x1_0000)
+
+
+def test_the_filters_of_others_outlive_a_shaper(stage: Stage) -> None:
+    wanted = whole(*stage.add_netns())
+    suite = observed(stage)
+    assert settle(suite, wanted) == []
+    index = stage.netlink.index(NAME)
+    theirs = tc.new_redirect(index, 7, stage.netlink.index(VX))
+    assert stage.netlink.execute([theirs]) == [None]
+    assert settle(suite, msgspec.structs.replace(wanted, shapers={})) == []
+    assert {f.priority for f in stage.netlink.filters(index, tc.INGRESS)} == {7}
+
+
+def test_a_shaper_that_waited_to_be_reaped_is_not_in_the_way(stage: Stage) -> None:
+    wanted = whole(*stage.add_netns())
+    suite = observed(stage)
+    for _ in range(2):
+        assert settle(suite, wanted) == []
+        assert settle(suite, HostState()) == []
+    assert suite.shapers.reap() == 1
+    assert stage.netlink.links("ifb") == []

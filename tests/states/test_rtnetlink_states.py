@@ -24,12 +24,15 @@ from plait.model.hoststate import (
     PeerRoute,
     Route,
     Rule,
+    Shaper,
     Vxlan,
 )
 from plait.wire import links as wl
 from plait.wire import rtnetlink as rt
+from plait.wire import tc
 
 KEYS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+MBIT = 1_000_000
 OTHER = "02:00:00:00:00:07"
 Space = tuple[str, int]
 
@@ -91,6 +94,10 @@ def to_endpoint(ident: str, number: int) -> frozenset[Route]:
     )
 
 
+def shaped(ident: str, **rates: int) -> dict[str, Shaper]:
+    return {marks.host_ifname(ident): Shaper(**rates)}
+
+
 def tunnel(vni: int = marks.VXLAN_VNI, mtu: int = 1450, local: str = "192.0.2.1") -> Vxlan:
     mac = marks.vtep_mac("node-1")
     address = f"{marks.link_local(mac)}/64"
@@ -146,6 +153,22 @@ def states(spaces: list[Space]) -> dict[str, HostState]:
         ),
         "two and one that waits": replace(
             BASE, links={**both, **links(waiting)}, routes=BASE.routes | both_routes
+        ),
+        "one shaped": replace(
+            BASE,
+            links=links(first),
+            shapers=shaped("one", to_rate=MBIT, to_burst=MBIT, from_rate=2 * MBIT, from_burst=MBIT),
+        ),
+        "one shaped otherwise": replace(
+            BASE,
+            links=both,
+            shapers=shaped("one", from_rate=3 * MBIT, from_burst=MBIT)
+            | shaped("two", to_rate=1 << 60, to_burst=MBIT),
+        ),
+        "one shaped elsewhere": replace(
+            BASE,
+            links=links(endpoint("one", 1, three)),
+            shapers=shaped("one", to_rate=MBIT, to_burst=MBIT, from_rate=2 * MBIT, from_burst=MBIT),
         ),
         "one elsewhere": replace(BASE, links=links(endpoint("one", 1, three))),
         "one renumbered": replace(
@@ -237,6 +260,18 @@ def picture(play: Play) -> dict[str, Any]:
             for n in (netlink.neighbours(f, index) if index else [])
             if n.permanent
         },
+        "shapers": {
+            netlink.name(q.index): (q.kind, q.handle, q.bucket and (q.bucket.rate, q.bucket.limit))
+            for q in netlink.qdiscs()
+            if q.parent == tc.ROOT and q.index not in doomed
+        },
+        "redirects": {
+            (link.name, f.priority, netlink.name(f.target))
+            for link in alive
+            for f in netlink.filters(link.index, tc.INGRESS)
+            if f.target
+        },
+        "filtered": {netlink.name(q.index) for q in netlink.qdiscs() if q.kind == "clsact"},
         "forwarding": [play.stage.sysctl.read(key) for key in KEYS],
     }
 
@@ -244,6 +279,7 @@ def picture(play: Play) -> dict[str, Any]:
 def contained(play: Play) -> list[dict[str, Any]]:
     # What is doomed may still stand in its namespace.
     play.suite.links.reap()
+    play.suite.shapers.reap()
     return [inside(play.stage.inside(path)) for path, _ in play.spaces]
 
 
@@ -254,6 +290,7 @@ def walk(play: Play, names: Iterable[str], *, singly: bool = False, reap: bool =
         settle(play.suite, known[name], singly=singly)
         if reap:
             play.suite.links.reap()
+            play.suite.shapers.reap()
         assert differences(play.suite, known[name]) == [], name
         for programmer in play.suite:
             programmer.observe()
@@ -357,5 +394,5 @@ def test_every_op_prints_and_no_two_states_are_the_same(play: Play) -> None:
     for wanted in known.values():
         for programmer in play.suite:
             for op in programmer.plan(wanted):
-                assert str(op).split()[0] in {"ip", "bridge", "sysctl"}
+                assert str(op).split()[0] in {"ip", "bridge", "sysctl", "tc"}
                 assert op.part == programmer.name

@@ -20,14 +20,14 @@ IFNAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 """Narrower than the kernel's dev_valid_name, which takes anything but space and slash."""
 MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
-LOWEST_RATE: Final = 8
-"""Bits a second: the kernel counts whole bytes."""
-HIGHEST_RATE: Final = (1 << 63) - 1
-"""Bits a second: JSON's and CNI's largest integer; far beyond any link."""
-HIGHEST_BURST: Final = ((1 << 32) - 1) * 8
-"""Bits: the kernel keeps bytes in 32 of its own (struct tc_tbf_qopt.buffer)."""
-RATES: Final = f"bits a second, from {LOWEST_RATE} to 2^63 - 1, or 0 for no limit"
-BURSTS: Final = "bits, below 2^35, and a rate with it"
+LOWEST_RATE: Final = 1000
+"""Bits a second, as Kubernetes' annotations: with less, one packet takes minutes."""
+HIGHEST_RATE: Final = (1 << 64) - 1
+"""Bits a second: the largest that CNI can say."""
+HIGHEST_BURST: Final = (1 << 64) - 1
+"""Bits: likewise. The kernel can do with fewer (desired.shapers)."""
+RATES: Final = f"bits a second, from {LOWEST_RATE} to 2^64 - 1, or 0 for no limit"
+BURSTS: Final = "bits up to 2^64 - 1, and a rate with it"
 
 
 def check_request(request: AttachRequest) -> None:

@@ -277,11 +277,11 @@ class Loop:
                 continue
             ops = self._due(programmer.plan(want))
             removals = tuple(op for op in ops if op.verb == "delete")
+            if removals and hasattr(programmer, "reap") and self._next_reap == inf:
+                self._next_reap = self._clock() + REAP_DELAY
+                self._wake.set()
             if programmer.name == LINKS:
                 done += self._apply(programmer, removals)
-                if removals and self._next_reap == inf:
-                    self._next_reap = self._clock() + REAP_DELAY
-                    self._wake.set()
             else:
                 later.append((programmer, removals))
             done += self._apply(programmer, tuple(op for op in ops if op.verb != "delete"))

@@ -15,8 +15,8 @@ from plait.agent.desired import ALL, Attachment, Desired, Host, Input, Underlay,
 from plait.agent.ledger import gone
 from plait.agent.records import Records
 from plait.agent.snapshot import Follower, Snapshot
-from plait.client.agent import LocalEndpoint
-from plait.model.hoststate import HostState
+from plait.client.agent import Bandwidth, LocalEndpoint
+from plait.model.hoststate import HostState, Shaper
 from plait.policy.engine import Engine
 from plait.selection.parties import LocalParty
 from plait.services.engine import Engine as Balancer
@@ -201,6 +201,18 @@ def attachment(endpoint: LocalEndpoint) -> Attachment:
         ports=request.ports,
         identified=request.identified,
         default_route=request.default_route,
+        shaper=_shaper(request.bandwidth),
+    )
+
+
+def _shaper(asked: Bandwidth | None) -> Shaper | None:
+    if asked is None or not (asked.ingress_rate or asked.egress_rate):
+        return None
+    return Shaper(
+        to_rate=asked.ingress_rate,
+        to_burst=asked.ingress_burst,
+        from_rate=asked.egress_rate,
+        from_burst=asked.egress_burst,
     )
 
 

@@ -33,6 +33,7 @@ FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
     # A ruleset that changed is another object, though it may share sets with the former one.
     "filter.policy": lambda want: Same(want.policy),
     "links": attrgetter("links"),
+    "shapers": attrgetter("shapers"),
     "addresses": attrgetter("addresses"),
     "tunnels": attrgetter("tunnels"),
     "neighbours": attrgetter("neighbours"),
@@ -46,7 +47,7 @@ FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
 """Programmer to what it programs of HostState: while that is equal, it has nothing to do."""
 DEPENDENTS: Final = {
     "filter.base": ("filter.policy",),
-    "links": ("routes",),
+    "links": ("routes", "shapers"),
     "tunnels": ("routes", "neighbours", "fdb", "sysctls"),
 }
 """Programmers whose objects go with a link, or a table, that is made anew."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from plait.kernel import fake_tables as tables
+from plait.kernel import fake_tc
 from plait.kernel.fake_tables import FakeLink, FakeSpace, refuse
 from plait.kernel.netlink import Event, Rtnetlink, Subscription
 from plait.kernel.netns import NamespaceGone
@@ -24,6 +25,7 @@ from plait.kernel.sysctl import FakeSysctl
 from plait.wire import links as wl
 from plait.wire import netlink as nl
 from plait.wire import rtnetlink as rt
+from plait.wire import tc
 from plait.wire.netlink import NetlinkError
 
 _IFINFO: Final = struct.Struct("=BBHiII")
@@ -166,6 +168,9 @@ class FakeNetlink:
     def _new_link(self, payload: bytes) -> None:
         info = wl.parse_link(payload)
         self._check_name(self.space, info.name)
+        if info.kind == "ifb":
+            tables.add_plain(self.space, info)
+            return
         data = nl.attributes(nl.attributes(payload, 16)[wl.IFLA_LINKINFO])[wl.IFLA_INFO_DATA]
         if info.kind == "vxlan":
             tables.add_vxlan(self.space, info)
@@ -222,6 +227,14 @@ class FakeNetlink:
         """See `Rtnetlink.neighbours`."""
         entries = self.space.neighbours
         return [entry for entry in entries if (entry.family, entry.index) == (family, index)]
+
+    def qdiscs(self) -> list[tc.QdiscInfo]:
+        """See `Rtnetlink.qdiscs`."""
+        return list(self.space.qdiscs.values())
+
+    def filters(self, index: int, parent: int) -> list[tc.FilterInfo]:
+        """See `Rtnetlink.filters`."""
+        return [f for f in self.space.filters if (f.index, f.parent) == (index, parent)]
 
     def open(self, path: str, inode: int = 0) -> FakeNamespace:
         """See `Rtnetlink.open`."""
@@ -342,4 +355,5 @@ _HANDLERS: Final[dict[int, Callable[[FakeSpace, int, bytes], None]]] = {
     rt.RTM_DELRULE: _del_rule,
     rt.RTM_NEWNEIGH: _new_neighbour,
     rt.RTM_DELNEIGH: _del_neighbour,
+    **fake_tc.HANDLERS,
 }

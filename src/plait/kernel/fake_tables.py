@@ -15,6 +15,7 @@ from plait.kernel.netlink import Event
 from plait.kernel.sysctl import FakeSysctl
 from plait.wire import links as wl
 from plait.wire import rtnetlink as rt
+from plait.wire import tc
 from plait.wire.netlink import NetlinkError
 
 _CONF4: Final = dict.fromkeys(wl.DEVCONF4, "0")
@@ -74,6 +75,9 @@ class FakeSpace:
         self.routes: list[rt.RouteInfo] = []
         self.rules: list[rt.RuleInfo] = []
         self.neighbours: list[rt.NeighbourInfo] = []
+        self.qdiscs: dict[tuple[int, int], tc.QdiscInfo] = {}
+        """By (link, parent)."""
+        self.filters: list[tc.FilterInfo] = []
         self.sysctl = FakeSysctl(dict(_HOST_KEYS))
         self.listeners: list[Callable[[Event], None]] = []
         self.failures: list[tuple[int, int]] = []
@@ -130,6 +134,12 @@ def add_vxlan(space: FakeSpace, info: wl.LinkInfo) -> None:
     space.tell(Event("link", deleted=False, info=link.dump()))
 
 
+def add_plain(space: FakeSpace, info: wl.LinkInfo) -> None:
+    """A link of which nothing is special but its kind; the kernel chooses its MAC."""
+    link = space.add(msgspec.structs.replace(info, mtu=1500, mac="02:00:00:00:00:fb"))
+    space.tell(Event("link", deleted=False, info=link.dump()))
+
+
 def remove_link(link: FakeLink) -> None:
     """A link goes, its other end too, and all that was on them."""
     ends = [link] if link.other is None else [link, link.other]
@@ -140,6 +150,8 @@ def remove_link(link: FakeLink) -> None:
             space.addresses.remove(address)
             space.tell(Event("address", info=address))
         space.neighbours = [n for n in space.neighbours if n.index != index]
+        space.qdiscs = {key: q for key, q in space.qdiscs.items() if key[0] != index}
+        space.filters = [f for f in space.filters if index not in {f.index, f.target}]
         name = end.info.name
         for key in [k for k in space.sysctl.values if k.split("/")[2:4] == ["conf", name]]:
             del space.sysctl.values[key]

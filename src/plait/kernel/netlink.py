@@ -22,6 +22,7 @@ from plait.kernel.sysctl import KernelSysctl, Sysctl
 from plait.wire import links as wl
 from plait.wire import netlink as nl
 from plait.wire import rtnetlink as rt
+from plait.wire import tc
 from plait.wire.netlink import NetlinkError
 
 _NETLINK_ROUTE: Final = 0
@@ -93,6 +94,12 @@ class Rtnetlink(Protocol):
 
     def neighbours(self, family: int, index: int) -> list[rt.NeighbourInfo]:
         """ARP or ND entries of a link; with AF_BRIDGE its forwarding entries."""
+
+    def qdiscs(self) -> list[tc.QdiscInfo]:
+        """Qdiscs of all links, but for those that the kernel put there itself."""
+
+    def filters(self, index: int, parent: int) -> list[tc.FilterInfo]:
+        """Traffic control's filters of a link, `tc.INGRESS` or `tc.EGRESS`."""
 
     def open(self, path: str, inode: int = 0) -> Namespace:
         """Another namespace; NamespaceGone when there is none of that inode."""
@@ -384,6 +391,14 @@ class Netlink:
         """See `Rtnetlink.neighbours`."""
         found = self._dump(rt.dump_neighbours(family, index), rt.parse_neighbour)
         return [entry for entry in found if entry.index == index]
+
+    def qdiscs(self) -> list[tc.QdiscInfo]:
+        """See `Rtnetlink.qdiscs`."""
+        return [found for found in self._dump(tc.dump_qdiscs(), tc.parse_qdisc) if found]
+
+    def filters(self, index: int, parent: int) -> list[tc.FilterInfo]:
+        """See `Rtnetlink.filters`."""
+        return self._dump(tc.dump_filters(index, parent), tc.parse_filter)
 
     def open(self, path: str, inode: int = 0) -> Namespace:
         """See `Rtnetlink.open`."""

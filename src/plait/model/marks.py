@@ -14,12 +14,17 @@ from typing import Final
 PROTOCOL: Final = 112
 """rtnetlink protocol of our routes and rules (rtm_protocol) and addresses (IFA_PROTO)."""
 LINK_GROUP: Final = 112
-"""IFLA_GROUP of every host-side veth and of a peer that waits in the host namespace."""
+"""IFLA_GROUP of every host-side veth, of its shaper, and of a peer that waits in the host
+namespace."""
 DOOM_GROUP: Final = 0x706C_0071
 """IFLA_GROUP of a host-side veth that is down and waits to be deleted with others: deleting one
 alone takes the kernel 20 ms. Never seen as an endpoint again."""
 NFT_TABLE: Final = "plait"
 """nftables table, family inet."""
+QDISC_HANDLE: Final = 0x706C_0000
+"""Handle of the token buckets on links of ours: 706c:, as `tc` writes it."""
+FILTER_PRIORITY: Final = 0x706C
+"""Priority (`pref`) of the filters by which links of ours lead through a shaper."""
 LOG_GROUP: Final = 0x706C
 """NFLOG group to which our rules log, in each namespace that has our table."""
 LOG_PREFIX: Final = re.compile(r"([a-z0-9]{1,16})\.([ei])([ads])")
@@ -65,6 +70,12 @@ def host_ifname(endpoint_id: str) -> str:
 def peer_ifname(endpoint_id: str) -> str:
     """Name of the peer while it waits in the host namespace for a runtime to take it."""
     return "pt" + hashlib.sha256(endpoint_id.encode()).hexdigest()[:11]
+
+
+def shaper_ifname(host_side: str) -> str:
+    """Name of the IFB link in which what an endpoint sends waits its turn: `pi` in the place of
+    the host side's `pl`."""
+    return "pi" + host_side.removeprefix("pl")
 
 
 def _mac(kind: str, ident: str) -> str:

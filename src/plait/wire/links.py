@@ -1,4 +1,4 @@
-"""rtnetlink messages of links: veth pairs, VXLAN devices, their settings (linux/if_link.h).
+"""rtnetlink messages of links: veth pairs, VXLAN and IFB devices (linux/if_link.h).
 
 IFLA_IFALIAS and IFLA_INET6_ADDR_GEN_MODE are taken by a change of a link only, never by its
 creation (net/core/rtnetlink.c), hence `set_link`.
@@ -149,6 +149,14 @@ def new_vxlan(name: str, *, mac: str, mtu: int, vni: int, port: int, local: str)
     payload = _ifinfo() + nl.text(IFLA_IFNAME, name) + nl.u32(IFLA_MTU, mtu)
     payload += nl.attribute(IFLA_ADDRESS, pack_mac(mac))
     kind = nl.text(IFLA_INFO_KIND, "vxlan") + nl.attribute(IFLA_INFO_DATA, data)
+    return nl.message(RTM_NEWLINK, ADD, payload + nl.attribute(IFLA_LINKINFO, kind))
+
+
+def new_ifb(name: str, *, group: int) -> bytes:
+    """`ip link add NAME group GROUP type ifb`, down: a link through which others lead what they
+    receive, so that it can wait in a queue."""
+    payload = _ifinfo() + nl.text(IFLA_IFNAME, name) + nl.u32(IFLA_GROUP, group)
+    kind = nl.text(IFLA_INFO_KIND, "ifb")
     return nl.message(RTM_NEWLINK, ADD, payload + nl.attribute(IFLA_LINKINFO, kind))
 
 

@@ -21,6 +21,7 @@ from plait.agent.programmers.neighbours import Fdb, Neighbours
 from plait.agent.programmers.policy import FilterPolicy
 from plait.agent.programmers.routes import Routes
 from plait.agent.programmers.rules import Rules
+from plait.agent.programmers.shapers import Shapers
 from plait.agent.programmers.sysctls import Sysctls
 from plait.agent.programmers.tunnels import Tunnels
 from plait.agent.watchers import RtnetlinkWatcher
@@ -60,7 +61,9 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     addresses, routes = Addresses(netlink), Routes(netlink)
     neighbours, fdb = Neighbours(netlink), Fdb(netlink)
     # A link takes what stands on it away with it, and the kernel does not say so one by one.
-    links = Links(netlink, sysctl, (addresses.forget_link, routes.forget_link))
+    shapers = Shapers(netlink, lambda: links.actual)
+    forget = (addresses.forget_link, routes.forget_link, shapers.forget_link)
+    links = Links(netlink, sysctl, forget)
     tunnels = Tunnels(
         netlink,
         tuple(part.forget_link for part in (addresses, routes, neighbours, fdb)),
@@ -72,6 +75,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
             FilterPolicy(table),
             FilterEndpoints(table, flows),
             links,
+            shapers,
             addresses,
             tunnels,
             Sysctls(sysctl),

@@ -16,6 +16,7 @@ from plait.agent.desired.inputs import Attachment, Host, Memo, Underlay, View
 from plait.agent.desired.links import links
 from plait.agent.desired.neighbours import neighbours
 from plait.agent.desired.routes import local_routes, remote_routes, routes, rules
+from plait.agent.desired.shapers import shapers
 from plait.agent.desired.sysctls import sysctls
 from plait.agent.desired.tunnels import tunnels
 from plait.model.hoststate import FdbEntry, Filter, HostState, Link, Neighbour, Route
@@ -88,6 +89,7 @@ class Desired:
             addresses=addresses(view, host),
             routes=routes(self._remote, self._local),
             rules=rules(host),
+            shapers=shapers(host, self._links),
             neighbours=self._hops[0],
             fdb=self._hops[1],
             filter=self._filter,

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from plait.model.hoststate import Shaper
 from plait.model.objects import AddressBlock, Cluster, Network, Node, PublishedPort
 from plait.model.ruleset import Ruleset
 from plait.model.service_table import ServiceTable
@@ -59,6 +60,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PublishedPort, ...] = ()
     identified: bool = True
     default_route: bool = True
+    shaper: Shaper | None = None
+    """Rates and bursts as they were asked for."""
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ ORDER: Final = (
     "filter.base",
     "filter.policy",
     "links",
+    "shapers",
     "addresses",
     "tunnels",
     "sysctls",
