@@ -28,6 +28,7 @@ BENCHES = {
     "policy": "a change of policy, label or member to every kernel; memory",
     "policy_path": "streams and first packets under 1 policy and under 10,000",
     "watch": "a change to 1,000 watchers",
+    "reflector": "10,000 pods listed from a Kubernetes API server",
     "store": "durable puts",
     "dns": "answers a second beside dnsmasq",
     "memory": "idle, and with 10,000 endpoints",
