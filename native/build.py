@@ -24,11 +24,13 @@ FLAGS = ("-std=c11", "-Os", "-s", "-static", "-Wall", "-Wextra", "-Werror")
 
 def build(output: Path, machine: str) -> None:
     """Compile the shim for a machine; it appears whole, or not at all."""
+    output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     fresh = output.with_name(f".{output.name}.{os.getpid()}")
     argv = [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[machine], *FLAGS]
     try:
-        subprocess.run([*argv, "-o", str(fresh), str(SOURCE)], check=True)
+        # Zig does not start in a directory whose name it cannot find, as / of a lab host.
+        subprocess.run([*argv, "-o", str(fresh), str(SOURCE)], check=True, cwd=SOURCE.parent)
         fresh.rename(output)
     finally:
         fresh.unlink(missing_ok=True)

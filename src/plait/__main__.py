@@ -45,6 +45,10 @@ COMMANDS = {
     "lab": Entry("plait.lab.cli:lab", "A network of hosts on this machine, to try", RUN),
     "server": Entry("plait.wiring.commands:server", "The server: run, stop, backup, restore", RUN),
     "agent": Entry("plait.wiring.commands:agent", "The agent: run, stop, plan", RUN),
+    "cni": Entry("plait.wiring.cni_commands:cni", "The CNI plugin: install, status", RUN),
+    "kubernetes": Entry(
+        "plait.wiring.kubernetes_commands:kubernetes", "Kubernetes: install, status, run", RUN
+    ),
     "version": Entry("plait.cli.views:version", "Versions of what runs", RUN),
     "completion": Entry("plait.cli.complete:completion", "Completion for your shell", RUN),
     "supervisor": Entry("plait.cli.supervise:supervisor", "Keeps processes running", ""),

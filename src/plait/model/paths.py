@@ -44,6 +44,11 @@ class Paths:
         return self.state / "agent.json"
 
     @property
+    def kubernetes_config(self) -> Path:
+        """Settings of this host's connector; its presence says that the host has one."""
+        return self.state / "kubernetes.json"
+
+    @property
     def made(self) -> Path:
         """List of the directories outside of ours that were not there before `plait up`."""
         return self.state / "made.json"
@@ -73,6 +78,11 @@ class Paths:
         """Directory of CNI's DELs that came while no agent answered (native/plait-cni.c)."""
         return self.state / "cni" / "queue"
 
+    @property
+    def cni_installed(self) -> Path:
+        """List of the places where `plait cni install` has put files."""
+        return self.state / "cni" / "installed.json"
+
     # Runtime: sockets and pids, gone after a reboot.
 
     @property
@@ -89,6 +99,16 @@ class Paths:
     def agent_socket(self) -> Path:
         """The agent's API for root on this host."""
         return self.run / "agent.sock"
+
+    @property
+    def kubernetes_socket(self) -> Path:
+        """Where the connector to Kubernetes on this host says how it is."""
+        return self.run / "kubernetes.sock"
+
+    @property
+    def kubernetes_lock(self) -> Path:
+        """Held by the connector of this host while it runs."""
+        return self.run / "kubernetes.lock"
 
     @property
     def supervisor_socket(self) -> Path:
@@ -116,6 +136,16 @@ class Paths:
     def docker_socket(self) -> Path:
         """The Docker API of this host."""
         return self.root / "var/run/docker.sock"
+
+    @property
+    def cni_bin(self) -> Path:
+        """Where container runtimes look for CNI plugins."""
+        return self.root / "opt/cni/bin"
+
+    @property
+    def cni_conf(self) -> Path:
+        """Where container runtimes look for CNI configurations."""
+        return self.root / "etc/cni/net.d"
 
     @property
     def resolv_conf(self) -> Path:

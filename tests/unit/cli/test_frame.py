@@ -36,7 +36,7 @@ READS = {
     ("network", "ls"), ("network", "inspect"), ("token", "ls"), ("node", "ls"),
     ("policy", "ls"), ("policy", "show"), ("policy", "preview"), ("policy", "learn"),
     ("ipam", "show"), ("agent", "plan"), ("namespace", "ls"), ("policy", "matrix"),
-    ("policy", "test"), ("why",), ("flows",),
+    ("policy", "test"), ("why",), ("flows",), ("cni", "status"),
 }  # fmt: skip
 NEITHER = {("completion",), ("server", "run"), ("agent", "run")}
 """Commands that neither read an object nor change one."""
