@@ -85,7 +85,7 @@ class Engine:
         """`moved` is told namespace and name of a Service each time that it, or who answers for
         it, may be other than before."""
         self._node = node
-        self._moved = moved
+        self.moved = moved
         self._services: dict[Key, Service] = {}
         self._slices: dict[Key, _Slice] = {}
         self._sliced: dict[Key, set[Key]] = {}
@@ -228,7 +228,7 @@ class Engine:
     def _changed(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._stale.add(key)
-            self._moved(*key)
+            self.moved(*key)
 
     # What is asked
 
