@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from plait.model.objects import (
     AnyObject,
     Endpoint,
+    EndpointSlice,
     EndpointSpec,
     Group,
     Metadata,
@@ -24,6 +25,7 @@ from plait.model.objects import (
     Node,
     NodeSpec,
     Policy,
+    Service,
 )
 from plait.model.policies import (
     Action,
@@ -44,6 +46,12 @@ from plait.model.selectors import (
     NAMESPACE_NAME,
     Requirement,
     Selector,
+)
+from plait.model.services import (
+    EndpointSliceSpec,
+    FixedBackend,
+    ServiceSpec,
+    SliceEndpoint,
 )
 from plait.selection.parties import LocalParty
 
@@ -190,6 +198,38 @@ def groups(name: str) -> st.SearchStrategy[Group]:
     return spec.map(lambda spec: Group(metadata=Metadata(name=name), spec=spec))
 
 
+SERVED: Final = tuple((namespace, name) for namespace in NAMESPACES[:2] for name in NAMES[:2])
+"""Services that there may be: namespace and name."""
+_served: Final = (address(0), address(2), address(3, 6), *UNKNOWN, "192.0.2.1", "198.51.100.7")
+
+
+def services(key: tuple[str, str]) -> st.SearchStrategy[Service]:
+    """A service of this namespace and name, whose backends are said in one of three ways."""
+    networks = st.sampled_from((NETWORK, NETWORK, "other"))
+    fixed = st.lists(st.sampled_from(_served), min_size=1, max_size=2, unique=True)
+    spec = st.one_of(
+        st.builds(ServiceSpec, network=networks, selector=endpoint_selectors),
+        fixed.map(lambda told: ServiceSpec(backends=tuple(FixedBackend(address=a) for a in told))),
+        st.just(ServiceSpec()),
+    )
+    meta = Metadata(namespace=key[0], name=key[1])
+    return spec.map(lambda spec: Service(metadata=meta, spec=spec))
+
+
+def slices(key: tuple[str, str]) -> st.SearchStrategy[EndpointSlice]:
+    """The slice of a service."""
+    told = st.lists(st.sampled_from(_served), max_size=3, unique=True)
+    return told.map(
+        lambda addresses: EndpointSlice(
+            metadata=Metadata(namespace=key[0], name=f"{key[1]}-1"),
+            spec=EndpointSliceSpec(
+                service=key[1],
+                endpoints=tuple(SliceEndpoint(addresses=(a,), ready=False) for a in addresses),
+            ),
+        )
+    )
+
+
 # Policies
 
 
@@ -306,6 +346,9 @@ def scenes(draw: st.DrawFn) -> list[AnyObject]:
     for names, make in ((NAMESPACES, namespaces), (GROUPS, groups), (POLICIES, policies)):
         chosen = draw(st.lists(st.sampled_from(names), unique=True, min_size=len(names) // 2))
         found += [draw(make(name)) for name in chosen]
+    for key in draw(st.lists(st.sampled_from(SERVED), unique=True)):
+        found.append(draw(services(key)))
+        found.append(draw(slices(key)))
     return found
 
 
@@ -324,6 +367,8 @@ _objects = st.one_of(
     *map(nodes, NODES),
     *map(namespaces, NAMESPACES),
     *map(groups, GROUPS),
+    *map(services, SERVED),
+    *map(slices, SERVED),
     *map(policies, POLICIES),
     *map(policies, POLICIES),
 )

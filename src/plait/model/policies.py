@@ -42,7 +42,8 @@ class Subject(Base, frozen=True, kw_only=True):
 
 
 class ServiceRef(Base, frozen=True, kw_only=True):
-    """A service: the endpoints that answer to its name."""
+    """Who answers for the Service of that name, ready or not; where there is no such Service, the
+    endpoints of that name."""
 
     name: str
     namespace: str

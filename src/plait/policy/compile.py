@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -22,18 +23,21 @@ from plait.model.policies import (
     Action,
     Direction,
     Group,
+    Peer,
     Policy,
     Port,
     Rule,
     TierName,
 )
 from plait.model.ruleset import ChainRule, Decision, PolicyChain, PortMatch
+from plait.model.services import ServiceSpec
 from plait.model.waist import Part
 from plait.policy import opaque_names
 from plait.policy.understand import (
     ICMP,
     NotUnderstood,
     check_port,
+    check_selector,
     message_of,
     pattern_of,
     range_of,
@@ -42,8 +46,9 @@ from plait.policy.understand import (
     way_of,
 )
 from plait.selection import ranges
+from plait.selection.parties import canonical
 from plait.selection.ranges import Range
-from plait.selection.terms import Term
+from plait.selection.terms import Term, service_endpoints, service_slices
 
 DECISIONS: Final[dict[Action, Decision]] = {"Accept": "accept", "Deny": "deny", "Pass": "pass"}
 
@@ -104,6 +109,8 @@ class Compiled(NamedTuple):
     meanings: dict[str, Meaning]
     groups: frozenset[str]
     """Named by its rules, whether they exist or not."""
+    services: frozenset[tuple[str, str]]
+    """Likewise, by namespace and name."""
     problem: str
     """What is wrong with it; empty if nothing is."""
 
@@ -125,17 +132,27 @@ class _Peers(NamedTuple):
     domains: tuple[str, ...] = ()
 
 
-def compile_policy(policy: Policy, groups: Mapping[str, Group]) -> Compiled:
-    """The chains of a policy, and what they need."""
-    return _Compiler(policy, groups).run()
+def compile_policy(
+    policy: Policy,
+    groups: Mapping[str, Group],
+    services: Mapping[tuple[str, str], ServiceSpec] = MappingProxyType({}),
+) -> Compiled:
+    """The chains of a policy, and what they need; `services` are by namespace and name."""
+    return _Compiler(policy, groups, services).run()
 
 
 class _Compiler:
     """Work in progress on one policy."""
 
-    def __init__(self, policy: Policy, groups: Mapping[str, Group]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        groups: Mapping[str, Group],
+        services: Mapping[tuple[str, str], ServiceSpec],
+    ) -> None:
         self._policy = policy
         self._groups = groups
+        self._services = services
         self._sets: dict[str, frozenset[Term]] = {}
         self._sockets: dict[str, tuple[str, str]] = {}
         self._domains: dict[str, tuple[str, ...]] = {}
@@ -166,6 +183,7 @@ class _Compiler:
             self._domains,
             self._meanings,
             groups_of(self._policy),
+            services_of(self._policy),
             "; ".join(self._problems),
         )
 
@@ -257,6 +275,10 @@ class _Compiler:
                         terms.add(selected(group.spec.namespaces, group.spec.endpoints))
                 case "cidr":
                     spans += ranges.without(range_of(peer.cidr), map(range_of, peer.excepted))
+                case "service":
+                    found = self._service(peer)
+                    terms |= found.terms
+                    spans += found.spans
                 case "domains":
                     if direction == "ingress" or rule.action != "Accept":
                         raise NotUnderstood("only an egress rule that accepts may name domains")
@@ -270,6 +292,22 @@ class _Compiler:
         if group is None:
             raise NotUnderstood(f"there is no group {name}")
         return group
+
+    def _service(self, peer: Peer) -> _Peers:
+        """Who answers for a Service; where there is none, the endpoints of that name."""
+        assert peer.service is not None
+        key = peer.service.namespace, peer.service.name
+        spec = self._services.get(key)
+        if spec is None:
+            return _Peers(frozenset({term_of(peer)}))
+        selects = service_endpoints(key[0], spec)
+        if selects is not None:
+            check_selector(spec.selector)
+            return _Peers(frozenset({selects}))
+        if spec.backends:
+            addresses = canonical(backend.address for backend in spec.backends)
+            return _Peers(spans=tuple(map(ranges.of_cidr, addresses)))
+        return _Peers(frozenset({service_slices(*key)}))
 
     def _guards(self, rule: Rule, direction: Direction) -> bool:
         """Whether it decides other than by accepting, by who an address belongs to."""
@@ -330,4 +368,15 @@ def groups_of(policy: Policy) -> frozenset[str]:
         for rule in policy.spec.rules(direction)
         for peer in rule.peers or ()
         if peer.group
+    )
+
+
+def services_of(policy: Policy) -> frozenset[tuple[str, str]]:
+    """The services that a policy names."""
+    return frozenset(
+        (peer.service.namespace, peer.service.name)
+        for direction in DIRECTIONS
+        for rule in policy.spec.rules(direction)
+        for peer in rule.peers or ()
+        if peer.service is not None
     )

@@ -12,13 +12,24 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
-from plait.model.objects import AnyObject, Endpoint, Group, Namespace, Network, Node, Policy
+from plait.model.objects import (
+    AnyObject,
+    Endpoint,
+    EndpointSlice,
+    Group,
+    Namespace,
+    Network,
+    Node,
+    Policy,
+    Service,
+)
 from plait.model.ruleset import Classes, PolicyChain, PolicyClass, Ruleset
+from plait.model.services import ServiceSpec
 from plait.policy.classes import classify
 from plait.policy.compile import Compiled, Meaning, compile_policy
 from plait.policy.named_sets import NamedSets
 from plait.selection.parties import LocalParty as LocalParty
-from plait.selection.parties import Party, endpoint_party, local_party, node_party
+from plait.selection.parties import Party, endpoint_party, local_party, node_party, slice_party
 from plait.selection.selector_index import SelectorIndex
 from plait.selection.terms import Term, endpoints
 
@@ -40,6 +51,9 @@ class Engine:
         self._sets = NamedSets()
         self._policies: dict[str, Policy] = {}
         self._groups: dict[str, Group] = {}
+        self._services: dict[tuple[str, str], ServiceSpec] = {}
+        self._naming: dict[tuple[str, str], set[str]] = {}
+        """Compiled policies by the services that they name."""
         self._locals: dict[str, Party] = {}
         self._holders: dict[str, dict[str, Party]] = {}
         """By local address, the endpoints that have it; more than one only for a moment."""
@@ -91,6 +105,11 @@ class Engine:
                 self._sets.put_node(obj.metadata.name, node_party(obj))
             case Network():
                 self._sets.put_gateways(obj.metadata.name, obj.spec.gateways)
+            case Service():
+                self._put_service((obj.metadata.namespace, obj.metadata.name), obj.spec)
+            case EndpointSlice():
+                key = (obj.metadata.namespace, obj.metadata.name)
+                self._sets.put_slice(key, slice_party(obj))
             case _:
                 pass
 
@@ -111,6 +130,10 @@ class Engine:
                 self._sets.put_node(name, None)
             case Network():
                 self._sets.put_gateways(name, ())
+            case Service():
+                self._put_service((obj.metadata.namespace, name), None)
+            case EndpointSlice():
+                self._sets.put_slice((obj.metadata.namespace, name), None)
             case _:
                 pass
 
@@ -157,6 +180,13 @@ class Engine:
             self._subjects.unwatch(_subject(former), name)
             self._stale_parties |= self._selected.get(name, set())
             self._stale_policies.add(name)
+
+    def _put_service(self, key: tuple[str, str], new: ServiceSpec | None) -> None:
+        former = self._services.pop(key, None)
+        if new is not None:
+            self._services[key] = new
+        if _answers(former) != _answers(new):
+            self._stale_policies.update(self._naming.get(key, ()))
 
     def _relabel(self, namespace: str, labels: Mapping[str, str] | None) -> None:
         self._sets.relabel(namespace, labels)
@@ -249,10 +279,18 @@ class Engine:
         self._problems.pop(name, None)
         new: Compiled | None = None
         if name in self._selected:
-            new = self._compiled[name] = compile_policy(self._policies[name], self._groups)
+            new = self._compiled[name] = compile_policy(
+                self._policies[name], self._groups, self._services
+            )
             if new.problem:
                 self._problems[name] = new.problem
             self._use(new)
+        for one, there in ((former, False), (new, True)):
+            for key in one.services if one is not None else ():
+                names = self._naming.setdefault(key, set())
+                (names.add if there else names.discard)(name)
+                if not names:
+                    del self._naming[key]
         if former is not None:
             self._leave(former, new)
         if new is None or (former is not None and former.shape == new.shape):
@@ -338,6 +376,11 @@ class Engine:
 def _subject(policy: Policy) -> Term:
     subject = policy.spec.subject
     return endpoints(subject.namespaces, subject.endpoints)
+
+
+def _answers(spec: ServiceSpec | None) -> object:
+    """What of a Service says who answers for it."""
+    return None if spec is None else (spec.network, spec.selector, spec.backends)
 
 
 class _Table(Generic[V]):

@@ -88,6 +88,10 @@ def peer_matches(world: World, peer: Peer, party: Party) -> bool:
     if peer.group:
         group = world.groups.get(peer.group)
         return group is not None and _in_group(world, group, party)
+    if peer.service is not None:
+        service = world.services.get((peer.service.namespace, peer.service.name))
+        if service is not None:
+            return world.answers_for(service, party)
     for endpoint in world.at.get(party.address, ()):
         if peer.network:
             found = endpoint.spec.network == peer.network
@@ -212,6 +216,9 @@ def _bad_peer(world: World, peer: Peer, rule: Rule, direction: Direction) -> str
         return f"there is no group `{peer.group}`"
     if peer.group:
         return _bad_group(world.groups[peer.group])
+    if peer.service is not None:
+        service = world.services.get((peer.service.namespace, peer.service.name))
+        return _bad_selector(service.spec.selector) if service is not None else ""
     if peer.domains and (direction == "ingress" or rule.action != "Accept"):
         return "names are peers of egress rules that accept only"
     for pattern in peer.domains:

@@ -39,7 +39,7 @@ class _SocketSet:
 
 
 class NamedSets:
-    """All parties of the network, and the sets of them that somebody uses."""
+    """All parties of the network, with EndpointSlices, and the sets of them that somebody uses."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -49,6 +49,7 @@ class NamedSets:
         self._parties: dict[Hashable, Party] = {}
         self._endpoints: SelectorIndex[Tally[str]] = SelectorIndex()
         self._nodes: SelectorIndex[Tally[str]] = SelectorIndex()
+        self._slices: SelectorIndex[Tally[str]] = SelectorIndex()
         self._ports: dict[str, set[Party]] = {}
         """Endpoints by the name of a port."""
         self._sets: dict[str, _AddressSet] = {}
@@ -63,7 +64,7 @@ class NamedSets:
     @property
     def evaluated(self) -> int:
         """How often conditions were held against labels so far."""
-        return self._endpoints.evaluated + self._nodes.evaluated
+        return self._endpoints.evaluated + self._nodes.evaluated + self._slices.evaluated
 
     # Parties
 
@@ -74,6 +75,10 @@ class NamedSets:
     def put_node(self, name: str, party: Party | None) -> None:
         """A node is so; None: it is no more."""
         self._replace(self._nodes, ("node", name), party)
+
+    def put_slice(self, key: Hashable, party: Party | None) -> None:
+        """An EndpointSlice is so; None: it is no more."""
+        self._replace(self._slices, ("slice", key), party)
 
     def put_gateways(self, network: str, addresses: tuple[str, ...]) -> None:
         """A network's gateways are these: hosts answer there, so a guard lets them pass."""
@@ -176,7 +181,13 @@ class NamedSets:
                 yield from party.addresses
 
     def _index(self, term: Term) -> SelectorIndex[Tally[str]]:
-        return self._endpoints if term.kind == "endpoints" else self._nodes
+        match term.kind:
+            case "endpoints":
+                return self._endpoints
+            case "nodes":
+                return self._nodes
+            case "slices":
+                return self._slices
 
     def _serial(self) -> int:
         """One that no set had so far: a set that is made anew is not taken for the former one."""

@@ -68,6 +68,8 @@ def differing(before: World, after: World) -> set[str] | None:
     """Names of policies that do not mean the same in both worlds; None: anything may differ."""
     if before.namespaces != after.namespaces or before.networks != after.networks:
         return None
+    if before.services != after.services or before.slices != after.slices:
+        return None
     if before.nodes != after.nodes or before.endpoints != after.endpoints:
         return None
     groups = {

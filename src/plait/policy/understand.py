@@ -46,7 +46,7 @@ def way_of(peer: Peer) -> Way:
 
 
 def term_of(peer: Peer) -> Term:
-    """Whom a peer selects that is said by labels, a network, a service or nodes."""
+    """Whom a peer selects that is said by labels, a network, a name or nodes."""
     if peer.network:
         return Term("endpoints", (), (Condition(ENDPOINT_NETWORK, True, (peer.network,)),))
     if peer.service is not None:
@@ -56,7 +56,7 @@ def term_of(peer: Peer) -> Term:
             (Condition(f"{ENDPOINT_NAME}{peer.service.name}", True, None),),
         )
     if peer.nodes is not None:
-        _check_selector(peer.nodes)
+        check_selector(peer.nodes)
         return nodes(peer.nodes)
     return selected(peer.namespaces, peer.endpoints)
 
@@ -64,13 +64,13 @@ def term_of(peer: Peer) -> Term:
 def selected(namespaces: Selector | None, labels: Selector | None) -> Term:
     """The endpoints that both selectors select."""
     for selector in (namespaces, labels):
-        if selector is not None:
-            _check_selector(selector)
+        check_selector(selector)
     return endpoints(namespaces, labels)
 
 
-def _check_selector(selector: Selector) -> None:
-    for requirement in selector.match_expressions:
+def check_selector(selector: Selector | None) -> None:
+    """NotUnderstood if an operator has the wrong values."""
+    for requirement in selector.match_expressions if selector is not None else ():
         if bool(requirement.values) != (requirement.operator in {"In", "NotIn"}):
             raise NotUnderstood(f"the operator {requirement.operator} has wrong values")
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from plait.model.marks import GATEWAY4, GATEWAY6, RESOLVER6
-from plait.model.objects import Endpoint, Namespace, Network, Node
+from plait.model.objects import Endpoint, EndpointSlice, Namespace, Network, Node, Service
 from plait.model.policies import (
     DIRECTIONS,
     TIERS,
@@ -68,6 +68,10 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.networks: dict[str, Network] = {}
         self.groups: dict[str, Group] = {}
+        self.services: dict[tuple[str, str], Service] = {}
+        """By namespace and name."""
+        self.slices: dict[tuple[str, str], list[EndpointSlice]] = {}
+        """By namespace and name of their Service."""
         self.peers: tuple[Peer, ...] = ()
         """Every peer that a policy names, each once."""
         self.at: dict[str, tuple[Endpoint, ...]] = {}
@@ -82,6 +86,7 @@ class World:
         self._namespace_labels: dict[str, Mapping[str, str]] = {}
         self._applicable: dict[tuple[str, str, Direction], Applicable] = {}
         self._spaces: dict[tuple[str, Direction], list[Policy]] = {}
+        self._led: dict[tuple[str, str], frozenset[str]] = {}
         self.memo: dict[tuple[int, str], bool | None] = {}
         """Whether a peer, by its identity, is the party of an address; `evaluate_rule` fills it."""
         self.broken: dict[tuple[int, Direction], tuple[Rule, str]] = {}
@@ -109,6 +114,11 @@ class World:
                     world.networks[obj.metadata.name] = obj
                 case Group():
                     world.groups[obj.metadata.name] = obj
+                case Service():
+                    world.services[obj.metadata.namespace, obj.metadata.name] = obj
+                case EndpointSlice():
+                    key = (obj.metadata.namespace, obj.spec.service)
+                    world.slices.setdefault(key, []).append(obj)
                 case _:
                     pass
         world._index()
@@ -215,6 +225,42 @@ class World:
             subject.namespaces is None
             or subject.namespaces.matches(self.namespace_labels(endpoint.metadata.namespace))
         ) and (subject.endpoints is None or subject.endpoints.matches(self.labels(endpoint)))
+
+    def answers_for(self, service: Service, party: Party) -> bool:
+        """Whether a party is one of those to whom a Service leads, ready or not."""
+        spec, space = service.spec, service.metadata.namespace
+        if spec.selector is not None:
+            return any(
+                (endpoint.metadata.namespace, endpoint.spec.network) == (space, spec.network)
+                and spec.selector.matches(self.labels(endpoint))
+                for endpoint in self.at.get(party.address, ())
+            )
+        key = (space, service.metadata.name)
+        found = self._led.get(key)
+        if found is None:
+            found = self._led[key] = frozenset(self.backends_of(service))
+        return party.address in found
+
+    def backends_of(self, service: Service) -> tuple[str, ...]:
+        """The addresses to which a Service leads, ready or not."""
+        spec, key = service.spec, (service.metadata.namespace, service.metadata.name)
+        if spec.selector is not None:
+            found = (
+                party.address
+                for endpoint in self.endpoints
+                for party in self.parties(endpoint)
+                if self.answers_for(service, party)
+            )
+        elif spec.backends:
+            found = (canonical(backend.address) for backend in spec.backends)
+        else:
+            found = (
+                canonical(address)
+                for one in self.slices.get(key, ())
+                for endpoint in one.spec.endpoints
+                for address in endpoint.addresses
+            )
+        return tuple(dict.fromkeys(filter(None, found)))
 
     def applicable(self, endpoint: Endpoint, direction: Direction) -> Applicable:
         """The policies that have a say about an endpoint's flows in a direction, by tier."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 
-from plait.model.objects import Endpoint, NamedPort, Node
+from plait.model.objects import Endpoint, EndpointSlice, NamedPort, Node
 from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, ENDPOINT_NODE, NAMESPACE_NAME
 from plait.model.waist import Part
+from plait.selection.terms import SLICE_SERVICE
 
 
 class LocalParty(Part, frozen=True, kw_only=True):
@@ -66,6 +67,12 @@ def node_party(node: Node) -> Party:
     """A node with its underlay addresses."""
     labels = {**node.metadata.labels, ENDPOINT_NODE: node.metadata.name}
     return Party("", labels, (text.partition("/")[0] for text in node.spec.addresses))
+
+
+def slice_party(one: EndpointSlice) -> Party:
+    """An EndpointSlice with the addresses of all of its endpoints."""
+    addresses = (address for endpoint in one.spec.endpoints for address in endpoint.addresses)
+    return Party(one.metadata.namespace, {SLICE_SERVICE: one.spec.service}, addresses)
 
 
 def namespace_labels(name: str, labels: Mapping[str, str]) -> dict[str, str]:

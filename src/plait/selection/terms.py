@@ -4,9 +4,13 @@ labels."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from plait.model.selectors import Selector
+from plait.model.selectors import ENDPOINT_NETWORK, NAMESPACE_NAME, Selector
+from plait.model.services import ServiceSpec
+
+SLICE_SERVICE: Final = "plait/service"
+"""Label of an EndpointSlice among parties: its Service."""
 
 
 class Condition(NamedTuple):
@@ -23,9 +27,9 @@ Conditions = tuple[Condition, ...]
 
 
 class Term(NamedTuple):
-    """Some endpoints, or some nodes, by their labels."""
+    """Some endpoints, nodes or EndpointSlices, by their labels."""
 
-    kind: Literal["endpoints", "nodes"]
+    kind: Literal["endpoints", "nodes", "slices"]
     scope: Conditions
     """On the labels of the namespace; of nodes none."""
     labels: Conditions
@@ -61,6 +65,24 @@ def holds(wanted: Conditions, labels: Mapping[str, str]) -> bool:
 def endpoints(namespaces: Selector | None, labels: Selector | None) -> Term:
     """Endpoints that both selectors select."""
     return Term("endpoints", conditions(namespaces), conditions(labels))
+
+
+def service_endpoints(namespace: str, spec: ServiceSpec) -> Term | None:
+    """The endpoints that a Service of this namespace selects; None: it does not select."""
+    if spec.selector is None:
+        return None
+    network = Condition(ENDPOINT_NETWORK, True, (spec.network,))
+    return Term("endpoints", _in_namespace(namespace), (*conditions(spec.selector), network))
+
+
+def service_slices(namespace: str, name: str) -> Term:
+    """The EndpointSlices of a Service."""
+    service = Condition(SLICE_SERVICE, True, (name,))
+    return Term("slices", _in_namespace(namespace), (service,))
+
+
+def _in_namespace(name: str) -> Conditions:
+    return (Condition(NAMESPACE_NAME, True, (name,)),)
 
 
 def nodes(labels: Selector) -> Term:

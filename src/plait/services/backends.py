@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, ENDPOINT_NODE, NAMESPACE_NAME
-from plait.model.services import EndpointSliceSpec, FixedBackend, ServicePort, ServiceSpec
+from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NODE
+from plait.model.services import EndpointSliceSpec, FixedBackend, ServicePort
 from plait.selection.parties import Party, canonical
-from plait.selection.terms import Condition, Term, conditions
 from plait.services.frontends import PROTOCOLS
 
 
@@ -31,15 +30,6 @@ class Backend(NamedTuple):
     """DNS label of its own below a headless Service's name; an endpoint's is its name."""
     pod: str = ""
     """Name of its Pod, where an orchestrator says it."""
-
-
-def term(namespace: str, spec: ServiceSpec) -> Term | None:
-    """The endpoints that a Service selects; None: it does not select."""
-    if spec.selector is None:
-        return None
-    network = Condition(ENDPOINT_NETWORK, True, (spec.network,))
-    scope = Condition(NAMESPACE_NAME, True, (namespace,))
-    return Term("endpoints", (scope,), (*conditions(spec.selector), network))
 
 
 def of_parties(

@@ -26,13 +26,13 @@ from plait.selection.parties import (
     node_party,
 )
 from plait.selection.selector_index import SelectorIndex
+from plait.selection.terms import service_endpoints
 from plait.services.backends import (
     Backend,
     of_fixed,
     of_parties,
     of_slice,
     slice_addresses,
-    term,
 )
 from plait.services.choose import Here, choice, having, local
 from plait.services.frontends import (
@@ -157,7 +157,7 @@ class Engine:
         for service, there in ((old, False), (new, True)):
             if service is None:
                 continue
-            selects = term(key[0], service.spec)
+            selects = service_endpoints(key[0], service.spec)
             if selects is not None:
                 (self._selected.watch if there else self._selected.unwatch)(selects, key)
             for address in canonical(fixed.address for fixed in service.spec.backends):
@@ -333,7 +333,7 @@ class Engine:
 
     def _backends(self, key: Key, service: Service) -> Iterator[Backend]:
         spec = service.spec
-        selects = term(key[0], spec)
+        selects = service_endpoints(key[0], spec)
         if selects is not None:
             parties = self._selected.select(selects)
             told = ((party, party not in self._unready) for party in parties)
