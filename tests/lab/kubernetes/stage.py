@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.lab.conftest import eventually
 from tests.lab.traces import processes
 
+from plait.client.polling import poll
 from plait.lab import daemons
 from plait.lab.kubernetes import cluster
 from plait.lab.lab import Lab
@@ -89,7 +89,7 @@ def cgroups(process: Path) -> str:
 
 def question(where: str) -> tuple[str, ...]:
     """Command line that asks a server who it is, once."""
-    return ("wget", "-qO-", f"-T{TIMEOUT}", "--tries=1", f"http://{where}/{WHO}")
+    return ("wget", "-nv", "-O-", f"-T{TIMEOUT}", "--tries=1", f"http://{where}/{WHO}")
 
 
 def deployment(
@@ -261,7 +261,9 @@ class Stage:
 
     def until(self, what: str, look: Callable[[], T], seconds: float = PATIENCE) -> T:
         """What `look` gives as soon as it is true."""
-        return eventually(what, look, self.evidence, seconds)
+        found = poll(look, seconds=seconds, every=0.1)
+        assert found, f"{what}: not in {seconds:.0f} s, last {found!r}{self.evidence()}"
+        return found
 
 
 def ready_nodes(lab: Lab) -> set[str]:
