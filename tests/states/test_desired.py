@@ -182,8 +182,9 @@ def test_only_what_changed_is_recomputed_with_the_same_result() -> None:
 def test_nothing_still_has_the_resolver() -> None:
     state = desired(*STATES["nothing"])
     assert state.rules == {
-        Rule(family=f, priority=112, table=112, mark=0x700000, mask=0xF00000)
+        Rule(family=f, priority=112, table=table, mark=mark, mask=0xF00000)
         for f in (4, 6)  # type: ignore[arg-type]
+        for table, mark in ((112, 0x700000), (113, 0x400000))
     }
     assert {a.address for a in state.addresses} == {
         "169.254.1.1/32",

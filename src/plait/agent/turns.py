@@ -28,7 +28,13 @@ class Same:
 
 FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
     "filter.base": attrgetter(
-        "filter.pools", "filter.vteps", "filter.vxlan_port", "filter.vni", "filter.dns"
+        "filter.pools",
+        "filter.vteps",
+        "filter.vxlan_port",
+        "filter.vni",
+        "filter.dns",
+        "filter.service_pools",
+        "filter.own",
     ),
     # A ruleset that changed is another object, though it may share sets with the former one.
     "filter.policy": lambda want: Same(want.policy),
@@ -46,7 +52,7 @@ FIELDS: Final[dict[str, Callable[[HostState], Any]]] = {
 }
 """Programmer to what it programs of HostState: while that is equal, it has nothing to do."""
 DEPENDENTS: Final = {
-    "filter.base": ("filter.policy",),
+    "filter.base": ("filter.policy", "filter.services"),
     "links": ("routes", "shapers"),
     "tunnels": ("routes", "neighbours", "fdb", "sysctls"),
 }

@@ -13,12 +13,26 @@ from __future__ import annotations
 import errno
 import ipaddress
 import threading
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 from plait.kernel.nfnetlink import NetfilterError, NfnetlinkSocket
 from plait.wire import ctnetlink as ct
 from plait.wire.nft_expr import PROTOCOLS
+
+Called = tuple[int, str, int]
+"""Protocol, address and port to which a flow is sent; the addresses 0.0.0.0 and :: are all of this
+host."""
+_OF_HOST = {4: "0.0.0.0", 6: "::"}
+
+
+class Led(NamedTuple):
+    """Addresses and ports to which a Service leads."""
+
+    backends: frozenset[tuple[str, int]]
+    """Those that it has."""
+    gone: frozenset[tuple[str, int]] = frozenset()
+    """Those that it had."""
 
 
 class Conntrack:
@@ -60,6 +74,10 @@ class Conntrack:
         wanted = frozenset((PROTOCOLS[name], port) for name, port in ports)
         return self._delete(flow for flow in self.flows() if decided(flow, wanted))
 
+    def forget_services(self, services: Mapping[Called, Led]) -> int:
+        """Delete the flows that were led astray, or missed their Service; how many there were."""
+        return self._delete(flow for flow in self.flows() if astray(flow, services))
+
     def _delete(self, flows: Iterable[ct.Flow]) -> int:
         count = 0
         for flow in flows:
@@ -92,6 +110,28 @@ def decided(flow: ct.Flow, ports: frozenset[tuple[int, int]]) -> bool:
     return translated or flow.protocol == PROTOCOLS["udp"]
 
 
+def astray(flow: ct.Flow, services: Mapping[Called, Led]) -> bool:
+    """Whether a flow that was sent to one of these Services goes to none of its backends.
+
+    A port of the host is ours at the host's own addresses only, and the flow does not say whose its
+    address is: there it must go to a backend that went, or be translated in no way.
+    """
+    original, reply = flow.original, flow.reply
+    receiver = (reply.src, reply.sport)
+    led = services.get((flow.protocol, original.dst, original.dport))
+    if led is not None:
+        return receiver not in led.backends
+    led = services.get((flow.protocol, _OF_HOST[flow.family], original.dport))
+    if led is None:
+        return False
+    sender = (reply.dst, reply.dport)
+    untouched = receiver == (original.dst, original.dport) and sender == (
+        original.src,
+        original.sport,
+    )
+    return receiver in led.gone or untouched
+
+
 class FlowTable(Protocol):
     """What is needed to look for flows and end them. Both calls take a while."""
 
@@ -111,6 +151,10 @@ class FlowDoor(Protocol):
     def forget_ports(self, ports: Iterable[tuple[str, int]]) -> int:
         """Delete the flows of these (protocol, host port)s; how many there were."""
 
+    def forget_services(self, services: Mapping[Called, Led]) -> int:
+        """Delete the flows to these Services that go to none of their backends; how many there
+        were."""
+
     def close(self) -> None:
         """Release the socket."""
 
@@ -126,6 +170,7 @@ class FlowReaper:
         self._changed = threading.Condition()
         self._addresses: set[str] = set()
         self._ports: set[tuple[str, int]] = set()
+        self._services: dict[Called, Led] = {}
         self._busy = False
         self._closed = False
         self.forgotten = 0
@@ -149,6 +194,16 @@ class FlowReaper:
             self._changed.notify_all()
         return 0
 
+    def forget_services(self, services: Mapping[Called, Led]) -> int:
+        """Delete, soon, the flows to these Services that go to none of their backends."""
+        with self._changed:
+            for called, led in services.items():
+                before = self._services.get(called)
+                gone = led.gone | before.gone if before else led.gone
+                self._services[called] = Led(led.backends, gone - led.backends)
+            self._changed.notify_all()
+        return 0
+
     def wait(self, seconds: float) -> bool:
         """Wait until all that was asked is done; False when it takes longer."""
         with self._changed:
@@ -163,28 +218,35 @@ class FlowReaper:
         self._door.close()
 
     def _idle(self) -> bool:
-        return not (self._addresses or self._ports or self._busy)
+        return not (self._due() or self._busy)
+
+    def _due(self) -> bool:
+        return bool(self._addresses or self._ports or self._services)
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._addresses or self._ports or self._closed)
-                if not (self._addresses or self._ports):
+                self._changed.wait_for(lambda: self._due() or self._closed)
+                if not self._due():
                     return
                 addresses, self._addresses = self._addresses, set()
                 ports, self._ports = self._ports, set()
+                services, self._services = self._services, {}
                 self._busy = True
-            count, error = self._round(addresses, ports)
+            count, error = self._round(addresses, ports, services)
             with self._changed:
                 self.forgotten += count
                 self.error = error
                 self._busy = False
                 self._changed.notify_all()
 
-    def _round(self, addresses: set[str], ports: set[tuple[str, int]]) -> tuple[int, str]:
+    def _round(
+        self, addresses: set[str], ports: set[tuple[str, int]], services: Mapping[Called, Led]
+    ) -> tuple[int, str]:
         try:
             count = self._door.forget_addresses(addresses) if addresses else 0
-            return count + (self._door.forget_ports(ports) if ports else 0), ""
+            count += self._door.forget_ports(ports) if ports else 0
+            return count + (self._door.forget_services(services) if services else 0), ""
         except OSError as error:
             return 0, str(error)
 
@@ -224,6 +286,10 @@ class FakeConntrack:
         """See Conntrack."""
         wanted = frozenset((PROTOCOLS[name], port) for name, port in ports)
         return self._forget([flow for flow in self.entries if decided(flow, wanted)])
+
+    def forget_services(self, services: Mapping[Called, Led]) -> int:
+        """See Conntrack."""
+        return self._forget([flow for flow in self.entries if astray(flow, services)])
 
     def _forget(self, flows: list[ct.Flow]) -> int:
         self.entries = [flow for flow in self.entries if flow not in flows]

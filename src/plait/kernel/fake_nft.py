@@ -17,6 +17,7 @@ from plait.kernel.nft import Features, Refusal, owned_by_another
 from plait.model import marks
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
+from plait.wire.nft_choice import MapIs, UpdateMap
 from plait.wire.nft_effects import CountIn
 from plait.wire.nft_rewrite import DnatByMap
 
@@ -178,6 +179,12 @@ class FakeNft:
         now = self.kernel.now
         return {key: end - now for (owner, key), end in held.ends.items() if owner == name}
 
+    def elements(self, name: str) -> dict[bytes, nft.Data]:
+        """See NftDoor."""
+        self.kernel.expire()
+        held = self.kernel.tables.get(self._name)
+        return dict(held.elements.get(name, {})) if held else {}
+
     def commit(self, changes: Sequence[nft.Change]) -> dict[int, Refusal]:
         """See NftDoor."""
         self.kernel.expire()
@@ -255,7 +262,7 @@ def _used(statements: Iterable[e.Statement]) -> Iterator[tuple[str, str]]:
                 yield "chain", chain
             case e.InSet(set=name):
                 yield "set", name
-            case e.Vmap(map=name) | DnatByMap(map=name):
+            case e.Vmap(map=name) | DnatByMap(map=name) | MapIs(map=name) | UpdateMap(map=name):
                 yield "set", name
             case CountIn(counter=name):
                 yield "counter", name
@@ -343,8 +350,8 @@ def _add_timed(table: _Table, change: nft.AddTimed, now: int) -> None:
     held = _get(table.elements, change.set.name)
     if not table.sets[change.set.name].timeout:
         raise _Refused(errno.EINVAL)
-    for key, _ in change.elements:
-        held[key] = None
+    for key, data in change.elements:
+        held[key] = data
         table.ends[change.set.name, key] = now + change.milliseconds
 
 

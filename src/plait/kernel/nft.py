@@ -86,6 +86,9 @@ class NftDoor(Protocol):
         """Elements of one of our sets that have an end, with the milliseconds that are left;
         empty when there is no such set."""
 
+    def elements(self, name: str) -> dict[bytes, nft.Data]:
+        """Elements of one of our sets that holds no ranges; empty when there is no such set."""
+
     def close(self) -> None:
         """Close; the table stays."""
 
@@ -191,14 +194,20 @@ class Nft:
 
     def live(self, name: str) -> dict[bytes, int]:
         """See NftDoor."""
+        return {key: left for msg in self._dump(name) for key, left in nft_read.remaining(msg)}
+
+    def elements(self, name: str) -> dict[bytes, nft.Data]:
+        """See NftDoor."""
+        return nft_read.element_map(self._dump(name), interval=False)
+
+    def _dump(self, name: str) -> list[nl.Message]:
         query = nft_read.elements_query(self._name, name)
         try:
-            found = self._nl.dump(_KIND | nft.GETSETELEM, query, family=_INET)
+            return self._nl.dump(_KIND | nft.GETSETELEM, query, family=_INET)
         except NetfilterError as error:
             if error.errno == errno.ENOENT:
-                return {}
+                return []
             raise
-        return {key: left for msg in found for key, left in nft_read.remaining(msg)}
 
     def rules(self) -> tuple[nft_read.RuleInfo, ...]:
         """See NftDoor."""

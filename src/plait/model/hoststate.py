@@ -181,6 +181,10 @@ class Filter(Part, frozen=True, kw_only=True):
     vni: int = 0x706C
     dns: bool = True
     """Lead DNS packets of endpoints to the resolver."""
+    service_pools: tuple[str, ...] = ()
+    """Whatever is sent to an address in one of them and to no Service is refused."""
+    own: tuple[str, ...] = ()
+    """Underlay addresses of this host, at most one a family: as whom other nodes know it."""
 
 
 class HostState(Part, frozen=True, kw_only=True):

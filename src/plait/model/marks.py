@@ -54,6 +54,19 @@ DNS_PORT: Final = 53
 DNS_MARK: Final = 0x0070_0000
 DNS_MARK_MASK: Final = 0x00F0_0000
 """Packet mark of DNS packets on their way to the resolver; routed by table `DNS_ROUTE_TABLE`."""
+SERVICE_MARK: Final = 0x0080_0000
+"""Bit of a packet that begins a flow to a Service, in the field of `DNS_MARK_MASK`, as the next
+ones, which say more of it."""
+OUTSIDE_MARK: Final = 0x0010_0000
+"""It comes from outside of our networks."""
+OWN_MARK: Final = 0x0020_0000
+"""It comes from this host itself."""
+STICKY_MARK: Final = 0x0040_0000
+"""Its client is to stay with the backend."""
+NODE_MARK: Final = 0x0040_0000
+"""Field of `DNS_MARK_MASK` of answers to another node, which go the way of our networks: routed by
+table `NODE_ROUTE_TABLE`."""
+NODE_ROUTE_TABLE: Final = 113
 DNS_ROUTE_TABLE: Final = 112
 RULE_PRIORITY: Final = 112
 

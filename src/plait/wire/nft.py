@@ -74,6 +74,8 @@ IPV4: Final = Type("ipv4_addr", 7, 4, e.show_address)
 IPV6: Final = Type("ipv6_addr", 8, 16, e.show_address)
 PROTO: Final = Type("inet_proto", 12, 1, e.show_protocol)
 SERVICE: Final = Type("inet_service", 13, 2, e.show_number)
+NUMBER: Final = Type("mark", 19, 4, e.show_host)
+"""A number of 32 bits in host order."""
 ADDRESS: Final = {4: IPV4, 6: IPV6}
 
 Data = bytes | e.Verdict | None
@@ -131,6 +133,8 @@ class Set(msgspec.Struct, frozen=True):
     each field is a range of its own."""
     timeout: bool = False
     """Elements may have an end; whoever adds one says when."""
+    size: int = 0
+    """The most elements that rules may add (`UpdateMap`); 0: rules add none."""
 
     @property
     def ranged_fields(self) -> bool:
@@ -339,9 +343,12 @@ class AddSet(msgspec.Struct, frozen=True):
             body += u32(6, DATA_TYPE_VERDICT) + u32(7, 16)
         elif s.value:
             body += u32(6, _ident(s.value)) + u32(7, _width(s.value))
+        described = u32(1, s.size) if s.size else b""
         if s.ranged_fields:
             lengths = b"".join([nested(1, u32(1, t.size)) for t in s.key])
-            body += nested(9, nested(2, lengths))
+            described += nested(2, lengths)
+        if described:
+            body += nested(9, described)
         # libnftables needs to be told that interface names are in host order to list them.
         order = 1 if s.key == (IFNAME,) else 2
         body += attr(13, bytes((0, 4)) + e.host32(order))

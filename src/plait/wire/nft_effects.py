@@ -14,6 +14,7 @@ _OBJECT_COUNTER = 1
 _REJECT_TCP_RESET = 1
 _REJECT_ICMPX = 2
 _ICMPX_NO_ROUTE = 0
+_ICMPX_PORT_UNREACHABLE = 1
 _ICMPX_ADMIN_PROHIBITED = 3
 
 
@@ -87,3 +88,16 @@ class RejectNoRoute(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """See Statement."""
         return "reject with icmpx no-route"
+
+
+class RejectPort(msgspec.Struct, frozen=True):
+    """Drop the packet and say, by ICMP or ICMPv6, that nobody listens on its port."""
+
+    def pack(self) -> bytes:
+        """See Statement."""
+        code = bytes([_ICMPX_PORT_UNREACHABLE])
+        return expression("reject", u32(1, _REJECT_ICMPX), attr(2, code))
+
+    def text(self) -> str:
+        """See Statement."""
+        return "reject with icmpx port-unreachable"

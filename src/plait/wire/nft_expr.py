@@ -128,7 +128,8 @@ def show_number(raw: bytes) -> str:
     return str(int.from_bytes(raw, "big"))
 
 
-def _show_host(raw: bytes) -> str:
+def show_host(raw: bytes) -> str:
+    """A number of host order."""
     return str(int.from_bytes(raw, sys.byteorder))
 
 
@@ -170,8 +171,8 @@ def _show_tcp_flags(raw: bytes) -> str:
     return ",".join(name for bit, name in _TCP_FLAGS.items() if raw[0] & bit)
 
 
-IIFGROUP: Final = Field("iifgroup", 4, _meta(21), _show_host)
-OIFGROUP: Final = Field("oifgroup", 4, _meta(22), _show_host)
+IIFGROUP: Final = Field("iifgroup", 4, _meta(21), show_host)
+OIFGROUP: Final = Field("oifgroup", 4, _meta(22), show_host)
 IIFNAME: Final = Field("iifname", 16, _meta(6), show_ifname)
 OIFNAME: Final = Field("oifname", 16, _meta(7), show_ifname)
 MARK: Final = Field("meta mark", 4, _meta(3), _show_mark)
@@ -195,7 +196,7 @@ CT_ANSWERER: Final = {
 """Who answers in the flow, after translation."""
 CT_STATUS: Final = Field("ct status", 4, _ct(2), _bits({0x20: "dnat"}))
 DADDR_TYPE: Final = Field(
-    "fib daddr type", 4, _fib_daddr_type, lambda raw: {"2": "local"}.get(_show_host(raw), "?")
+    "fib daddr type", 4, _fib_daddr_type, lambda raw: {"2": "local"}.get(show_host(raw), "?")
 )
 SOURCE_LINK: Final = Field(
     "fib saddr . iif oif", 4, _fib_source_link, lambda raw: "missing" if not any(raw) else "?"

@@ -21,6 +21,7 @@ from plait.agent.programmers.neighbours import Fdb, Neighbours
 from plait.agent.programmers.policy import FilterPolicy
 from plait.agent.programmers.routes import Routes
 from plait.agent.programmers.rules import Rules
+from plait.agent.programmers.services import FilterServices
 from plait.agent.programmers.shapers import Shapers
 from plait.agent.programmers.sysctls import Sysctls
 from plait.agent.programmers.tunnels import Tunnels
@@ -73,6 +74,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
         (
             FilterBase(table),
             FilterPolicy(table),
+            FilterServices(table, flows),
             FilterEndpoints(table, flows),
             links,
             shapers,

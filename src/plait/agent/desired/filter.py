@@ -54,6 +54,10 @@ def filter_(view: View, host: Host, memo: Memo) -> Filter:
         vxlan_port=view.cluster.spec.vxlan_port,
         vni=view.cluster.spec.vni,
         dns=host.dns,
+        service_pools=tuple(
+            sorted((*view.cluster.spec.service_pools, *view.cluster.spec.load_balancer_pools))
+        ),
+        own=tuple(bare(address) for address in host.underlay.addresses),
     )
 
 

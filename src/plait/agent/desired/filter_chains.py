@@ -18,6 +18,16 @@ from plait.agent.desired.filter_sets import (
     VTEPS,
 )
 from plait.agent.desired.policy_base import by_policy, policy_base, policy_hooks
+from plait.agent.desired.service_base import (
+    answers,
+    from_nodes,
+    refusal,
+    service_chains,
+    source,
+    sticky,
+    strangers,
+    translation,
+)
 from plait.model import marks
 from plait.wire import nft_expr as e
 from plait.wire.nft import Chain, Hook, Rule
@@ -45,13 +55,17 @@ _OWN_ADDRESS: Final = {4: marks.GATEWAY4, 6: marks.RESOLVER6}
 """An address of the host, on every host, that each endpoint has a route to."""
 
 
-def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tuple[Chain, ...]:
+def base_chains(
+    vxlan_port: int, vni: int, dns: bool, logs: bool = True, own: tuple[str, ...] = ()
+) -> tuple[Chain, ...]:
     """The chains that every host has, each after those that it leads to.
 
     `dns` is false where the resolver is off or the kernel cannot proxy transparently, `logs` where
-    the kernel cannot hand packets to a listener.
+    the kernel cannot hand packets to a listener; `own` are the addresses of `Filter.own`.
     """
+    come, go = translation("in"), translation("out")
     return (
+        *service_chains(),
         _source(logs),
         _dns(),
         _ports(),
@@ -79,9 +93,10 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
         ),
         Chain(
             "mangle-prerouting",
-            (Rule("dns", (_FROM_ENDPOINT, Match(e.DPORT, e.port(53)), e.goto("dns"))),)
-            if dns
-            else (),
+            (
+                *([_dns_rule()] if dns else []),
+                *answers(),
+            ),
             Hook("filter", "prerouting", 0, -150),
         ),
         Chain(
@@ -94,7 +109,9 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
                     "loopback from a wire",
                     (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), RETURN),
                 ),
-                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.goto("ports"))),
+                *come["address"],
+                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.jump("ports"))),
+                *come["port"],
             ),
             Hook("nat", "prerouting", 0, -100),
         ),
@@ -103,15 +120,20 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
             (
                 # ::1 cannot leave the host: refused at once is better than lost.
                 Rule("no way from ::1", (e.family(6), Match(e.DADDR[6], _LOOPBACK6), RETURN)),
-                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.goto("ports"))),
+                *go["address"],
+                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.jump("ports"))),
+                *go["port"],
             ),
             Hook("nat", "output", 3, -100),
         ),
+        Chain("nat-input", (sticky(),), Hook("nat", "input", 1, 100)),
+        *refusal(_dns_marked()),
         Chain(
             "filter-forward",
             (
                 Rule("from endpoint", (_FROM_ENDPOINT, e.goto("egress"))),
                 Rule("to endpoint", (_TO_ENDPOINT, e.goto("ingress"))),
+                *strangers(),
             ),
             Hook("filter", "forward", 2, -3),
         ),
@@ -132,7 +154,9 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
         Chain(
             "nat-postrouting",
             (
+                sticky(),
                 Rule("to endpoint", (_TO_ENDPOINT, e.goto("srcnat-endpoint"))),
+                *source(own),
                 *[
                     Rule(
                         "leaves our networks",
@@ -154,6 +178,10 @@ def base_chains(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tupl
 
 _LOCAL: Final = e.host32(e.RTN_LOCAL)
 _LOOPBACK6: Final = ipaddress.IPv6Address("::1").packed
+
+
+def _dns_rule() -> Rule:
+    return Rule("dns", (_FROM_ENDPOINT, Match(e.DPORT, e.port(53)), e.goto("dns")))
 
 
 def _dns_marked() -> e.Masked:
@@ -315,6 +343,7 @@ def _ingress(logs: bool) -> Chain:
                 )
                 for f in FAMILIES
             ],
+            *from_nodes(),
             *[Rule("network", (e.family(f), e.Vmap((e.DADDR[f],), TO[f].name))) for f in FAMILIES],
             Rule("unknown receiver", (_COUNT, DROP)),
         ),
@@ -333,11 +362,12 @@ def _deliver() -> Chain:
 
 
 def _foreign(logs: bool) -> Chain:
-    """To an address of another network: only what was sent to a published port."""
+    """To an address of another network: only what was sent to a published port, no Service's."""
+    no_service = e.Masked(e.MARK, marks.SERVICE_MARK, 0)
     return Chain(
         "foreign",
         (
-            Rule("published port", (_PUBLISHED, _COUNT, e.goto("deliver"))),
+            Rule("published port", (_PUBLISHED, no_service, _COUNT, e.goto("deliver"))),
             Rule("another network", (_COUNT, *log(logs, "network", "egress", DENIED), DROP)),
         ),
     )

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from plait.wire import nft
 from plait.wire.nft import Set
 
+FAMILIES: Final[tuple[Literal[4, 6], ...]] = (4, 6)
 SRC: Final = {
     4: Set("src4", (nft.IFNAME, nft.IPV4)),
     6: Set("src6", (nft.IFNAME, nft.IPV6)),
@@ -55,17 +56,77 @@ ENDED: Final = {
 }
 """Sender and receiver, with their ports, of the answers in UDP flows that policies ended. Who ends
 flows fills them, and each element has its end."""
+Door = Literal["address", "port"]
+"""How a Service is called: at an address of its own, or at a port of the host."""
+DOORS: Final[tuple[Door, ...]] = ("address", "port")
+
+
+def _of_services(
+    name: str,
+    *more: nft.Type | None,
+    value: tuple[nft.Type | None, ...] = (),
+    interval: bool = False,
+    timeout: bool = False,
+    size: int = 0,
+) -> dict[tuple[Door, Literal[4, 6]], Set]:
+    """A set for each door and family; its key begins with where a Service is called. None stands
+    for an address."""
+    found: dict[tuple[Door, Literal[4, 6]], Set] = {}
+    for f in FAMILIES:
+        address = nft.ADDRESS[f]
+        for door, prefix in zip(DOORS, ("", "node"), strict=True):
+            called = (address, nft.PROTO, nft.SERVICE)[door == "port" :]
+            found[door, f] = Set(
+                f"{prefix}{name}{f}",
+                (*called, *[kind or address for kind in more]),
+                tuple(kind or address for kind in value),
+                interval=interval,
+                timeout=timeout,
+                size=size,
+            )
+    return found
+
+
+SERVICES: Final = _of_services("services", value=(nft.NUMBER,))
+"""Frontend to the number of its shape (`desired.service_shapes`): senders inside."""
+OUTSIDE: Final = _of_services("outside", value=(nft.NUMBER,))
+"""The same for senders outside, of frontends that have another choice for them."""
+BACKENDS: Final = _of_services("backends", nft.NUMBER, value=(None, nft.SERVICE))
+"""Frontend and slot to a backend."""
+CALLERS: Final = _of_services("callers", None, interval=True)
+"""Frontends that not everybody may call, and who may."""
+AFFINITY: Final = _of_services(
+    "affinity", None, value=(None, nft.SERVICE), timeout=True, size=1 << 18
+)
+"""Frontend and client to the backend with which it stays. Rules fill them; where one is full a
+client gets any backend."""
+VIPS: Final = {f: Set(f"vips{f}", (nft.ADDRESS[f],)) for f in FAMILIES}
+"""Addresses of Services."""
+VIP_POOLS: Final = {f: Set(f"vippools{f}", (nft.ADDRESS[f],), interval=True) for f in FAMILIES}
+"""Pools of such addresses."""
 ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN)
 NETWORK_SETS: Final = (FROM[4], FROM[6], TO[4], TO[6])
 PORT_SETS: Final = (PORTS[4], PORTS[6], HOSTPORTS[4], HOSTPORTS[6])
-BASE_SETS: Final = (POOLS[4], POOLS[6], VTEPS[4], VTEPS[6])
+BASE_SETS: Final = (*POOLS.values(), *VTEPS.values(), *VIP_POOLS.values())
+ENTRY_SETS: Final = tuple(
+    declared for of in (SERVICES, OUTSIDE, BACKENDS, CALLERS) for declared in of.values()
+)
+"""Those that say of each frontend of a Service what it is."""
+SERVICE_SETS: Final = (*ENTRY_SETS, *VIPS.values(), *AFFINITY.values())
 POLICY_SETS: Final = (*POLICY.values(), PEERS[4], PEERS[6], ENDED[4], ENDED[6])
 SETS: Final = {
-    s.name: s for s in (*ENDPOINT_SETS, *NETWORK_SETS, *PORT_SETS, *BASE_SETS, *POLICY_SETS)
+    s.name: s
+    for s in (
+        *ENDPOINT_SETS,
+        *NETWORK_SETS,
+        *PORT_SETS,
+        *BASE_SETS,
+        *POLICY_SETS,
+        *SERVICE_SETS,
+    )
 }
 """Those that are always there; policies bring their own."""
 
-FAMILIES: Final[tuple[Literal[4, 6], ...]] = (4, 6)
 EGRESS_PREFIX: Final = "e-"
 INGRESS_PREFIX: Final = "i-"
 POLICY_PREFIX: Final = "p-"
@@ -76,3 +137,5 @@ STAGED_PREFIX: Final = "ps-"
 CHAIN_PREFIX: Final = "pc-"
 POLICY_CHAINS: Final = (CLASS_PREFIX, TIER_PREFIX, STAGED_PREFIX, CHAIN_PREFIX)
 """Of the chains that policies bring; the first lead to the last."""
+SHAPE_PREFIX: Final = "shape-"
+"""Of the chains that Services bring."""

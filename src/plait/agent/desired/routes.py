@@ -1,6 +1,11 @@
-"""Routes and rules: local endpoints, other nodes' blocks, loans, pools, the resolver's packets."""
+"""Routes and rules: local endpoints, other nodes' blocks, loans, pools, Services, answers to other
+nodes, the resolver's packets."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
 
 from plait.agent.desired.inputs import (
     V4_ANY,
@@ -9,15 +14,18 @@ from plait.agent.desired.inputs import (
     Host,
     Memo,
     View,
+    bare,
     host_cidr,
     is6,
 )
-from plait.agent.desired.paths import path
+from plait.agent.desired.paths import path, peers
 from plait.model.hoststate import Route, Rule
 from plait.model.marks import (
     DNS_MARK,
     DNS_MARK_MASK,
     DNS_ROUTE_TABLE,
+    NODE_MARK,
+    NODE_ROUTE_TABLE,
     RULE_PRIORITY,
     VXLAN_LINK,
     link_local,
@@ -56,7 +64,42 @@ def remote_routes(view: View, host: Host) -> frozenset[Route]:
                 towards(loan.node, host_cidr(loan.address))
     pools = {pool for network in view.networks.values() for pool in network.spec.pools}
     unreachable = {Route(dst=pool, kind="unreachable", metric=UNREACHABLE_METRIC) for pool in pools}
-    return frozenset(routes.values()) | unreachable | _dns_routes(host)
+    return frozenset(
+        (
+            *routes.values(),
+            *unreachable,
+            *_dns_routes(host),
+            *_service_routes(view, host),
+            *_node_routes(view, host),
+        )
+    )
+
+
+def _service_routes(view: View, host: Host) -> Iterator[Route]:
+    """Addresses of Services for the host's own sockets.
+
+    A socket wants a route, and takes its own address from it, before the packet is led to a
+    backend; a host need not have a default route. No packet takes this one: what is not led
+    elsewhere is refused before (`service_base.refusal`).
+    """
+    spec = view.cluster.spec
+    for pool in (*spec.service_pools, *spec.load_balancer_pools):
+        yield Route(
+            dst=pool,
+            link=host.underlay.interface,
+            src=bare(host.underlay.address(6 if is6(pool) else 4)),
+            metric=UNREACHABLE_METRIC,
+        )
+
+
+def _node_routes(view: View, host: Host) -> Iterator[Route]:
+    """Other nodes' own addresses, for answers of endpoints: through the tunnel where an endpoint of
+    that node is reached through it."""
+    for peer in peers(view, host):
+        for address in map(bare, peer.spec.addresses):
+            way = _route(view, host, peer, is6(address))
+            if way is not None and way.link == VXLAN_LINK:
+                yield msgspec.structs.replace(way, dst=host_cidr(address), table=NODE_ROUTE_TABLE)
 
 
 def _route(view: View, host: Host, peer: Node, v6: bool) -> Route | None:
@@ -102,16 +145,12 @@ def routes(remote: frozenset[Route], local: frozenset[Route]) -> frozenset[Route
 
 
 def rules(host: Host) -> frozenset[Rule]:
-    """The resolver's mark leads to its table."""
-    if not host.dns:
-        return frozenset()
+    """The marks of the resolver's packets and of answers to other nodes lead to their tables."""
+    tables = [(NODE_MARK, NODE_ROUTE_TABLE)]
+    if host.dns:
+        tables.append((DNS_MARK, DNS_ROUTE_TABLE))
     return frozenset(
-        Rule(
-            family=family,
-            priority=RULE_PRIORITY,
-            table=DNS_ROUTE_TABLE,
-            mark=DNS_MARK,
-            mask=DNS_MARK_MASK,
-        )
+        Rule(family=family, priority=RULE_PRIORITY, table=table, mark=mark, mask=DNS_MARK_MASK)
         for family in (4, 6)
+        for mark, table in tables
     )

@@ -5,7 +5,8 @@ The path of a packet that concerns an endpoint (link group 112); others meet no 
 - `source` (raw): the interface must be known and the source address its own.
 - `dns` (mangle): DNS, to whatever server, is handed to our resolver; when that does not listen
   the packet goes on as it is.
-- `nat`: published ports, for packets to a local address only.
+- `nat`: Services (`service_base`), and published ports, for packets to a local address only.
+- `services-…`: what is sent to a Service and was not translated is refused.
 - `egress`, then the network's `e-…` chain: where the sender may reach.
 - `ingress`, then the network's `i-…` chain: who may reach the receiver. Both must agree.
   Each is found by one lookup of the address's pool, however many networks there are.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -39,6 +41,7 @@ from plait.agent.desired.filter_sets import (
     PORTS,
     SRC,
     TO,
+    VIP_POOLS,
     VTEPS,
 )
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
@@ -79,9 +82,11 @@ class Element(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def base_rules(vxlan_port: int, vni: int, dns: bool, logs: bool = True) -> tuple[ChainRules, ...]:
+def base_rules(
+    vxlan_port: int, vni: int, dns: bool, logs: bool = True, own: tuple[str, ...] = ()
+) -> tuple[ChainRules, ...]:
     """See `base_chains`."""
-    return tuple(described(chain) for chain in base_chains(vxlan_port, vni, dns, logs))
+    return tuple(described(chain) for chain in base_chains(vxlan_port, vni, dns, logs, own))
 
 
 def described(chain: Chain) -> ChainRules:
@@ -92,30 +97,39 @@ def described(chain: Chain) -> ChainRules:
 def base_elements(desired: Filter) -> dict[str, dict[bytes, nft.Data]]:
     """Elements of the base sets: every pool, and every other node's underlay address."""
     pools = {p for n in desired.networks.values() for p in n.pools}
-    return _base_elements(frozenset(pools.union(desired.pools)), desired.vteps)
+    return _base_elements(
+        frozenset(pools.union(desired.pools)), desired.vteps, frozenset(desired.service_pools)
+    )
 
 
 @lru_cache(maxsize=8)
 def _base_elements(
-    pools: frozenset[str], vteps: tuple[str, ...]
+    pools: frozenset[str], vteps: tuple[str, ...], service_pools: frozenset[str]
 ) -> dict[str, dict[bytes, nft.Data]]:
     found: dict[str, dict[bytes, nft.Data]] = {s.name: {} for s in BASE_SETS}
-    ranges = {(4 if "." in p else 6, nft.cidr_range(p)) for p in pools}
     for family in FAMILIES:
-        # Ranges of an interval set must not overlap; a pool inside another adds nothing. Of
-        # pools that begin alike, the largest comes first.
-        half = 4 if family == 4 else 16
-        own = [key for version, key in ranges if version == family]
-        own.sort(key=lambda key: (key[:half], -int.from_bytes(key[half:], "big")))
-        last = b""
-        for key in own:
-            if key[half:] > last:
-                found[POOLS[family].name][key] = None
-                last = key[half:]
+        for of, cidrs in ((POOLS, pools), (VIP_POOLS, service_pools)):
+            found[of[family].name] = dict.fromkeys(_ranges(cidrs, family))
     for vtep in vteps:
         ip = ipaddress.ip_address(vtep)
         found[VTEPS[ip.version].name][ip.packed] = None
     return found
+
+
+def _ranges(cidrs: frozenset[str], family: int) -> Iterator[bytes]:
+    """Keys of CIDRs of a family in an interval set.
+
+    Its ranges must not overlap; a pool inside another adds nothing. Of pools that begin alike, the
+    largest comes first.
+    """
+    half = 4 if family == 4 else 16
+    own = [nft.cidr_range(cidr) for cidr in cidrs if (":" in cidr) == (family == 6)]
+    own.sort(key=lambda key: (key[:half], -int.from_bytes(key[half:], "big")))
+    last = b""
+    for key in own:
+        if key[half:] > last:
+            yield key
+            last = key[half:]
 
 
 # What comes and goes

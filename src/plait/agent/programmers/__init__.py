@@ -16,6 +16,7 @@ from plait.agent.programmers.base import Programmer
 ORDER: Final = (
     "filter.base",
     "filter.policy",
+    "filter.services",
     "links",
     "shapers",
     "addresses",

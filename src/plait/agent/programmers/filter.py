@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from plait.agent.desired import filter_sets, policy_sets, ruleset
+from plait.agent.desired import filter_sets, policy_sets, ruleset, service_base, service_fill
 from plait.agent.desired.policy_fill import NOTHING, whole
 from plait.agent.desired.ruleset import Element
 from plait.agent.programmers.base import Failure, Op, all_failed
@@ -173,7 +173,7 @@ class FilterBase(_FilterProgrammer):
         ops += [
             self._op(("chain", name), None, held)
             for name, held in actual.chains.items()
-            if name not in chains and not _is_network(name) and not _is_policy(name)
+            if name not in chains and not name.startswith(_OF_OTHERS)
         ]
         ops += [
             self._op(("set", name), None, held)
@@ -187,6 +187,9 @@ class FilterBase(_FilterProgrammer):
         ]
         for name, rules in chains.items():
             held = actual.chains.get(name)
+            # The rules of those that lead to shapes are the Services'.
+            if held is not None and name in service_base.DISPATCH:
+                continue
             if held != rules.state:
                 ops.append(self._op(("chain", name), rules, held))
         for name, elements in ruleset.base_elements(wanted).items():
@@ -198,7 +201,9 @@ class FilterBase(_FilterProgrammer):
 
     def _chains(self, wanted: Filter) -> tuple[ruleset.ChainRules, ...]:
         dns = wanted.dns and self.table.features.tproxy
-        return ruleset.base_rules(wanted.vxlan_port, wanted.vni, dns, self.table.features.nflog)
+        return ruleset.base_rules(
+            wanted.vxlan_port, wanted.vni, dns, self.table.features.nflog, wanted.own
+        )
 
     def _replacement(
         self, desired: HostState, stale: nft_read.TableState
@@ -223,6 +228,9 @@ class FilterBase(_FilterProgrammer):
         elements += [element for network in networks for element in network.elements]
         policies = NOTHING if self._bare else whole(desired.policy, log=logs)
         elements += policies.dispatch
+        services = service_fill.EMPTY if self._bare else service_fill.whole(desired.services)
+        elements += services.elements
+        chains += services.chains
         for link, endpoint in wanted.endpoints.items():
             found = _wanted_endpoint(wanted, link, endpoint) or frozenset()
             if self._bare and any(a in desired.policy.dispatch for a in endpoint.addresses):
@@ -237,7 +245,7 @@ class FilterBase(_FilterProgrammer):
             *[nft.AddSet(declared) for declared in filter_sets.SETS.values()],
             *policies.before,
             *[nft.AddChain(chain) for chain in chains],
-            *[nft.AddRules(chain) for chain in chains if chain.rules],
+            *[nft.AddRules(chain) for chain in (*chains, *services.dispatch) if chain.rules],
             *_elements(nft.AddElements, elements),
         )
 
@@ -250,8 +258,9 @@ class FilterBase(_FilterProgrammer):
         for name in self.table.stale.sets if self.table.stale else ():
             declared = policy_sets.declared(name) if name in made else None
             if declared is not None and declared.timeout:
+                held = self.table.door.elements(name) if declared.value else {}
                 for key, left in self.table.door.live(name).items():
-                    yield nft.AddTimed(declared, ((key, None),), left)
+                    yield nft.AddTimed(declared, ((key, held.get(key)),), left)
 
     def _chain_step(self, key: tuple[Any, ...], want: ruleset.ChainRules | None) -> Step:
         held = (self.table.actual or EMPTY).chains.get(key[1])
@@ -468,8 +477,13 @@ def _is_network(chain: str) -> bool:
     return chain.startswith((filter_sets.EGRESS_PREFIX, filter_sets.INGRESS_PREFIX))
 
 
-def _is_policy(chain: str) -> bool:
-    return chain.startswith(filter_sets.POLICY_CHAINS)
+_OF_OTHERS: Final = (
+    filter_sets.EGRESS_PREFIX,
+    filter_sets.INGRESS_PREFIX,
+    filter_sets.SHAPE_PREFIX,
+    *filter_sets.POLICY_CHAINS,
+)
+"""Of chains that other programmers make."""
 
 
 def _port_of(key: bytes) -> tuple[str, int]:

@@ -1,0 +1,141 @@
+"""The chains of shapes, and the rules that lead to them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Final
+
+from plait.agent.desired.filter_sets import (
+    AFFINITY,
+    BACKENDS,
+    CALLERS,
+    DOORS,
+    FAMILIES,
+    OUTSIDE,
+    SERVICES,
+    SHAPE_PREFIX,
+    Door,
+)
+from plait.agent.desired.policy_sets import Family
+from plait.agent.desired.ruleset import ChainRules, described
+from plait.agent.desired.service_base import (
+    DISPATCH,
+    STICKY,
+    UNSERVED,
+    called,
+    dispatch_chain,
+    refusing_chain,
+)
+from plait.agent.desired.service_shapes import (
+    FIRST_SLOT,
+    REFUSE,
+    SCOPES,
+    Use,
+    restricted,
+    seconds,
+    slots,
+)
+from plait.model import marks
+from plait.wire import nft_expr as e
+from plait.wire.nft import Chain, Rule
+from plait.wire.nft_choice import (
+    BACKEND,
+    BACKEND_PORT,
+    CALLED,
+    CALLED_PORT,
+    CLIENT,
+    MapIs,
+    UpdateMap,
+    random,
+)
+from plait.wire.nft_expr import DROP, RETURN, Counter, InSet, Masked
+from plait.wire.nft_rewrite import DnatByMap, SetMark
+
+_TRIES: Final = 12
+"""More than half of the slots are filled, so the first slot gets less than 1/4096 too much."""
+_FRONTENDS: Final = {"inside": SERVICES, "outside": OUTSIDE}
+
+
+def shape_name(use: Use) -> str:
+    """Name of the chain of a shape."""
+    return f"{SHAPE_PREFIX}{use.scope}-{use.door}{use.family}-{use.shape:x}"
+
+
+@lru_cache(maxsize=1024)
+def shape_chain(use: Use) -> ChainRules:
+    """Chooses a backend for a new flow, and translates."""
+    f, at, key = use.family, (use.door, use.family), called(use.family, use.door)
+    first, count = FIRST_SLOT[use.scope], slots(use.shape)
+    rules = []
+    if restricted(use.shape):
+        callers = InSet((*key, e.SADDR[f]), CALLERS[at].name, negate=True)
+        not_own = Masked(e.MARK, marks.OWN_MARK, 0)
+        rules.append(Rule("may not call", (not_own, e.family(f), callers, Counter(), DROP)))
+    if seconds(use.shape):
+        rules += [
+            Rule("client stays", (SetMark(marks.STICKY_MARK, marks.STICKY_MARK),)),
+            Rule(
+                "client stays", (e.family(f), DnatByMap(f, (*key, e.SADDR[f]), AFFINITY[at].name))
+            ),
+        ]
+    tries = {1: 0, 2: 1}.get(count, _TRIES)
+    rules += [
+        Rule(
+            "backend", (e.family(f), DnatByMap(f, (*key, random(count, first)), BACKENDS[at].name))
+        )
+        for _ in range(tries)
+    ]
+    # There is always a first one, also where the maps change between two look-ups.
+    last = DnatByMap(f, (*key, random(1, first)), BACKENDS[at].name)
+    rules.append(Rule("backend", (e.family(f), last)))
+    return described(Chain(shape_name(use), tuple(rules)))
+
+
+def dispatch_chains(used: Collection[Use], *, some: bool) -> dict[str, ChainRules]:
+    """The rules of the chains of `DISPATCH`, by name. `some`: there are frontends at all."""
+    rules: dict[str, list[Rule]] = {name: [] for name in DISPATCH}
+    # The smallest first: most Services have few backends.
+    for use in sorted(used, key=lambda use: (SCOPES.index(use.scope), use)):
+        f, held = use.family, _FRONTENDS[use.scope][use.door, use.family].name
+        to = MapIs(called(f, use.door), held, use.shape)
+        lead = Rule("shape", (e.family(f), to, e.goto(shape_name(use))))
+        rules[dispatch_chain(f, use.door, use.scope)].append(lead)
+        if seconds(use.shape):
+            rules[STICKY].append(_stays(use, held))
+    if some:
+        for f in FAMILIES:
+            for door in DOORS:
+                rules[refusing_chain(f, door)] += _refuse(f, door)
+    return {name: described(Chain(name, tuple(found))) for name, found in rules.items()}
+
+
+def _stays(use: Use, held: str) -> Rule:
+    f = use.family
+    at = (e.L4PROTO, CALLED_PORT)
+    key = at if use.door == "port" else (CALLED[f], *at)
+    update = UpdateMap(
+        AFFINITY[use.door, f].name,
+        (*key, CLIENT[f]),
+        (BACKEND[f], BACKEND_PORT),
+        seconds(use.shape) * 1000,
+    )
+    outside = (Masked(e.MARK, marks.OUTSIDE_MARK),) if use.scope == "outside" else ()
+    return Rule("stays", (*outside, e.family(f), MapIs(key, held, use.shape), update, RETURN))
+
+
+def _refuse(family: Family, door: Door) -> tuple[Rule, ...]:
+    """There is no backend, or the maps changed in this moment: a packet that is sent again then
+    will find them whole."""
+    key, inside, outside = (
+        called(family, door),
+        SERVICES[door, family].name,
+        OUTSIDE[door, family].name,
+    )
+    from_outside = (Masked(e.MARK, marks.OUTSIDE_MARK), e.family(family))
+    return (
+        Rule("refused", (*from_outside, MapIs(key, outside, REFUSE), e.goto(UNSERVED))),
+        Rule("unavailable", (*from_outside, InSet(key, outside), Counter(), DROP)),
+        Rule("refused", (e.family(family), MapIs(key, inside, REFUSE), e.goto(UNSERVED))),
+        Rule("unavailable", (Counter(), DROP)),
+    )
