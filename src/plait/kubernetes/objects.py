@@ -52,6 +52,8 @@ class PodAnnotations(Part, frozen=True, kw_only=True):
     ingress_bandwidth: str = msgspec.field(name="kubernetes.io/ingress-bandwidth", default="")
     """Quantity in bits a second, e.g. `10M`."""
     egress_bandwidth: str = msgspec.field(name="kubernetes.io/egress-bandwidth", default="")
+    static_uid: str = msgspec.field(name="kubernetes.io/config.mirror", default="")
+    """Of a mirror of a static pod: the uid by which kubelet and runtime know it."""
 
 
 class PodMetadata(Part, frozen=True, kw_only=True):

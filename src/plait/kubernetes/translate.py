@@ -88,7 +88,7 @@ def pod(found: objects.Pod, around: Surroundings) -> Translated:
             Pod(
                 metadata=Metadata(name=meta.name, namespace=meta.namespace, labels=meta.labels),
                 spec=PodSpec(
-                    uid=meta.uid,
+                    uid=meta.annotations.static_uid or meta.uid,
                     node=around.host(spec.node_name) if spec.node_name else "",
                     hostname=spec.hostname,
                     subdomain=spec.subdomain,

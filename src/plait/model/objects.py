@@ -99,12 +99,21 @@ class NodeStatus(Base, frozen=True, kw_only=True):
     """Human-readable problems, empty when all is well."""
 
 
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
+"""Label of a Node: its zone, which counts before the site that its agent was given."""
+
+
 class Node(Object, frozen=True, kw_only=True, tag=True):
     """A host."""
 
     plural: ClassVar[str] = "nodes"
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
+
+    @property
+    def site(self) -> str:
+        """Where it is, as balancing sees it: what hints and zones of Kubernetes speak of."""
+        return self.metadata.labels.get(ZONE_LABEL, self.spec.site)
 
 
 class NetworkSpec(Base, frozen=True, kw_only=True):
