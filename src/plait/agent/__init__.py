@@ -25,6 +25,7 @@ Policies beside the loop
     domains                     names outside that policies open
     tracing                     what the kernel's own rules would do with a flow
 What is told
+    health_ports                whether Services have backends here, to balancers outside
     flows                       put together: what follows
     flowlog, flowfold, whois    packets to records; fewer of them; whose an address is
     rulecounts, flowship        the rules' counters; records and counts to the server

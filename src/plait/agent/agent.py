@@ -20,6 +20,7 @@ from plait.agent.desired import Input, Underlay
 from plait.agent.doors import Config as Config
 from plait.agent.doors import Doors as Doors
 from plait.agent.flows import Flows
+from plait.agent.health_ports import Condition, Health, HealthPorts
 from plait.agent.loop import Loop
 from plait.agent.metrics import counter, gauge, render
 from plait.agent.pods import Pods
@@ -108,6 +109,8 @@ class Agent:
             clock=doors.clock,
         )
         self.problem_sources.append(lambda: self.policing.problems(self.loop.failures))
+        self.health = HealthPorts(self._health, self._condition, wall=doors.wall)
+        self.problem_sources.append(self.health.problems)
         self.metric_sources.append(self.policing.metrics)
         self.loop: Loop = Loop(
             doors.programmers,
@@ -117,7 +120,7 @@ class Agent:
             on_gone=lambda ident: self.service.vanished(ident),
             before_resync=self._housekeeping,
             offload=doors.offload,
-            after=self.policing.after,
+            after=_both(self.policing.after, lambda *_: self.health.follow()),
         )
         self.flows = Flows(
             config.identity.name,
@@ -226,6 +229,7 @@ class Agent:
             asyncio.create_task(self._follow_host(), name="agent: host -> underlay"),
             asyncio.create_task(self.pods.run(), name="agent: pods -> endpoints"),
             asyncio.create_task(self.policing.run(), name="agent: policies -> conntrack"),
+            asyncio.create_task(self.health.run(), name="agent: services -> health ports"),
         ]
         if self._api is not None:
             await self._api.start()
@@ -286,6 +290,15 @@ class Agent:
         if want is not None and not self.state.purging:
             self.previous.remember(want.sysctls)
         return want
+
+    def _health(self) -> Health:
+        balancer, wanted = self.state.balancer, not self.state.purging
+        return Health(
+            checks=balancer.health() if wanted else {}, proxy=wanted and balancer.orchestrated
+        )
+
+    def _condition(self) -> Condition:
+        return Condition(behind=self.state.behind, eligible=not self.state.forgotten)
 
     def _inputs_changed(
         self, inputs: frozenset[Input], networks: frozenset[str], *, foreign: bool = True

@@ -76,6 +76,9 @@ class State:
         self._changed: set[Input] = set(ALL)
         self._due = True
         """Something changed since the kernel was last brought up to date."""
+        self._clock = clock
+        self._due_since: float | None = None
+        """Monotonic time since when it is due; None: it is not, or never was up to date."""
         self.applied = 0
         """Store revision that the kernel was last brought up to."""
         self._last: HostState | None = None
@@ -99,7 +102,8 @@ class State:
     def mark(self, inputs: Iterable[Input]) -> None:
         """These inputs of the desired state changed."""
         self._changed.update(inputs)
-        self._due = True
+        if not self._due:
+            self._due, self._due_since = True, self._clock()
 
     def put(self, endpoint: LocalEndpoint) -> None:
         """The kernel should have this endpoint, as it is now."""
@@ -160,7 +164,14 @@ class State:
     def bring(self) -> None:
         """The kernel is being brought up to date, in a turn of which nobody sees the middle."""
         if self.snapshot.ready:
-            self.applied, self._due = self.snapshot.revision, False
+            self.applied, self._due, self._due_since = self.snapshot.revision, False, None
+
+    @property
+    def behind(self) -> float | None:
+        """Seconds for which the kernel has been out of date; None: it never was up to date."""
+        if self._due and self._due_since is None:
+            return None
+        return 0.0 if self._due_since is None else self._clock() - self._due_since
 
     @property
     def in_force(self) -> int:

@@ -106,6 +106,8 @@ class Engine:
         self._addresses: Tally[str] = Tally()
         self._shown: dict[Key, _Shown] = {}
         self._health: dict[Key, tuple[int, HealthCheck]] = {}
+        self._foreign = 0
+        """Services that were made of objects of somebody else's."""
         self._stamp = (0, 0)
         self._table = ServiceTable(frontends=self._frontends, addresses=self._addresses.members)
 
@@ -157,6 +159,8 @@ class Engine:
         for service, there in ((old, False), (new, True)):
             if service is None:
                 continue
+            if service.spec.origin is not None:
+                self._foreign += 1 if there else -1
             selects = service_endpoints(key[0], service.spec)
             if selects is not None:
                 (self._selected.watch if there else self._selected.unwatch)(selects, key)
@@ -179,7 +183,7 @@ class Engine:
 
     def _put_node(self, name: str, node: Node | None) -> None:
         former = self._sites.get(name, "")
-        site = node.spec.site if node is not None else ""
+        site = node.site if node is not None else ""
         party = None if node is None else node_party(node)
         known = self._parties.get(("node", name))
         if known is None or not known.says(party):
@@ -269,6 +273,11 @@ class Engine:
         # Of two that have a port it is always the same one's.
         ports = sorted(self._health.values(), reverse=True)
         return MappingProxyType(dict(ports))
+
+    @property
+    def orchestrated(self) -> bool:
+        """Some Services are an orchestrator's."""
+        return self._foreign > 0
 
     # Settling
 
