@@ -15,7 +15,6 @@ import structlog
 
 from plait import __version__
 from plait.client.base import Api, WatchEvent
-from plait.kubernetes import report as reports
 from plait.kubernetes.api import KubernetesApi
 from plait.kubernetes.due import ORDER
 from plait.kubernetes.election import Election
@@ -24,13 +23,14 @@ from plait.kubernetes.held import Held
 from plait.kubernetes.kinds import NODES, SERVICES
 from plait.kubernetes.reflector import Reflector, Timing
 from plait.kubernetes.replica import Change
-from plait.kubernetes.report import Followed, Report
+from plait.kubernetes.report import shown
 from plait.kubernetes.translate import ROWS, SOURCES
 from plait.kubernetes.wanted import Source, Wanted
 from plait.kubernetes.writes import Writes
 from plait.model.errors import PlaitError
 from plait.model.objects import PLURALS, Cluster, ClusterSpec, Node, Object, Service
 from plait.model.services import ServiceSpec
+from plait.wire.connector import Followed, Report
 
 FOLLOWED: Final[tuple[type[Object], ...]] = (Cluster, *ORDER)
 """Kinds of ours that are watched."""
@@ -76,7 +76,7 @@ class Controller:
             namespace=lease_namespace,
             identity=identity,
             changed=self._leads,
-            status=lambda: reports.line(self.report()),
+            status=lambda: self.report().summary,
             clock=clock,
             wall=wall,
         )
@@ -96,8 +96,7 @@ class Controller:
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What must run at the same time, each for ever, by name."""
         for kind, reflector in self.reflectors.items():
-            yield f"follow {kind} of Kubernetes", reflector.run()
-            yield f"first list of {kind}", self._first_list(reflector)
+            yield f"follow {kind} of Kubernetes", self._follow_kind(reflector)
         yield "follow Plait's server", self._follow()
         yield "write to Plait's server", self._writes.run()
         yield "write into Kubernetes", self._feedback.run()
@@ -113,6 +112,9 @@ class Controller:
             self._feedback.touch(kind, (change.key for change in changes))
 
         return take
+
+    async def _follow_kind(self, reflector: Reflector[Any]) -> None:
+        await asyncio.gather(reflector.run(), self._first_list(reflector))
 
     async def _first_list(self, reflector: Reflector[Any]) -> None:
         """Once all of a kind is known, what is ours and not wanted can go."""
@@ -183,7 +185,7 @@ class Controller:
     def report(self) -> Report:
         """How it is now."""
         health = [reflector.health for reflector in self.reflectors.values()]
-        count, problems = reports.shown(self._problems())
+        count, problems = shown(self._problems())
         error = any(h.error for h in health)
         return Report(
             version=__version__,
