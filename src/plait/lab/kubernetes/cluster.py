@@ -24,6 +24,8 @@ PROGRAMS: Final = f"{layout.ETC}/programs.json"
 READY: Final = 120.0
 """Seconds for each step of a cluster's way up, on a machine that has other things to do."""
 IMAGES: Final = "images"
+LATER: Final = ("kubelet", "plait-kubernetes")
+"""Programs that are started once the API server answers."""
 
 
 def _commands(lab: Lab, name: str) -> tuple[Command, ...]:
@@ -43,7 +45,7 @@ def launch(lab: Lab) -> None:
     for name in lab.nodes:
         commands = _commands(lab, name)
         wanted = Set(
-            programs=commands, at_once=tuple(c.name for c in commands if c.name != "kubelet")
+            programs=commands, at_once=tuple(c.name for c in commands if c.name not in LATER)
         )
         files = {
             **secrets[name],
@@ -93,6 +95,7 @@ def finish(lab: Lab, say: Callable[[str], None], *, network: bool) -> None:
     if network:
         install = ("cni", "install", "--kubernetes")
         daemons.on_each(lab.nodes, lambda name: daemons.plait(lab, name, *install))
+        steer(lab, daemons.FIRST, "start", "plait-kubernetes")
     _wait(lab, "the nodes", lambda: set(lab.nodes) <= nodes(lab, ready=network))
     _wait(lab, "the account of pods", lambda: _has_account(lab))
     say(f"nodes {'ready' if network else 'registered'}: {', '.join(lab.nodes)}")
@@ -102,7 +105,9 @@ def resume(lab: Lab, name: str) -> None:
     """Start a node's programs again after a reboot; returns when its kubelet says it is ready."""
     _keep(lab, name)
     _wait(lab, f"the keeper of {name}", lambda: _kept(lab, name))
-    steer(lab, name, "start", "kubelet")
+    for program in LATER:
+        if program == "kubelet" or (name == daemons.FIRST and daemons.has_plait(lab, name)):
+            steer(lab, name, "start", program)
     _wait(lab, "the API server", lambda: answers(lab))
     _wait(lab, f"the node {name}", lambda: name in nodes(lab, ready=True))
 

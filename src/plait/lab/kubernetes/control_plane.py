@@ -1,4 +1,5 @@
-"""The control plane of a lab's cluster, as command lines: etcd, API server, controllers, scheduler.
+"""The control plane of a lab's cluster, as command lines: etcd, API server, controllers, scheduler,
+and Plait's connector.
 
 It is tuned to be quick rather than quiet: a node that stops is missed within seconds, and its pods
 move soon after, so that nobody waits five minutes to see it.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from plait.lab import hosts
 from plait.lab.kubernetes import layout
 from plait.lab.kubernetes.keeper import Command
 from plait.lab.topology import HostPlan
@@ -110,6 +112,18 @@ def scheduler(programs: Path) -> Command:
     )
 
 
+def connector() -> Command:
+    """`plait kubernetes run`, which tells Plait's server of the cluster, and the cluster of it."""
+    words = ("kubernetes", "run", f"--kubeconfig={layout.CONNECTOR}")
+    return Command("plait-kubernetes", (hosts.PYTHON, "-P", "-m", "plait", *words))
+
+
 def commands(programs: Path, host: HostPlan) -> tuple[Command, ...]:
     """All of it, in the order in which one needs the other."""
-    return (etcd(), api_server(programs, host), controller_manager(programs), scheduler(programs))
+    return (
+        etcd(),
+        api_server(programs, host),
+        controller_manager(programs),
+        scheduler(programs),
+        connector(),
+    )

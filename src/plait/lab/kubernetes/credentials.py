@@ -79,6 +79,7 @@ def credentials(
         for name in nodes
     }
     files[control.name] |= {
+        layout.CONNECTOR: admin,
         f"{layout.ETC}/apiserver.crt": serving.certificate,
         f"{layout.ETC}/apiserver.key": serving.key,
         f"{layout.ETC}/apiserver-kubelet.crt": calling.certificate,

@@ -34,6 +34,7 @@ FEATURES: Final = ",".join(
 """What is on by default in later versions, and a network has to do with."""
 
 ADMIN: Final = f"{ETC}/admin.conf"
+CONNECTOR: Final = f"{ETC}/plait.conf"
 KUBELET: Final = f"{ETC}/kubelet.conf"
 
 
