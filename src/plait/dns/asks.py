@@ -1,6 +1,7 @@
-"""The two ways to ask an upstream: in our own name, or in the client's very words.
+"""The ways to ask an upstream: in our own name, or in the client's very words.
 
-A client that asked our address gets an answer that we obtained (`Ask`). One that chose a
+A client that asked our address gets an answer that we obtained (`Ask`), and so does one that
+asked for an alias of ours (`AskAlias`). One that chose a
 resolver itself means that one: its message goes there as it is and the answer comes back as it
 is (`Verbatim`), so that cookies, signatures, transfers and iterative resolvers inside containers
 work as if nobody stood between. Only the id changes, for the sake of forgery (RFC 5452).
@@ -8,10 +9,13 @@ work as if nobody stood between. Only the id changes, for the sake of forgery (R
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final, Protocol
 
+from plait.dns.names import Alias
 from plait.dns.resolver import Server
 from plait.wire import dns
+from plait.wire.dns_answers import Answered, answered
 
 
 class Question(Protocol):
@@ -87,6 +91,51 @@ class Ask:
         """See `Question`."""
         answer = dns.Answer(dns.SERVFAIL, authoritative=False)
         return answer.reply_to(self._query, self._limit)
+
+
+class AskAlias(Ask):
+    """A question for the name that an alias of ours stands for."""
+
+    def __init__(
+        self,
+        servers: tuple[Server, ...],
+        query: dns.Query,
+        client: str,
+        limit: int,
+        alias: Alias,
+    ) -> None:
+        """`query` is the client's, for the alias itself."""
+        super().__init__(servers, alias.query, client, limit)
+        self._asked = query
+        self._alias = alias
+
+    def render(self, response: dns.Response, age: int) -> bytes:
+        """See `Question`: the alias, and what the answer says of the addresses behind it."""
+        records = list(self._alias.records)
+        found = answered(response.message)
+        if found is not None:
+            self._append(records, found, age)
+        answer = dns.Answer(response.rcode & 0xF, [records], authoritative=False)
+        return answer.reply_to(self._asked, self._limit)
+
+    def _append(self, records: list[bytes], found: Answered, age: int) -> None:
+        question = len(self._asked.question)
+        at = dns.HEADER_SIZE + question + sum(map(len, records))
+        owner = at - len(dns.encode_name(self._alias.query.labels))
+        ttl = max(min(seconds for _, seconds in found.addresses) - age, 0)
+        for name in found.names[1:]:
+            record = dns.record(dns.Data(dns.CNAME, dns.encode_name(name)), ttl, owner=owner)
+            records.append(record)
+            owner, at = at + dns.ALIAS_HEAD, at + len(record)
+        for text, _ in found.addresses:
+            data = dns.address_data(ipaddress.ip_address(text).packed)
+            if self._asked.qtype in (data.type, dns.ANY):
+                records.append(dns.record(data, ttl, owner=owner))
+
+    def failure(self) -> bytes:
+        """See `Question`."""
+        answer = dns.Answer(dns.SERVFAIL, authoritative=False)
+        return answer.reply_to(self._asked, self._limit)
 
 
 class Verbatim:

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from plait.dns.asks import Ask, Question, Verbatim
-from plait.dns.resolver import Forward, Resolver, Server
+from plait.dns.asks import Ask, AskAlias, Question, Verbatim
+from plait.dns.resolver import Aliased, Forward, Resolver, Server
 from plait.dns.stats import Stats
 from plait.dns.upstream import Upstream
 from plait.dns.zone import Scope
@@ -84,18 +84,7 @@ class Frontend:
         try:
             query = dns.parse_query(data)
         except dns.WireError as error:
-            if error.rcode is None:
-                self.stats.dropped += 1
-                return None
-            # An UPDATE, a transfer's NOTIFY and the like are for the resolver that was chosen.
-            decision = self._resolver.elsewhere(scope, destination)
-            if isinstance(decision, Forward) and decision.verbatim:
-                if self._closed(decision, client, tcp=tcp):
-                    self.stats.answers[dns.REFUSED] += 1
-                    return dns.error_reply(data, dns.REFUSED)
-                return Verbatim(decision.servers, data, None, client)
-            self.stats.answers[error.rcode] += 1
-            return dns.error_reply(data, error.rcode)
+            return self._other(data, error, client, destination, tcp=tcp)
         decision = self._resolver.decide(scope, query, destination)
         if isinstance(decision, Forward) and self._closed(decision, client, tcp=tcp):
             decision = _CLOSED
@@ -103,11 +92,31 @@ class Frontend:
         if isinstance(decision, dns.Answer):
             self.stats.answers[decision.rcode] += 1
             return decision.reply_to(query, limit)
+        if isinstance(decision, Aliased):
+            alias, servers = decision.alias, decision.forward.servers
+            return self._kept(AskAlias(servers, query, client, limit, alias))
         if not decision.verbatim:
             return self._kept(Ask(decision.servers, query, client, limit))
         question = Verbatim(decision.servers, data, query, client)
         # What was kept came by UDP and may be shorter than what TCP brings.
         return question if tcp else self._kept(question)
+
+    def _other(
+        self, data: bytes, error: dns.WireError, client: str, destination: Server, *, tcp: bool
+    ) -> bytes | Question | None:
+        """What is no query: an UPDATE, a transfer's NOTIFY and the like are for the resolver that
+        was chosen."""
+        if error.rcode is None:
+            self.stats.dropped += 1
+            return None
+        decision = self._resolver.elsewhere(self._scope(client), destination)
+        if isinstance(decision, Forward) and decision.verbatim:
+            if self._closed(decision, client, tcp=tcp):
+                self.stats.answers[dns.REFUSED] += 1
+                return dns.error_reply(data, dns.REFUSED)
+            return Verbatim(decision.servers, data, None, client)
+        self.stats.answers[error.rcode] += 1
+        return dns.error_reply(data, error.rcode)
 
     def _closed(self, decision: Forward, client: str, *, tcp: bool) -> bool:
         if not decision.verbatim or not {*decision.servers}.isdisjoint(self._trusted()):

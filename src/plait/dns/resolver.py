@@ -2,9 +2,11 @@
 
 | Question | Endpoint as client | The host |
 |---|---|---|
-| a name of ours that it sees, A or AAAA | addresses, shuffled | addresses, shuffled |
+| a name of ours that it sees (`names`) | addresses, shuffled | addresses, shuffled |
+| an alias of ours for a name outside | it, with the addresses of what it stands for | the same |
 | a name of ours, other type | no data | no data |
 | under our domain, unknown or in a network that it is not in | NXDOMAIN | NXDOMAIN |
+| a transfer of a domain of ours | REFUSED | REFUSED |
 | short name (`web`, `web.default`) that it sees | as above | forwarded |
 | reverse name inside a pool | PTR, or NXDOMAIN | PTR, or NXDOMAIN |
 | anything else | forwarded, NXDOMAIN if all its networks are internal | forwarded |
@@ -24,25 +26,17 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from plait.dns.zone import Record, Scope, Zone
+from plait.dns.names import Alias, OwnNames
+from plait.dns.zone import Scope, Zone
 from plait.model import marks
 from plait.wire import dns
 
 Server = tuple[str, int]
 """(address, port) of a resolver."""
 
-MAX_ANSWERS_KEPT: Final = 16384
-"""Ready answers in a scope; at most so many, whatever types clients ask for."""
-MAX_ADDRESSES: Final = 256
-"""Addresses in one answer; a name with more shows a random choice."""
-MAX_ROTATIONS: Final = 16
-
 OWN: Final[frozenset[Server]] = frozenset(
     {(marks.GATEWAY4, marks.DNS_PORT), (marks.RESOLVER6, marks.DNS_PORT)}
 )
-
-_REVERSE: Final[dict[tuple[bytes, ...], int]] = {(b"in-addr", b"arpa"): 4, (b"ip6", b"arpa"): 6}
-_NIBBLES: Final = frozenset(bytes((c,)) for c in b"0123456789abcdef")
 
 
 class Forward(NamedTuple):
@@ -51,6 +45,13 @@ class Forward(NamedTuple):
     servers: tuple[Server, ...]
     verbatim: bool = False
     """The client chose the resolver itself: its messages pass as they are, both ways."""
+
+
+class Aliased(NamedTuple):
+    """Ask for what an alias of ours stands for, and answer with both."""
+
+    alias: Alias
+    forward: Forward
 
 
 def _refusal(rcode: int, why: str) -> dns.Answer:
@@ -74,7 +75,7 @@ class Resolver:
         self._host_servers = host_servers
         self._own = own
         self._own_addresses = frozenset(address for address, _ in own)
-        self._rng = rng or random.Random()  # noqa: S311 - spreads load, protects nothing
+        self._names = OwnNames(zone, rng or random.Random())  # noqa: S311 - spreads load only
         self._stranger = _refusal(dns.REFUSED, "not an endpoint of this host")
         self._class = _refusal(dns.REFUSED, "class is not IN")
         self._foreign = _refusal(dns.REFUSED, "that resolver is in a network of others")
@@ -88,7 +89,7 @@ class Resolver:
 
     def decide(
         self, scope: Scope | None, query: dns.Query, destination: Server
-    ) -> dns.Answer | Forward:
+    ) -> dns.Answer | Forward | Aliased:
         """The answer, or whom to ask. `destination` is the resolver that the client addressed."""
         if scope is None:
             return self._stranger
@@ -97,7 +98,19 @@ class Resolver:
         known = scope.answers.get(query.key)
         if known is not None and query.recursion_desired:
             return known
-        return self._own_answer(scope, query) or self.elsewhere(scope, destination)
+        answer = self._names.answer(scope, query)
+        if isinstance(answer, Alias):
+            return self._aliased(scope, answer)
+        return answer or self.elsewhere(scope, destination)
+
+    def _aliased(self, scope: Scope, alias: Alias) -> dns.Answer | Aliased:
+        """The host's own resolvers know what an alias of ours stands for, whomever was asked."""
+        if not scope.external:
+            return self._internal
+        return Aliased(alias, Forward(self._host_resolvers()))
+
+    def _host_resolvers(self) -> tuple[Server, ...]:
+        return tuple(s for s in self._host_servers() if s not in self._own)
 
     def elsewhere(self, scope: Scope | None, destination: Server) -> dns.Answer | Forward:
         """Who is asked for what is not ours, or why nobody is."""
@@ -111,7 +124,7 @@ class Resolver:
         if str(address) in self._own_addresses or self.zone.is_gateway(str(address)):
             if not scope.external:
                 return self._internal
-            return Forward(tuple(s for s in self._host_servers() if s not in self._own))
+            return Forward(self._host_resolvers())
         if network:
             return Forward((destination,), True)
         if not scope.external:
@@ -119,137 +132,3 @@ class Resolver:
         if address.is_multicast or address.is_unspecified or address.is_loopback:
             return self._foreign
         return Forward((destination,), True)
-
-    # Names of ours
-
-    def _own_answer(self, scope: Scope, query: dns.Query) -> dns.Answer | None:
-        labels = query.labels
-        domain = self.zone.domain
-        if labels[-len(domain) :] == domain:
-            return self._in_domain(scope, query, labels[: -len(domain)])
-        if labels[-2:] in _REVERSE:
-            return self._reverse(scope, query)
-        if scope.networks is None or not labels or not query.recursion_desired:
-            return None
-        records = self._find(scope, scope.namespace.encode(), labels)
-        if not records and len(labels) > 1:
-            records = self._find(scope, labels[-1], labels[:-1])
-        return self._addresses(scope, query, records, b"") if records else None
-
-    def _find(
-        self, scope: Scope, namespace: bytes, labels: tuple[bytes, ...]
-    ) -> tuple[Record, ...]:
-        # A dot inside a label is a letter, not a border.
-        if any(b"." in label for label in labels):
-            return ()
-        return self.zone.named(scope, namespace, b".".join(labels))
-
-    def _in_domain(self, scope: Scope, query: dns.Query, labels: tuple[bytes, ...]) -> dns.Answer:
-        apex = dns.encode_name(self.zone.domain)
-        if not labels:
-            if query.qtype in (dns.SOA, dns.ANY):
-                return dns.Answer(dns.NOERROR, [[self._soa(b"")]])
-            return self._nothing(dns.NOERROR, b"")
-        records = self._find(scope, labels[-1], labels[:-1])
-        if records:
-            return self._addresses(scope, query, records, apex)
-        if len(labels) == 1 and self.zone.has_namespace(scope, labels[0]):
-            return self._nothing(dns.NOERROR, apex)
-        return self._nothing(dns.NXDOMAIN, apex)
-
-    def _addresses(
-        self, scope: Scope, query: dns.Query, records: Sequence[Record], owner: bytes
-    ) -> dns.Answer:
-        packed: dict[bytes, None] = {}
-        if query.qtype in (dns.A, dns.ANY):
-            packed.update(dict.fromkeys(a for record in records for a in record.v4))
-        if query.qtype in (dns.AAAA, dns.ANY):
-            packed.update(dict.fromkeys(a for record in records for a in record.v6))
-        if packed:
-            answer = dns.Answer(dns.NOERROR, self._rotations(list(packed)))
-        else:
-            answer = self._nothing(dns.NOERROR, owner)
-        return self._keep(scope, query, answer)
-
-    def _rotations(self, addresses: list[bytes]) -> list[list[bytes]]:
-        """Records in random order, begun at different places: each gets its turn at the front."""
-        self._rng.shuffle(addresses)
-        # Both families in one answer are never mixed: rotations must cut at the same sizes.
-        addresses = sorted(addresses[:MAX_ADDRESSES], key=len)
-        fours = [dns.address_record(a, self.zone.ttl) for a in addresses if len(a) == 4]
-        sixes = [dns.address_record(a, self.zone.ttl) for a in addresses if len(a) == 16]
-        count = max(len(fours), len(sixes))
-        starts = range(0, count, -(-count // MAX_ROTATIONS))
-        return [_turned(fours, start) + _turned(sixes, start) for start in starts]
-
-    def _reverse(self, scope: Scope, query: dns.Query) -> dns.Answer | None:
-        prefix = _reverse_prefix(query.labels)
-        if prefix is None or not self.zone.network_of(prefix):
-            return None
-        owner = dns.encode_name(query.labels[-2:])
-        if prefix.prefixlen < prefix.max_prefixlen:
-            return self._nothing(dns.NOERROR, owner)
-        records = [r for r in self.zone.holders(scope, str(prefix.network_address)) if r.names]
-        if not records:
-            return self._nothing(dns.NXDOMAIN, owner)
-        if query.qtype not in (dns.PTR, dns.ANY):
-            return self._keep(scope, query, self._nothing(dns.NOERROR, owner))
-        record = records[-1]
-        target = (*record.names[0].split(b"."), record.namespace, *self.zone.domain)
-        try:
-            name = dns.encode_name(target)
-        except dns.WireError:
-            return self._nothing(dns.NOERROR, owner)
-        return self._keep(
-            scope, query, dns.Answer(dns.NOERROR, [[dns.ptr_record(name, self.zone.ttl)]])
-        )
-
-    def _keep(self, scope: Scope, query: dns.Query, answer: dns.Answer) -> dns.Answer:
-        """Only answers about names that exist are kept: nobody can fill memory with others."""
-        if len(scope.answers) >= MAX_ANSWERS_KEPT:
-            scope.answers.clear()
-        scope.answers[query.key] = answer
-        return answer
-
-    def _nothing(self, rcode: int, owner: bytes) -> dns.Answer:
-        return dns.Answer(rcode, authority=self._soa(owner))
-
-    def _soa(self, owner: bytes) -> bytes:
-        """SOA that tells how long "no" is good for; an empty owner is the question's name."""
-        zone = self.zone
-        apex = dns.encode_name(zone.domain)
-        return dns.soa_record(
-            owner,
-            b"\x02ns" + apex,
-            b"\x0ahostmaster" + apex,
-            zone.serial,
-            zone.ttl,
-            minimum=zone.ttl,
-        )
-
-
-def _turned(records: list[bytes], start: int) -> list[bytes]:
-    if not records:
-        return records
-    start %= len(records)
-    return records[start:] + records[:start]
-
-
-def _reverse_prefix(
-    labels: tuple[bytes, ...],
-) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The prefix that a reverse name stands for (RFC 1035 section 3.5, RFC 3596)."""
-    digits = labels[-3::-1]
-    try:
-        if _REVERSE[labels[-2:]] == 4:
-            octets = [int(d) for d in digits if d.isdigit() and str(int(d)).encode() == d]
-            if len(octets) != len(digits) or not 0 < len(octets) <= 4:
-                return None
-            packed = bytes(octets).ljust(4, b"\0")
-            return ipaddress.IPv4Network((packed, 8 * len(octets)))
-        if not 0 < len(digits) <= 32 or any(d not in _NIBBLES for d in digits):
-            return None
-        nibbles = int(b"".join(digits).ljust(32, b"0"), 16)
-        return ipaddress.IPv6Network((nibbles, 4 * len(digits)))
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""What there is to be named: endpoints and networks, indexed by name, address and workload.
+"""What there is to be named: endpoints, networks and Services, indexed by name and address.
 
 A client sees only endpoints that share a network with it, so names are looked up in a `Scope`:
 the set of networks that a client is in, and its namespace. Clients of one scope share its
@@ -12,11 +12,14 @@ import socket
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeVar
 
-from plait.model.objects import Endpoint, Network
+from plait.dns.services import Backends, Key, ServiceNames, packed
+from plait.model.objects import Endpoint, Network, Pod, Service
 from plait.wire import dns
 
 _K = TypeVar("_K")
 
+MAX_ANSWERS_KEPT: Final = 16384
+"""Ready answers in a scope; at most so many, whatever types clients ask for."""
 MAX_SCOPES: Final = 4096
 MAX_CLIENTS: Final = 65536
 
@@ -24,7 +27,7 @@ MAX_CLIENTS: Final = 65536
 class Scope:
     """What one kind of client may see."""
 
-    __slots__ = ("answers", "external", "namespace", "networks")
+    __slots__ = ("_hanging", "answers", "external", "namespace", "networks")
 
     def __init__(
         self, networks: frozenset[str] | None, namespace: str, external: bool = False
@@ -35,7 +38,28 @@ class Scope:
         self.external = external
         """At least one of the networks has a way out, so other names may be forwarded."""
         self.answers: dict[bytes, dns.Answer] = {}
-        """Ready answers by question in lower case; emptied when the zone changes."""
+        """Ready answers by question in lower case; read directly on the fast path."""
+        self._hanging: dict[Key, set[bytes]] = {}
+        """Questions whose answers hang on something."""
+
+    def keep(self, question: bytes, answer: dns.Answer, about: Iterable[Key]) -> None:
+        """Keep an answer until one of the things that it is about changes."""
+        if len(self.answers) >= MAX_ANSWERS_KEPT:
+            self.forget_all()
+        self.answers[question] = answer
+        for key in about:
+            self._hanging.setdefault(key, set()).add(question)
+
+    def forget(self, about: Iterable[Key]) -> None:
+        """Something changed, or may have."""
+        for key in about:
+            for question in self._hanging.pop(key, ()):
+                self.answers.pop(question, None)
+
+    def forget_all(self) -> None:
+        """Everything may have changed."""
+        self.answers.clear()
+        self._hanging.clear()
 
     def sees(self, network: str) -> bool:
         """Whether endpoints of the network are visible."""
@@ -57,7 +81,7 @@ class Record(NamedTuple):
     """Endpoints of one workload are one client; empty where the workload is not known."""
 
 
-Key = tuple[bool, str, str]
+Ident = tuple[bool, str, str]
 """(comes from this host's agent, namespace, endpoint id)."""
 
 
@@ -68,19 +92,28 @@ class Zone:
     the agent knows its own endpoints before the server does and longer than the server may.
     """
 
-    def __init__(self, domain: str = "plait.local", *, node: str = "", ttl: int = 1) -> None:
+    def __init__(
+        self,
+        domain: str = "plait.local",
+        *,
+        kubernetes_domain: str = "cluster.local",
+        node: str = "",
+        ttl: int = 1,
+        backends: Backends = lambda _namespace, _name: (),
+    ) -> None:
         self.node = node
         self.ttl = ttl
         """Seconds, of every answer, negative ones too: a name follows its container within 1 s."""
         self.serial = 0
         """Grows with every change."""
         self.domain: tuple[bytes, ...] = ()
-        self._sources: dict[Key, Endpoint] = {}
+        self.kubernetes_domain: tuple[bytes, ...] = ()
+        self._sources: dict[Ident, Endpoint] = {}
         """What came last, to know at once that nothing changed."""
-        self._records: dict[Key, Record] = {}
-        self._names: dict[tuple[bytes, bytes], dict[Key, Record]] = {}
-        self._addresses: dict[str, dict[Key, Record]] = {}
-        self._workloads: dict[tuple[str, str, str], dict[Key, Record]] = {}
+        self._records: dict[Ident, Record] = {}
+        self._names: dict[tuple[bytes, bytes], dict[Ident, Record]] = {}
+        self._addresses: dict[str, dict[Ident, Record]] = {}
+        self._workloads: dict[tuple[str, str, str], dict[Ident, Record]] = {}
         self._namespaces: dict[bytes, dict[str, int]] = {}
         self._networks: dict[str, Network] = {}
         self._pools: dict[tuple[int, int], dict[int, str]] = {}
@@ -89,16 +122,23 @@ class Zone:
         self.host = Scope(None, "", external=True)
         self.clients: dict[str, Scope] = {}
         """Scopes by source address, as found by `scope`; read directly on the fast path."""
-        self.set_domain(domain)
+        self.services = ServiceNames(
+            forget=self._forget_about,
+            forget_all=self._forget_scopes,
+            count=self._count,
+            backends=backends,
+        )
+        """Services and pods; tell it of them."""
+        self.set_domain(domain, kubernetes_domain)
 
     # Changes
 
-    def set_domain(self, domain: str) -> None:
-        """Use another domain, `plait.local` unless told."""
-        labels = tuple(part.encode() for part in domain.lower().strip(".").split("."))
-        dns.encode_name(labels)
-        self.domain = labels
-        self._forget_scopes()
+    def set_domain(self, domain: str, kubernetes_domain: str = "cluster.local") -> None:
+        """Use other domains, ours and that of Kubernetes' schema."""
+        ours, theirs = _labels(domain), _labels(kubernetes_domain)
+        if (ours, theirs) != (self.domain, self.kubernetes_domain):
+            self.domain, self.kubernetes_domain = ours, theirs
+            self._forget_scopes()
 
     def put(self, endpoint: Endpoint) -> None:
         """Learn an endpoint from the server, or what it has become."""
@@ -137,11 +177,13 @@ class Zone:
             self._index_pools()
 
     def replace(
-        self, endpoints: Iterable[Endpoint], networks: Iterable[Network], domain: str = ""
+        self,
+        endpoints: Iterable[Endpoint],
+        networks: Iterable[Network],
+        services: Iterable[Service] = (),
+        pods: Iterable[Pod] = (),
     ) -> None:
         """The server's objects are these and no others; local endpoints stay."""
-        if domain and domain.lower().strip(".") != b".".join(self.domain).decode():
-            self.set_domain(domain)
         wanted = {network.metadata.name: network for network in networks}
         if {n: o.spec for n, o in wanted.items()} != {n: o.spec for n, o in self._networks.items()}:
             self._networks = wanted
@@ -149,6 +191,7 @@ class Zone:
         if self.node:
             endpoints = (e for e in endpoints if e.spec.node != self.node)
         self._replace(False, endpoints)
+        self.services.replace(services, pods)
 
     def _replace(self, local: bool, endpoints: Iterable[Endpoint]) -> None:
         wanted = {(local, e.metadata.namespace, e.metadata.name): e for e in endpoints}
@@ -175,15 +218,14 @@ class Zone:
             self._addresses.setdefault(address, {})[key] = record
         if record.workload[2]:
             self._workloads.setdefault(record.workload, {})[key] = record
-        counts = self._namespaces.setdefault(record.namespace, {})
-        counts[record.network] = counts.get(record.network, 0) + 1
+        self._count(record.namespace, record.network, 1)
         self._changed(record)
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: Ident) -> None:
         self._sources.pop(key, None)
         self._drop(key)
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: Ident) -> None:
         record = self._records.pop(key, None)
         if record is None:
             return
@@ -193,23 +235,38 @@ class Zone:
             _discard(self._addresses, address, key)
         if record.workload[2]:
             _discard(self._workloads, record.workload, key)
-        counts = self._namespaces[record.namespace]
-        counts[record.network] -= 1
-        if not counts[record.network]:
-            del counts[record.network]
+        self._count(record.namespace, record.network, -1)
         self._changed(record)
 
+    def _count(self, namespace: bytes, network: str, more: int) -> None:
+        """So many endpoints and Services of a network are in a namespace."""
+        counts = self._namespaces.setdefault(namespace, {})
+        counts[network] = counts.get(network, 0) + more
+        if not counts[network]:
+            del counts[network]
+            if not counts:
+                del self._namespaces[namespace]
+
     def _changed(self, record: Record) -> None:
-        """Only scopes that see the endpoint, and only clients of its workload, are affected."""
-        self.serial += 1
-        self.host.answers.clear()
-        for scope in self._scopes.values():
-            if scope.sees(record.network):
-                scope.answers.clear()
+        """Only answers about its names and addresses, and only clients of its workload, are
+        affected."""
+        self._forget_about(
+            [
+                *((record.namespace, name) for name in record.names),
+                *((b"", address) for address in (*record.v4, *record.v6)),
+            ]
+        )
         same = self._workloads.get(record.workload, {})
         for sibling in (record, *same.values()):
             for address in sibling.addresses:
                 self.clients.pop(address, None)
+
+    def _forget_about(self, about: Iterable[Key]) -> None:
+        keys = tuple(about)
+        self.serial += 1
+        self.host.forget(keys)
+        for scope in self._scopes.values():
+            scope.forget(keys)
 
     def _index_pools(self) -> None:
         self._pools = {}
@@ -227,7 +284,7 @@ class Zone:
         self.serial += 1
         self._scopes.clear()
         self.clients.clear()
-        self.host.answers.clear()
+        self.host.forget_all()
 
     # Look-ups
 
@@ -267,7 +324,7 @@ class Zone:
         return tuple(r for r in found.values() if scope.sees(r.network)) if found else ()
 
     def has_namespace(self, scope: Scope, namespace: bytes) -> bool:
-        """Whether the scope sees any endpoint of the namespace."""
+        """Whether the scope sees any endpoint or Service of the namespace."""
         return any(scope.sees(network) for network in self._namespaces.get(namespace, ()))
 
     def is_gateway(self, address: str) -> bool:
@@ -286,11 +343,17 @@ class Zone:
         return ""
 
 
-def _discard(index: dict[_K, dict[Key, Record]], at: _K, key: Key) -> None:
+def _discard(index: dict[_K, dict[Ident, Record]], at: _K, key: Ident) -> None:
     slot = index[at]
     del slot[key]
     if not slot:
         del index[at]
+
+
+def _labels(domain: str) -> tuple[bytes, ...]:
+    labels = tuple(part.encode() for part in domain.lower().strip(".").split("."))
+    dns.encode_name(labels)
+    return labels
 
 
 def _label_path(name: str) -> bytes:
@@ -301,14 +364,6 @@ def _label_path(name: str) -> bytes:
     except (UnicodeEncodeError, dns.WireError):
         return b""
     return path
-
-
-def _packed(text: str) -> bytes | None:
-    """One odd object must not stop the others: what is no address has no name."""
-    try:
-        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-    except (OSError, ValueError):
-        return None
 
 
 def _pool(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
@@ -323,7 +378,7 @@ def _record(endpoint: Endpoint) -> Record | None:
     if endpoint.status.phase == "pending":
         return None
     spec = endpoint.spec
-    addresses = dict.fromkeys(a for text in spec.addresses if (a := _packed(text)))
+    addresses = dict.fromkeys(a for text in spec.addresses if (a := packed(text)))
     names = dict.fromkeys(filter(None, map(_label_path, (spec.name, *spec.aliases))))
     work = spec.workload
     return Record(

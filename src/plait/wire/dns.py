@@ -12,10 +12,15 @@ from typing import Final, NamedTuple
 
 A: Final = 1
 NS: Final = 2
+CNAME: Final = 5
 SOA: Final = 6
 PTR: Final = 12
+TXT: Final = 16
 AAAA: Final = 28
+SRV: Final = 33
 OPT: Final = 41
+IXFR: Final = 251
+AXFR: Final = 252
 ANY: Final = 255
 IN: Final = 1
 
@@ -236,15 +241,42 @@ def extended_error(code: int, text: str) -> bytes:
 # Replies of our own
 
 
+class Data(NamedTuple):
+    """A record without its owner."""
+
+    type: int
+    packed: bytes
+
+
+def address_data(packed: bytes) -> Data:
+    """A or AAAA, by the length of the address."""
+    return Data(A if len(packed) == 4 else AAAA, packed)
+
+
+def srv_data(priority: int, weight: int, port: int, target: bytes) -> Data:
+    """Where a service is called; the target, in wire form, is not compressed (RFC 2782)."""
+    return Data(SRV, struct.pack("!3H", priority, weight, port) + target)
+
+
+def text_data(text: bytes) -> Data:
+    """TXT of one string of at most 255 bytes."""
+    return Data(TXT, bytes((len(text),)) + text)
+
+
+def record(data: Data, ttl: int, *, owner: int = HEADER_SIZE) -> bytes:
+    """A record of the name that stands at an offset of the message, below 16384: the question's
+    unless told otherwise."""
+    head = struct.pack("!H", 0xC000 | owner) + _RR.pack(data.type, IN, ttl, len(data.packed))
+    return head + data.packed
+
+
 def address_record(packed: bytes, ttl: int) -> bytes:
-    """A or AAAA of the question's name, by the length of the address."""
-    rtype = A if len(packed) == 4 else AAAA
-    return _QUESTION_POINTER + _RR.pack(rtype, IN, ttl, len(packed)) + packed
+    """A or AAAA of the question's name."""
+    return record(address_data(packed), ttl)
 
 
-def ptr_record(target: bytes, ttl: int) -> bytes:
-    """PTR of the question's name to a name in wire form."""
-    return _QUESTION_POINTER + _RR.pack(PTR, IN, ttl, len(target)) + target
+ALIAS_HEAD: Final = 2 + _RR.size
+"""Bytes of a CNAME record, made by `record`, before its target."""
 
 
 def soa_record(

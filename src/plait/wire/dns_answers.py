@@ -11,9 +11,8 @@ import ipaddress
 import struct
 from typing import Final, NamedTuple
 
-from plait.wire.dns import AAAA, HEADER_SIZE, IN, MAX_NAME, MAX_TTL, A
+from plait.wire.dns import AAAA, CNAME, HEADER_SIZE, IN, MAX_NAME, MAX_TTL, A
 
-CNAME: Final = 5
 MAX_ALIASES: Final = 16
 """CNAME records that are followed from the question on."""
 _RR: Final = struct.Struct("!HHIH")

@@ -1,20 +1,22 @@
 """Feeds the resolver's zone and the Docker directory from what the agent knows.
 
 From the server: every event of the agent's watch. From this host: the agent's own endpoints,
-which it knows before the server does and while the server is away.
+which it knows before the server does and while the server is away. Who answers for a Service the
+zone asks the agent's services engine, which tells it when that may have changed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from plait.agent.agent import Agent
 from plait.agent.sync import Objects
 from plait.client.base import WatchEvent
 from plait.dns.zone import Zone
 from plait.docker.directory import Directory
-from plait.model.objects import Cluster, Endpoint, Network
+from plait.model.objects import AnyObject, Cluster, Endpoint, Network, Pod, Service
+from plait.services.engine import Engine
 
 
 class Names:
@@ -25,16 +27,17 @@ class Names:
         self._directory = directory
         self._local = Objects(node)
         self._networks: dict[str, Network] = {}
-        self._listing: dict[str, Endpoint] | None = None
+        self._listing: dict[str, Endpoint | Service | Pod] | None = None
         self._changed = asyncio.Event()
 
     def begin(self, objects: Iterable[object]) -> None:
         """What the agent's snapshot on disk says, before the server has answered."""
         found = tuple(objects)
         self._networks = {o.metadata.name: o for o in found if isinstance(o, Network)}
-        endpoints = [o for o in found if isinstance(o, Endpoint)]
         clusters = [o for o in found if isinstance(o, Cluster)]
-        self._zone.replace(endpoints, self._networks.values(), *_domain(clusters))
+        for cluster in clusters:
+            self._zone.set_domain(cluster.spec.domain, cluster.spec.kubernetes_domain)
+        self._replace([o for o in found if isinstance(o, Endpoint | Service | Pod)])
         if clusters:
             self._directory.replace_networks(self._networks.values())
 
@@ -48,12 +51,12 @@ class Names:
             case "begin":
                 self._listing = {}
                 self._networks = {}
-            case "put" if isinstance(obj, Endpoint):
-                self._zone.put(obj)
+            case "put" if isinstance(obj, Endpoint | Service | Pod):
+                self._put(obj)
                 if self._listing is not None:
                     self._listing[obj.key] = obj
-            case "delete" if isinstance(obj, Endpoint):
-                self._zone.delete(obj.metadata.namespace, obj.metadata.name)
+            case "delete" if isinstance(obj, Endpoint | Service | Pod):
+                self._delete(obj)
             case "put" if isinstance(obj, Network):
                 self._networks[obj.metadata.name] = obj
                 self._zone.put_network(obj)
@@ -63,16 +66,49 @@ class Names:
                 self._zone.delete_network(obj.metadata.name)
                 self._networks_changed()
             case "put" if isinstance(obj, Cluster):
-                self._zone.set_domain(obj.spec.domain)
+                self._zone.set_domain(obj.spec.domain, obj.spec.kubernetes_domain)
             case "synced":
                 if self._listing is not None:
-                    self._zone.replace(self._listing.values(), self._networks.values())
+                    self._replace(list(self._listing.values()))
                 self._listing = None
                 self._networks_changed()
+
+    def _put(self, obj: Endpoint | Service | Pod) -> None:
+        match obj:
+            case Endpoint():
+                self._zone.put(obj)
+            case Service():
+                self._zone.services.put(obj)
+            case Pod():
+                self._zone.services.put_pod(obj)
+
+    def _delete(self, obj: Endpoint | Service | Pod) -> None:
+        namespace, name = obj.metadata.namespace, obj.metadata.name
+        match obj:
+            case Endpoint():
+                self._zone.delete(namespace, name)
+            case Service():
+                self._zone.services.delete(namespace, name)
+            case Pod():
+                self._zone.services.delete_pod(namespace, name)
+
+    def _replace(self, objects: Sequence[AnyObject]) -> None:
+        """There are these and no others."""
+        self._zone.replace(
+            [o for o in objects if isinstance(o, Endpoint)],
+            self._networks.values(),
+            [o for o in objects if isinstance(o, Service)],
+            [o for o in objects if isinstance(o, Pod)],
+        )
 
     def local_changed(self) -> None:
         """Endpoints of this host may have changed."""
         self._changed.set()
+
+    def ask(self, services: Engine) -> None:
+        """Ask this engine who answers for a Service, and hear from it when that changes."""
+        self._zone.services.backends = services.backends
+        services.moved = self._zone.services.moved
 
     async def follow(self, agent: Agent) -> None:
         """Keep the names of this host's endpoints; ends when cancelled."""
@@ -89,7 +125,3 @@ class Names:
         # Half a listing must not look as if the other half were deleted.
         if self._listing is None:
             self._directory.replace_networks(self._networks.values())
-
-
-def _domain(clusters: list[Cluster]) -> tuple[str, ...]:
-    return (clusters[0].spec.domain,) if clusters else ()

@@ -247,8 +247,8 @@ def test_names_that_do_not_exist_take_no_memory(ask: Asker) -> None:
 
 
 def test_a_crowd_shows_a_part_of_itself_and_rotates(ask: Asker) -> None:
-    for i in range(300):
+    for i in range(2100):
         ask.zone.put(endpoint(f"c{i}", "crowd", "blue", f"10.0.{i >> 8}.{i & 255}"))
-    seen = [ask.texts("crowd") for _ in range(16)]
-    assert {len(texts) for texts in seen} == {256}
-    assert len({texts[0] for texts in seen}) == 16
+    seen = [ask.texts("crowd") for _ in range(4)]
+    assert {len(texts) for texts in seen} == {2000}
+    assert len({texts[0] for texts in seen}) == 2
