@@ -2,6 +2,7 @@
 
 server -> agent.sync -> names -> zone, directory        (Names.observe)
 agent.service -> names -> zone                          (task "agent -> names")
+agent.balancer -> zone                                  (Names.ask)
 resolver -> agent.policing -> sets of names             (before an answer is given)
 resolver -> agent.policing                              (before another resolver is asked)
 docker plug-in -> agent                                 (task "docker -> agent")
@@ -127,6 +128,7 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
             observe=names.observe,
             local=names.local_changed,
         )
+        names.ask(agent.state.balancer)
         cni = CniPlugin(agent.service, Kept(paths.cni_queue, boot_identity().partition("/")[0]))
         agent.routes[route.PATH] = route.handler(cni)
         await agent.start()
