@@ -421,7 +421,7 @@ NAMES = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -446,7 +446,7 @@ NAMES = (
             st.tuples(st.just("left")),
             st.tuples(st.just("pod"), st.booleans()),
         ),
-        max_size=12,
+        max_size=8,
     )
 )
 def test_kept_answers_are_those_that_a_new_zone_would_give(changes: list[Any]) -> None:
@@ -457,8 +457,8 @@ def test_kept_answers_are_those_that_a_new_zone_would_give(changes: list[Any]) -
             _apply(one, *change)
         fresh.zone._forget_scopes()
         for name in NAMES:
-            for qtype in ("A", "SRV", "PTR"):
-                assert _outcome(world, name, qtype) == _outcome(fresh, name, qtype), name
+            qtype = "SRV" if name[0] == "_" else "PTR" if name.endswith("arpa") else "A"
+            assert _outcome(world, name, qtype) == _outcome(fresh, name, qtype), name
         fresh.zone._forget_scopes()
 
 

@@ -431,6 +431,8 @@ def test_a_namespace_is_made_and_stays_as_long_as_anything_is_in_it(state: State
         ("PLAIT-API-002", {"node_ports": "30000"}),
         ("PLAIT-API-002", {"node_ports": "30000-70000"}),
         ("PLAIT-NAME-001", {"kubernetes_domain": "cluster..local"}),
+        ("PLAIT-API-002", {"kubernetes_domain": "k.plait.local"}),
+        ("PLAIT-API-002", {"kubernetes_domain": "local"}),
     ],
 )
 def test_what_is_no_cluster(state: State, code: str, wrong: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ def admit_cluster(state: State, context: Context, old: Object | None, new: AnyOb
     syntax.number(new.spec.vni, "spec.vni", 1, (1 << 24) - 1)
     syntax.dns_name(new.spec.domain, "spec.domain")
     syntax.dns_name(new.spec.kubernetes_domain, "spec.kubernetesDomain")
+    if _nested(new.spec.domain, new.spec.kubernetes_domain):
+        raise invalid("spec.kubernetesDomain", "one of the two domains is part of the other")
     syntax.port_range(new.spec.node_ports, "spec.nodePorts")
     spec = msgspec.structs.replace(new.spec, pools=tuple(str(pool) for pool in parsed))
     admitted = msgspec.structs.replace(new, spec=service_pools.check_cluster(state, before, spec))
@@ -53,6 +55,12 @@ def admit_cluster(state: State, context: Context, old: Object | None, new: AnyOb
         also_put=given.services,
         guards=(*given.guards, POOLS_GUARD) if changed else (),
     )
+
+
+def _nested(one: str, other: str) -> bool:
+    """Whether one domain is the other one or below it."""
+    first, second = f".{one}", f".{other}"
+    return first.endswith(second) or second.endswith(first)
 
 
 def admit_namespace(state: State, context: Context, old: Object | None, new: AnyObject) -> Admitted:
