@@ -31,6 +31,7 @@ KUBERNETES: Final = {
     "containerd": "containerd",
     "ctr": "containerd",
     "runc": "runc",
+    "/usr/lib/cni/loopback": "containernetworking-plugins",
     "conntrack": "conntrack",
     "iptables": "iptables",
     "busybox": "busybox-static",

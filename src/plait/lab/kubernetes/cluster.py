@@ -53,6 +53,7 @@ def launch(lab: Lab) -> None:
             PROGRAMS: msgspec.json.encode(wanted).decode(),
         }
         layout.write(lab.directory / name, files)
+        node.link_plugins(lab.directory / name)
         _keep(lab, name)
 
 

@@ -1,7 +1,7 @@
 """A node of a lab's cluster: configuration and command lines of containerd and the kubelet.
 
-containerd's CNI directories are the usual ones, the host's own; the standard plugins of Debian
-(`/usr/lib/cni`) are not among them until somebody puts them there.
+containerd's CNI directories are the usual ones, the host's own, with Debian's standard plugins in
+them, as on a machine with the package `kubernetes-cni`: containerd itself calls `loopback`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from plait.lab import hosts
 from plait.lab.kubernetes import images, layout
 from plait.lab.kubernetes.keeper import Command
 from plait.lab.topology import HostPlan
@@ -18,6 +19,8 @@ from plait.lab.topology import HostPlan
 SOCKET: Final = "/run/containerd/containerd.sock"
 CONTAINERD_CONFIG: Final = f"{layout.ETC}/containerd.toml"
 KUBELET_CONFIG: Final = f"{layout.ETC}/kubelet.yaml"
+STANDARD_PLUGINS: Final = "/usr/lib/cni"
+"""Where Debian's containernetworking-plugins puts them."""
 LEASE: Final = 8
 """Seconds; the kubelet renews at a quarter of it."""
 
@@ -104,6 +107,16 @@ def sysctls(directory: Path) -> dict[str, str]:
             file.write_text(f"{value}\n")
             binds[key] = str(file)
     return binds
+
+
+def link_plugins(directory: Path) -> None:
+    """Put the standard plugins into the CNI directory of a host."""
+    target = hosts.disk(directory, layout.CNI_BIN)
+    target.mkdir(parents=True, exist_ok=True)
+    for plugin in Path(STANDARD_PLUGINS).iterdir():
+        link = target / plugin.name
+        if not link.exists():
+            link.symlink_to(plugin)
 
 
 def files() -> dict[str, str]:
