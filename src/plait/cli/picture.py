@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
@@ -14,9 +15,19 @@ from plait.cli import connect
 from plait.cli.services import CONFIGURED, Services, services
 from plait.cli.usage import NetworkUse, network_use
 from plait.client.agent import AgentStatus
+from plait.client.connector import ask as ask_connector
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, Endpoint, Network, Node
 from plait.model.paths import Paths
+from plait.wire.connector import Report
+
+MOST_PROBLEMS: Final = 10
+"""Problems of the connector that are shown; it shows the others."""
+_MORE: Final = ("plait kubernetes status",)
+
+
+TITLES: Final = {"kubernetes": "connector to Kubernetes"}
+"""What a program is called where its name says too little."""
 
 
 class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,6 +44,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """State of this host's server: `up`, `waiting`, `down`, or `-` when it has none."""
     agent: str
     """State of this host's agent, likewise."""
+    kubernetes: str = "-"
+    """State of this host's connector to Kubernetes, likewise."""
+    connector: Report | None = None
+    """What it says."""
     details: AgentStatus | None = None
     nodes: int | None = None
     """None: the server does not answer."""
@@ -45,9 +60,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 def _service_trouble(name: str, state: str, manager: Services) -> list[Trouble]:
     if state in {"up", "-"}:
         return []
-    text = f"the {name} is down"
+    title = TITLES.get(name, name)
+    text = f"the {title} is down"
     if state == "waiting":
-        text = f"the {name} died and is started again"
+        text = f"the {title} died and is started again"
     return [Trouble(text, ("plait up", manager.log_hint(name)))]
 
 
@@ -97,9 +113,16 @@ async def look(paths: Paths) -> Picture:
         if states["server"] in {"up", "-"}:
             problems.append(_refusal(error))
     problems += node_troubles(nodes or (), details)
+    report: Report | None = None
+    # One that runs as a pod is not ours to start, and answers here all the same.
+    if states["kubernetes"] != "-" or paths.kubernetes_socket.exists():
+        report, more = _connector(paths, states["kubernetes"])
+        problems += more
     return Picture(
         server=states["server"],
         agent=states["agent"],
+        kubernetes=states["kubernetes"],
+        connector=report,
         details=details,
         nodes=None if nodes is None else len(nodes),
         nodes_ready=sum(node.status.ready for node in nodes or ()),
@@ -107,6 +130,22 @@ async def look(paths: Paths) -> Picture:
         networks=tuple(uses),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _connector(paths: Paths, state: str) -> tuple[Report | None, list[Trouble]]:
+    """What the connector says, and what is wrong with it."""
+    try:
+        report = ask_connector(paths.kubernetes_socket)
+    except PlaitError as error:
+        return None, [_refusal(error)] if state == "up" else []
+    found = []
+    if not (report.connected and report.server_connected):
+        found.append(Trouble(f"the connector to Kubernetes: {report.summary}", _MORE))
+    found += [Trouble(f"Kubernetes: {text}", _MORE) for text in report.problems[:MOST_PROBLEMS]]
+    if report.problem_count > MOST_PROBLEMS:
+        more = report.problem_count - MOST_PROBLEMS
+        found.append(Trouble(f"Kubernetes: {more} more problems", _MORE))
+    return report, found
 
 
 def node_troubles(nodes: Iterable[Node], here: AgentStatus | None) -> list[Trouble]:
@@ -124,6 +163,10 @@ def node_troubles(nodes: Iterable[Node], here: AgentStatus | None) -> list[Troub
 def as_facts(picture: Picture) -> list[tuple[str, str]]:
     """The picture as labelled values, networks and problems aside."""
     pairs = [("server", picture.server), ("agent", picture.agent)]
+    if picture.connector is not None:
+        pairs.append(("kubernetes", picture.connector.summary))
+    elif picture.kubernetes != "-":
+        pairs.append(("kubernetes", picture.kubernetes))
     details = picture.details
     if details is not None:
         link = "connected" if details.server_connected else "out of reach"

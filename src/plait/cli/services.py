@@ -1,4 +1,4 @@
-"""Start and stop the server and the agent: through systemd where it runs, else our supervisor.
+"""Start and stop our programs: through systemd where it runs, else our supervisor.
 
 Both do the same three things, so that no command asks which of them is there.
 """
@@ -24,6 +24,7 @@ from plait.model.paths import ROOT_VARIABLE, Paths
 CONFIGURED: Final[dict[str, Callable[[Paths], Path]]] = {
     "server": lambda paths: paths.server_config,
     "agent": lambda paths: paths.agent_config,
+    "kubernetes": lambda paths: paths.kubernetes_config,
 }
 """Our programs, and the file whose presence says that this host runs one."""
 
@@ -34,7 +35,7 @@ def command(name: str) -> tuple[str, ...]:
 
 
 class Services(Protocol):
-    """The verbs. `name` is `server` or `agent`."""
+    """The verbs. `name` is one of `CONFIGURED`."""
 
     def start(self, name: str) -> None:
         """Keep it running, now and after a reboot where the system can do that."""

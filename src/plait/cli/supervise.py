@@ -9,14 +9,14 @@ from plait.cli.frame import Group
 
 @click.group(cls=Group, hidden=True, examples=["plait supervisor run"])
 def supervisor() -> None:
-    """Keep the server and the agent running on a host without systemd."""
+    """Keep our programs running on a host without systemd."""
 
 
 @supervisor.command(examples=["plait supervisor run"])
 def run() -> None:
     """Run in the foreground until SIGTERM.
 
-    Starts the server and the agent if this host was set up with them.
+    Starts the server, the agent and the connector if this host was set up with them.
     """
     import asyncio
     import os

@@ -1,4 +1,4 @@
-"""The systemd units of the server and the agent (systemd.service(5)).
+"""The systemd units of our programs (systemd.service(5)).
 
 `Type=notify`: a unit is up when it serves, so what is ordered after it finds it ready. The
 agent comes before docker.service, for dockerd asks the plug-in about its networks when it
@@ -11,7 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-UNITS: Final = {"server": "plait-server.service", "agent": "plait-agent.service"}
+UNITS: Final = {
+    "server": "plait-server.service",
+    "agent": "plait-agent.service",
+    "kubernetes": "plait-kubernetes.service",
+}
 
 _TEMPLATE = """\
 [Unit]
@@ -47,6 +51,12 @@ _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
         "extra": "FileDescriptorStoreMax=4\nFileDescriptorStorePreserve=restart\n"
         "OOMScoreAdjust=-900\n",
     },
+    "kubernetes": {
+        "title": "connector to Kubernetes",
+        "after": " plait-server.service plait-agent.service",
+        "before": "",
+        "extra": "OOMScoreAdjust=-500\n",
+    },
 }
 
 
@@ -63,7 +73,7 @@ def quote(word: str, *, command: bool = False) -> str:
 
 
 def unit(name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Text of the unit of `server` or `agent`."""
+    """Text of the unit of a program of `UNITS`."""
     lines = "".join(f"Environment={quote(f'{k}={v}')}\n" for k, v in sorted(environment.items()))
     return _TEMPLATE.format(
         command=" ".join(quote(word, command=True) for word in command),

@@ -8,7 +8,6 @@ they block it for the length of a call, so long-lived programs give them a threa
 from __future__ import annotations
 
 import http.client
-import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -35,6 +34,7 @@ from plait.client.agent_verbs import OfTrace as TraceArguments
 from plait.client.agent_verbs import Publish as PublishArguments
 from plait.client.agent_verbs import Release as ReleaseArguments
 from plait.client.agent_verbs import Reserve as ReserveArguments
+from plait.client.unix_http import UnixConnection
 from plait.model.errors import PlaitError, Problem
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
 from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
@@ -52,19 +52,6 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError("the coroutine waits for an event loop")
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("plait", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class AgentClient:
@@ -87,7 +74,7 @@ class AgentClient:
         raise PlaitError.from_problem(problem)
 
     def _post(self, path: str, body: bytes, wait: float = 0.0) -> tuple[int, bytes]:
-        connection = _Connection(self._path, self._timeout + wait)
+        connection = UnixConnection(self._path, self._timeout + wait)
         try:
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()

@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from plait.kubernetes.report import Metrics, Report
+from plait.kubernetes.report import Metrics
+from plait.wire.connector import Report
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -1,72 +1,23 @@
-"""What the connector says of itself: to `plait kubernetes status`, to Prometheus, in its Lease."""
+"""What the connector says of itself, shortened and in Prometheus' text format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily
 
+from plait.wire.connector import Report
+
 MOST_SHOWN: Final = 100
 """Problems that are listed."""
-
-
-class Followed(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One kind of Kubernetes."""
-
-    kind: str
-    resource: str
-    """Where it is served, or empty."""
-    phase: str
-    synced: bool
-    objects: int
-    age: float
-    """Seconds since the server was last heard of."""
-    error: str = ""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """All of it."""
-
-    version: str
-    identity: str
-    leads: bool
-    leader: str
-    """Who writes; empty when nobody is known to."""
-    api_server: str
-    connected: bool
-    """Every kind that must be there is followed, without an error."""
-    server_connected: bool
-    """Plait's server is followed."""
-    synced: bool
-    """Everything was heard of both sides, and nothing is left to write."""
-    age: float
-    """Seconds since Kubernetes' API server was last heard of."""
-    due: int
-    """Objects that may have to be written."""
-    written: int
-    """Objects written to Plait's server since the start."""
-    told: int
-    """Patches written into Kubernetes since the start."""
-    kinds: tuple[Followed, ...] = ()
-    problem_count: int = 0
-    problems: tuple[str, ...] = ()
-    """The first of them."""
 
 
 def shown(problems: Iterable[str]) -> tuple[int, tuple[str, ...]]:
     """How many there are, and those that are listed."""
     found = sorted(set(problems))
     return len(found), tuple(found[:MOST_SHOWN])
-
-
-def line(report: Report) -> str:
-    """The report in one line, for the Lease."""
-    word = "connected" if report.connected and report.server_connected else "not connected"
-    problems = f", {report.problem_count} problems" if report.problem_count else ""
-    return f"{word}, {sum(kind.objects for kind in report.kinds)} objects{problems}"
 
 
 class Metrics:

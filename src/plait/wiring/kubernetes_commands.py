@@ -94,23 +94,11 @@ def run_connector_command(
 @json_option
 def status(as_json: bool) -> None:
     """Show how the connector of this host is, and what did not come over."""
-    from plait.cli import connect, output
-    from plait.wiring.kubernetes_status import as_facts, ask
+    from plait.cli import connector, output
+    from plait.client.connector import ask
 
-    report = connect.wait_for(ask(_paths()))
+    report = ask(_paths().kubernetes_socket)
     if as_json:
         output.json_out(report)
-        return
-    output.facts(as_facts(report))
-    output.say()
-    rows = [
-        [kind.kind, kind.resource, str(kind.objects), kind.phase, f"{kind.age:.0f} s", kind.error]
-        for kind in report.kinds
-    ]
-    output.table(["kind", "resource", "objects", "state", "heard", "error"], rows)
-    if report.problems:
-        output.say()
-    for problem in report.problems:
-        output.warn(problem)
-    if report.problem_count > len(report.problems):
-        output.warn(f"and {report.problem_count - len(report.problems)} more")
+    else:
+        connector.show(report)

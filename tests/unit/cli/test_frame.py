@@ -36,9 +36,9 @@ READS = {
     ("network", "ls"), ("network", "inspect"), ("token", "ls"), ("node", "ls"),
     ("policy", "ls"), ("policy", "show"), ("policy", "preview"), ("policy", "learn"),
     ("ipam", "show"), ("agent", "plan"), ("namespace", "ls"), ("policy", "matrix"),
-    ("policy", "test"), ("why",), ("flows",), ("cni", "status"),
+    ("policy", "test"), ("why",), ("flows",), ("cni", "status"), ("kubernetes", "status"),
 }  # fmt: skip
-NEITHER = {("completion",), ("server", "run"), ("agent", "run")}
+NEITHER = {("completion",), ("server", "run"), ("agent", "run"), ("kubernetes", "run")}
 """Commands that neither read an object nor change one."""
 
 
