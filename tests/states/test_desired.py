@@ -16,6 +16,7 @@ from plait.model.hoststate import (
     PortMap,
     Route,
     Rule,
+    Shaper,
 )
 from plait.model.marks import host_ifname, link_local, peer_ifname, vtep_mac
 from plait.model.objects import (
@@ -177,6 +178,42 @@ def test_only_what_changed_is_recomputed_with_the_same_result() -> None:
     assert second.links[name] is first.links[name]
     assert second.fdb is first.fdb
     assert lasting.compute(seen, here, ("attachments",)) == first
+
+
+VARIANTS: tuple[dict[str, object], ...] = (
+    {},
+    {"identified": False},
+    {"netns": ""},
+    {"ports": (PublishedPort(protocol="tcp", port=80, host_port=8080),)},
+    {"shaper": Shaper(to_rate=10**7, from_rate=10**6, from_burst=10**5)},
+    {"addresses": ("10.9.1.9", "fd09::49")},
+    {"network": "nobody's"},
+)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_endpoints_come_change_and_go_and_only_they_are_looked_at(seed: int) -> None:
+    """Also one whose address another node has on loan, which hides that node's route."""
+    chosen = random.Random(seed)
+    loan = Loan(address="10.9.1.9", node="far", state="granted")
+    seen = view(A, ME, NEAR, FAR, *BLOCKS, block("10.9.1.0/26", "near", loan))
+    lasting = Desired()
+    there: dict[str, Attachment] = {}
+    former = [(lasting.compute(seen, host(), ALL), desired(seen, host()))]
+    for _ in range(30):
+        touched = {f"e{chosen.randrange(5)}" for _ in range(chosen.randrange(1, 3))}
+        for ident in touched:
+            more = chosen.choice((None, *VARIANTS))
+            there.pop(ident, None)
+            if more is not None:
+                number = ident[1:]
+                own = {"addresses": (f"10.9.0.{number}", f"fd09::{number}")}
+                there[ident] = endpoint(ident, **{**own, **more})
+        now = lasting.compute(seen, host(*there.values()), ("attachments",), touched)
+        former.append((now, desired(seen, host(*there.values()))))
+    # At the end: none of them was changed in place.
+    for now, afresh in former:
+        assert now == afresh
 
 
 def test_nothing_still_has_the_resolver() -> None:

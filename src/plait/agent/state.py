@@ -74,6 +74,8 @@ class State:
         """Endpoints as policies see them; None while it is not known who one is."""
         self._desired = Desired()
         self._changed: set[Input] = set(ALL)
+        self._touched: set[str] = set()
+        """Ids of the attachments that are other than at the last computation."""
         self._due = True
         """Something changed since the kernel was last brought up to date."""
         self._clock = clock
@@ -110,6 +112,7 @@ class State:
         ident = endpoint.request.id
         self._attachments[ident] = attachment(endpoint)
         self._parties[ident] = party(endpoint)
+        self._touched.add(ident)
         self._rule(ident)
         self.mark(("attachments",))
 
@@ -117,6 +120,7 @@ class State:
         """The kernel should not have this endpoint."""
         if self._attachments.pop(ident, None) is not None:
             self._parties.pop(ident)
+            self._touched.add(ident)
             self._rule(ident)
             self.mark(("attachments",))
 
@@ -192,8 +196,9 @@ class State:
             if self._last.services is not view.services:
                 self._changed.add("services")
         if self._changed or self._last is None:
-            self._last = self._desired.compute(view, host, self._changed)
+            self._last = self._desired.compute(view, host, self._changed, self._touched)
             self._changed.clear()
+            self._touched.clear()
         return self._last
 
 

@@ -4,50 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from plait.agent.desired.inputs import Attachment, Host, Memo, View, bare, is6, network_id
+from plait.agent.desired.inputs import Attachment, Host, View, bare, is6, network_id
 from plait.agent.desired.paths import peers
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
 from plait.model.objects import Network
 
 
-def filter_(view: View, host: Host, memo: Memo) -> Filter:
-    """All that the nft table says.
-
-    An endpoint without a known identity, or whose address is fenced, is left out: unknown
-    endpoints are dropped (P5).
-    """
-    endpoints: dict[str, FilterEndpoint] = {}
-    ports: set[PortMap] = set()
-    for item in host.attachments.values():
-        network = view.networks.get(item.network)
-        if network is None or not item.identified or item.id in host.fenced:
-            continue
-        endpoints[item.interface] = memo.get(
-            ("filter", item.id),
-            (item, network),
-            lambda item=item, network=network: FilterEndpoint(  # type: ignore[misc]
-                network=network_id(network), addresses=item.addresses, mac=item.mac
-            ),
-        )
-        if item.ports and not network.spec.internal:
-            ports.update(port_maps(item))
+def surroundings(view: View, host: Host) -> Filter:
+    """All that the nft table says but of single endpoints (`endpoint`, `port_maps`)."""
     return Filter(
-        networks={
-            ident: value
-            for network in view.networks.values()
-            for ident, value in (
-                memo.get(
-                    ("network", network.metadata.name),
-                    (network,),
-                    lambda network=network: (network_id(network), _network(network)),  # type: ignore[misc]
-                ),
-            )
-        },
-        endpoints=endpoints,
+        networks={network_id(network): _network(network) for network in view.networks.values()},
         pools=tuple(
             sorted(pool for network in view.networks.values() for pool in network.spec.pools)
         ),
-        ports=frozenset(ports),
         vteps=tuple(
             sorted(bare(address) for peer in peers(view, host) for address in peer.spec.addresses)
         ),
@@ -59,6 +28,11 @@ def filter_(view: View, host: Host, memo: Memo) -> Filter:
         ),
         own=tuple(bare(address) for address in host.underlay.addresses),
     )
+
+
+def endpoint(item: Attachment, network: Network) -> FilterEndpoint:
+    """An endpoint that may send and receive: unknown ones are dropped (P5)."""
+    return FilterEndpoint(network=network_id(network), addresses=item.addresses, mac=item.mac)
 
 
 def _network(network: Network) -> FilterNetwork:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -14,7 +14,6 @@ from plait.model.objects import AddressBlock, Cluster, Network, Node, PublishedP
 from plait.model.ruleset import Ruleset
 from plait.model.service_table import ServiceTable
 
-T = TypeVar("T")
 V4_ANY: Final = "0.0.0.0/0"
 V6_ANY: Final = "::/0"
 
@@ -92,31 +91,6 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     blocks: Mapping[str, AddressBlock] = {}
     policy: Ruleset = Ruleset()
     services: ServiceTable = ServiceTable()
-
-
-class Memo:
-    """Fragments of earlier computations, kept while their inputs are the same.
-
-    With or without it the result is the same; it only makes one endpoint's attach cost one
-    endpoint's work.
-    """
-
-    def __init__(self) -> None:
-        self._old: dict[Any, tuple[tuple[Any, ...], Any]] = {}
-        self._new: dict[Any, tuple[tuple[Any, ...], Any]] = {}
-
-    def get(self, key: Any, inputs: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """The fragment of `key`, made anew if an input is other than last time."""
-        entry = self._old.get(key)
-        # Tuples compare identity first, so equal inputs are mostly found equal at once.
-        if entry is None or entry[0] != inputs:
-            entry = (inputs, make())
-        self._new[key] = entry
-        return entry[1]
-
-    def turn(self) -> None:
-        """End of a computation: forget the fragments that it did not use."""
-        self._old, self._new = self._new, {}
 
 
 def is6(address: str) -> bool:

@@ -8,14 +8,10 @@ from plait.agent.desired.inputs import (
     V4_ANY,
     V6_ANY,
     Attachment,
-    Host,
-    Memo,
-    View,
     gateways,
     host_cidr,
     is6,
 )
-from plait.agent.desired.paths import endpoint_mtu
 from plait.model.hoststate import Link, Peer, PeerRoute
 from plait.model.marks import GATEWAY4, GATEWAY6, HOST_MAC, RESOLVER6, peer_ifname
 from plait.model.objects import Network
@@ -28,21 +24,6 @@ SYSCTLS: Final = (
     # endpoints with several networks.
     ("ipv4/conf/{name}/rp_filter", "2"),
 )
-
-
-def links(view: View, host: Host, memo: Memo) -> dict[str, Link]:
-    """Host-side links by name. An endpoint of an unknown network has none."""
-    mtu = endpoint_mtu(view, host)
-    result: dict[str, Link] = {}
-    for item in host.attachments.values():
-        network = view.networks.get(item.network)
-        if network is not None:
-            result[item.interface] = memo.get(
-                ("link", item.id),
-                (item, network, mtu),
-                lambda item=item, network=network: link(item, network, mtu),  # type: ignore[misc]
-            )
-    return result
 
 
 def link(item: Attachment, network: Network, mtu: int) -> Link:

@@ -12,7 +12,6 @@ from plait.agent.desired.inputs import (
     V6_ANY,
     Attachment,
     Host,
-    Memo,
     View,
     bare,
     host_cidr,
@@ -122,26 +121,22 @@ def _dns_routes(host: Host) -> frozenset[Route]:
     )
 
 
-def local_routes(view: View, host: Host, memo: Memo) -> frozenset[Route]:
+def own_routes(item: Attachment) -> frozenset[Route]:
     """A host route for every address of a local endpoint."""
-    fragments = (
-        memo.get(("routes", item.id), (item,), lambda item=item: _own(item))  # type: ignore[misc]
-        for item in host.attachments.values()
-        if item.network in view.networks
-    )
-    return frozenset().union(*fragments)
-
-
-def _own(item: Attachment) -> frozenset[Route]:
     return frozenset(Route(dst=host_cidr(a), link=item.interface) for a in item.addresses)
 
 
 def routes(remote: frozenset[Route], local: frozenset[Route]) -> frozenset[Route]:
     """Both; an endpoint that lives here is here, whatever a block says of its address."""
-    here = {(route.dst, route.table, route.metric) for route in local}
-    if any((route.dst, route.table, route.metric) in here for route in remote):
-        remote = frozenset(r for r in remote if (r.dst, r.table, r.metric) not in here)
+    here = set(map(identity, local))
+    if any(identity(route) in here for route in remote):
+        remote = frozenset(route for route in remote if identity(route) not in here)
     return remote | local
+
+
+def identity(route: Route) -> tuple[str, int, int]:
+    """What makes it the same route in the kernel."""
+    return route.dst, route.table, route.metric
 
 
 def rules(host: Host) -> frozenset[Rule]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from plait.agent.desired.inputs import Host
-from plait.model.hoststate import Link, Shaper
+from plait.model.hoststate import Shaper
 
 UNSAID: Final = frozenset(((1 << 31) - 1, (1 << 32) - 1))
 """Bursts, in bits, that nobody chose: CRI-O and containerd write them because the reference
@@ -24,18 +22,14 @@ LARGEST: Final = ((1 << 32) - 1) * 8
 """Bits: the kernel keeps the bytes in 32 bits."""
 
 
-def shapers(host: Host, links: Mapping[str, Link]) -> dict[str, Shaper]:
-    """By the names of the links, of those endpoints that are to be shaped."""
-    return {
-        item.interface: Shaper(
-            to_rate=asked.to_rate,
-            to_burst=burst(asked.to_rate, asked.to_burst),
-            from_rate=asked.from_rate,
-            from_burst=burst(asked.from_rate, asked.from_burst),
-        )
-        for item in host.attachments.values()
-        if (asked := item.shaper) is not None and item.interface in links
-    }
+def shaper(asked: Shaper) -> Shaper:
+    """With bursts that the kernel can keep."""
+    return Shaper(
+        to_rate=asked.to_rate,
+        to_burst=burst(asked.to_rate, asked.to_burst),
+        from_rate=asked.from_rate,
+        from_burst=burst(asked.from_rate, asked.from_burst),
+    )
 
 
 def burst(rate: int, said: int) -> int:
