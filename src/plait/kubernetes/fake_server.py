@@ -439,7 +439,7 @@ def _missing(target: _Target) -> web.Response:
 def _status(
     code: int, reason: str, message: str, *, retry_after: float | None = None
 ) -> web.Response:
-    headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+    headers = {} if retry_after is None else {"Retry-After": f"{retry_after:.0f}"}
     return web.json_response(status_body(code, reason, message), status=code, headers=headers)
 
 

@@ -133,6 +133,7 @@ class Reflector(Generic[T]):
     @property
     def health(self) -> Health:
         """How it is now."""
+        watching = self._phase == "watching"
         return Health(
             kind=self.kind.name,
             resource=str(self._resource or ""),
@@ -140,8 +141,9 @@ class Reflector(Generic[T]):
             synced=self.synced.is_set(),
             objects=len(self.objects),
             age=self._clock() - self._heard,
-            failures=self._failures,
-            error=self._error,
+            # A watch that was taken may yet go wrong at once: then the failures count on.
+            failures=0 if watching else self._failures,
+            error="" if watching else self._error,
             lists=self._lists,
             quarantined=dict(self._quarantined),
         )
@@ -153,8 +155,8 @@ class Reflector(Generic[T]):
                 wait = await self._step()
             except PlaitError as error:
                 wait = self._failed(error)
+            self._phase = "not served" if self._missing is not None else "waiting"
             if wait:
-                self._phase = "not served" if self._missing is not None else "waiting"
                 await self._sleep(wait)
 
     async def _step(self) -> float:
@@ -224,7 +226,6 @@ class Reflector(Generic[T]):
     # Watch
 
     async def _watch(self, path: str) -> float:
-        self._phase = "watching"
         lasts = int(self._timing.watch * self._rng.uniform(1.0, 2.0)) or 1
         query = {
             **self._selectors,
@@ -239,6 +240,7 @@ class Reflector(Generic[T]):
             async with aclosing(self._api.watch(path, query, silence=silence)) as stream:
                 async for lines in stream:
                     self._heard = self._clock()
+                    self._phase = "watching"
                     if lines:
                         self._take(path, lines)
                         self._recovered()
