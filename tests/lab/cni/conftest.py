@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.lab.census import assert_back, at_rest, ready, verbs
+from tests.lab.cni import talk
 from tests.lab.conftest import eventually, made, unique
 from tests.support import shim as shims
 from tests.support.libcni import Attachment, Network, PluginError
 
 from plait.client.agent import LocalEndpoint
 from plait.client.agent_socket import run as at_once
+from plait.lab import hosts
 from plait.lab.lab import Lab
 
 OURS: Mapping[str, Any] = {
@@ -29,6 +33,7 @@ OURS: Mapping[str, Any] = {
         ("portMappings", "bandwidth", "ips", "mac", "dns", "ipRanges", "aliases"), True
     ),
 }
+TALK = str(Path(talk.__file__))
 DEBIAN = "/usr/lib/cni"
 """Plugins of Debian's containernetworking-plugins."""
 
@@ -36,6 +41,22 @@ DEBIAN = "/usr/lib/cni"
 def ours(**keys: Any) -> dict[str, Any]:
     """Our plugin's part of a list, with keys of its own."""
     return {**OURS, **keys}
+
+
+@contextmanager
+def serving(lab: Lab, host: str, at: Attachment | None, proto: str, port: int) -> Iterator[None]:
+    enter = [] if at is None else ["ip", "netns", "exec", Path(at.netns).name]
+    argv = [*enter, sys.executable, "-I", TALK, "serve", proto, str(port)]
+    process = hosts.popen(
+        lab.host(host), argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline().strip()
+        assert said == "ready", process.communicate()[1]
+        yield
+    finally:
+        process.communicate()
 
 
 class Box:
@@ -83,6 +104,10 @@ class Box:
         """What `ip -j` says in a container."""
         return json.loads(self.inside(at, "ip", "-j", *what) or "[]")
 
+    def links(self, at: Attachment) -> list[str]:
+        """Names of the interfaces in a container."""
+        return [link["ifname"] for link in self.show(at, "link")]
+
     def addresses(self, at: Attachment) -> set[str]:
         """Global addresses of the container's interface, with prefix length."""
         (link,) = self.show(at, "address", "show", "dev", at.ifname)
@@ -101,6 +126,30 @@ class Box:
             if e.request.workload.id == at.container and e.request.ifname == at.ifname
         )
         return found
+
+    @contextmanager
+    def serving(self, at: Attachment | None, proto: str, port: int) -> Iterator[None]:
+        """Somebody in a container (None: on the host) who answers with the asker's address."""
+        with serving(self.lab, self.host, at, proto, port):
+            yield
+
+    @contextmanager
+    def serving_on(self, host: str, proto: str, port: int) -> Iterator[None]:
+        """The same on another machine of the lab."""
+        with serving(self.lab, host, None, proto, port):
+            yield
+
+    def ask(
+        self, at: Attachment | None, proto: str, address: str, port: int, source: int = 0
+    ) -> str:
+        """The answer to a question out of a container, or of the host; empty without one."""
+        argv = [sys.executable, "-I", TALK, "ask", proto, address, str(port), str(source)]
+        return (self.sh(*argv) if at is None else self.inside(at, *argv)).strip()
+
+    def ask_from(self, host: str, proto: str, address: str, port: int, source: int = 0) -> str:
+        """The same out of another machine of the lab."""
+        argv = [sys.executable, "-I", TALK, "ask", proto, address, str(port), str(source)]
+        return self.lab.run(host, argv).stdout.strip()
 
     def clean(self) -> None:
         """Every container goes, and whatever of them the agent still has."""
@@ -137,12 +186,19 @@ def box(cni_lab: Lab, shim: Path) -> Iterator[Box]:
         box.clean()
 
 
-@pytest.fixture
-def clean_host(box: Box) -> Iterator[None]:
-    """Nothing of a test's containers stays on the host: census before and after."""
-    before = at_rest(box.lab, box.host, quiet=0.5)
+@pytest.fixture(scope="module")
+def nothing_stays(cni_lab: Lab, shim: Path) -> Iterator[None]:
+    """Nothing of a module's containers stays on the host: a census before, and after."""
+    box = Box(cni_lab, "h1", shim)
+    # The node's address blocks are claimed, which stays.
+    at = box.container()
+    network = box.network()
+    network.add(at)
+    network.delete(at)
+    box.clean()
+    before = at_rest(cni_lab, "h1", quiet=0.5)
     yield
-    assert_back(box.lab, box.host, before)
+    assert_back(cni_lab, "h1", before, seconds=20)
 
 
 def refused(code: int, call: Callable[[], Any]) -> PluginError:
