@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import cast
+from typing import Any, cast
 
 import dns.edns
 import dns.flags
@@ -20,12 +20,25 @@ from plait.dns.server import DnsServer
 from plait.dns.zone import Zone
 from plait.model.objects import (
     Endpoint,
+    EndpointSlice,
     EndpointSpec,
     EndpointStatus,
     Metadata,
     Network,
     NetworkSpec,
+    Pod,
+    Service,
 )
+from plait.model.pods import PodSpec
+from plait.model.policies import Origin
+from plait.model.services import (
+    EndpointSliceSpec,
+    ServicePort,
+    ServiceSpec,
+    SliceEndpoint,
+    SlicePort,
+)
+from plait.services.engine import Engine
 
 
 def endpoint(name: str, network: str, *addresses: str) -> Endpoint:
@@ -34,6 +47,42 @@ def endpoint(name: str, network: str, *addresses: str) -> Endpoint:
         spec=EndpointSpec(node="h", network=network, name=name, addresses=addresses),
         status=EndpointStatus(phase="ready"),
     )
+
+
+def service(name: str, *addresses: str, **spec: Any) -> Service:
+    origin = Origin(kind="Service", name=name, namespace="shop")
+    ports = (ServicePort(name="http", port=80),)
+    fields = {"network": "blue", "ports": ports, "origin": origin, "addresses": addresses, **spec}
+    return Service(metadata=Metadata(name=name, namespace="shop"), spec=ServiceSpec(**fields))
+
+
+def backends(name: str, *endpoints: SliceEndpoint) -> EndpointSlice:
+    spec = EndpointSliceSpec(
+        service=name, ports=(SlicePort(name="http", port=8080),), endpoints=endpoints
+    )
+    return EndpointSlice(metadata=Metadata(name=f"{name}-1", namespace="shop"), spec=spec)
+
+
+def services(zone: Zone) -> None:
+    """A cluster's Services as an agent has them: names, and who answers for them."""
+    engine = Engine("h")
+    zone.services.backends = engine.backends
+    engine.moved = zone.services.moved
+    crowd = [SliceEndpoint(addresses=(f"10.112.{100 + i // 250}.{i % 250}",)) for i in range(500)]
+    pods = [SliceEndpoint(addresses=(f"10.112.9.{i}",), hostname=f"db-{i}") for i in (1, 2)]
+    for made in (
+        service("front", "10.96.0.10", "fd70:96::10"),
+        service("db", headless=True),
+        backends("db", *pods),
+        service("crowd", headless=True),
+        backends("crowd", *crowd),
+        service("outside", type="ExternalName", external_name="www.example.org", ports=()),
+    ):
+        engine.put(made)
+        if isinstance(made, Service):
+            zone.services.put(made)
+    pod = Metadata(name="db-1", namespace="shop")
+    zone.services.put_pod(Pod(metadata=pod, spec=PodSpec(addresses=("10.112.9.1",))))
 
 
 async def resolver() -> None:
@@ -49,6 +98,7 @@ async def resolver() -> None:
             Network(metadata=Metadata(name="red"), spec=NetworkSpec(pools=("10.113.0.0/16",))),
         ],
     )
+    services(zone)
     server = DnsServer(zone)
     await server.start()
     print("ready", flush=True)

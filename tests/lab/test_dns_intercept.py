@@ -218,3 +218,67 @@ def test_who_is_no_endpoint_is_refused(served: World) -> None:
     )
     assert "REFUSED" in out
     assert "not an endpoint of this host" in out
+
+
+# Services, by Kubernetes' schema
+
+
+KUBELET = f"""nameserver {marks.GATEWAY4}
+search shop.svc.cluster.local svc.cluster.local cluster.local
+options ndots:5 timeout:3 attempts:1
+"""
+
+
+@pytest.mark.parametrize("transport", ["+notcp", "+tcp"])
+def test_services_have_kubernetes_names(served: World, transport: str) -> None:
+    ask = (f"@{marks.GATEWAY4}", transport)
+    front, db = "front.shop.svc.cluster.local", "db.shop.svc.cluster.local"
+    assert served.dig(front, *ask) == ["10.96.0.10"]
+    assert served.dig(front, "AAAA", *ask) == ["fd70:96::10"]
+    assert served.dig(f"_http._tcp.{front}", "SRV", *ask) == [f"0 100 80 {front}."]
+    assert served.dig("-x", "10.96.0.10", *ask) == [f"{front}."]
+    assert sorted(served.dig(db, *ask)) == ["10.112.9.1", "10.112.9.2"]
+    assert served.dig(f"db-2.{db}", *ask) == ["10.112.9.2"]
+    srv = [f"0 50 8080 db-{i}.{db}." for i in (1, 2)]
+    assert sorted(served.dig(f"_http._tcp.{db}", "SRV", *ask)) == srv
+    assert served.dig("-x", "10.112.9.1", *ask) == [f"db-1.{db}."]
+    assert served.dig("10-112-9-1.shop.pod.cluster.local", *ask) == ["10.112.9.1"]
+    assert served.dig("dns-version.cluster.local", "TXT", *ask) == ['"1.1.0"']
+    out = served.run(served.client, "dig", f"nothing.{db}", *ask)
+    assert "NXDOMAIN" in out
+    assert "SOA" in out
+    refused = served.run(served.client, "dig", "cluster.local", "AXFR", *ask[:1])
+    assert "Transfer failed." in refused
+
+
+def test_a_crowd_is_whole_although_it_fits_no_datagram(served: World) -> None:
+    name = "crowd.shop.svc.cluster.local"
+    cut = served.run(served.client, "dig", f"@{QUAD9}", name, "+ignore")
+    assert "flags: qr aa tc rd" in cut
+    assert len(set(served.dig(name, f"@{QUAD9}"))) == 500
+    found = served.run(served.client, "getent", "ahostsv4", name).splitlines()
+    assert len({line.split()[0] for line in found}) == 500
+
+
+def test_an_alias_comes_with_the_addresses_of_what_it_stands_for(served: World) -> None:
+    name = "outside.shop.svc.cluster.local"
+    assert served.dig(name, f"@{QUAD9}") == ["www.example.org.", HOST4]
+    assert served.dig(name, f"@{marks.GATEWAY4}", "+tcp") == ["www.example.org.", HOST4]
+    assert served.dig(name, "CNAME", f"@{marks.GATEWAY4}") == ["www.example.org."]
+    assert served.run(served.client, "getent", "ahostsv4", name).split()[0] == HOST4
+
+
+def test_glibc_finds_what_a_pod_asks_for(served: World) -> None:
+    conf = Path("/etc/netns") / served.client / "resolv.conf"
+    before = conf.read_text()
+    conf.write_text(KUBELET)
+    try:
+        for name in ("front", "front.shop", "front.shop.svc", "front.shop.svc.cluster.local."):
+            out = served.run(served.client, "getent", "ahosts", name)
+            assert {line.split()[0] for line in out.splitlines()} == {"10.96.0.10", "fd70:96::10"}
+        assert served.run(served.client, "getent", "hosts", "db-1.db").split()[0] == "10.112.9.1"
+        # Five names that are not there come before the one that is.
+        out = served.run(served.client, "getent", "ahostsv4", "www.example.com")
+        assert out.split()[0] == HOST4
+    finally:
+        conf.write_text(before)
