@@ -166,3 +166,13 @@ def test_a_policy_is_a_manifest_again() -> None:
         "metadata": {"name": "p", "namespace": "x", "uid": "u", "labels": {}},
         "spec": spec,
     }
+
+
+def test_a_static_pod_is_known_to_the_runtime_by_its_file() -> None:
+    mirror = {"uid": "api", "annotations": {"kubernetes.io/config.mirror": "file"}}
+    assert pods.page(page_of(mirror)).objects[0].metadata.runtime_uid == "file"
+    assert pods.page(page_of({"uid": "api"})).objects[0].metadata.runtime_uid == "api"
+
+
+def page_of(*metadata: dict[str, Any]) -> bytes:
+    return encoded({"metadata": {}, "items": [{"metadata": each} for each in metadata]})
