@@ -170,8 +170,8 @@ def test_a_policy_is_a_manifest_again() -> None:
 
 def test_a_static_pod_is_known_to_the_runtime_by_its_file() -> None:
     mirror = {"uid": "api", "annotations": {"kubernetes.io/config.mirror": "file"}}
-    assert pods.page(page_of(mirror)).objects[0].metadata.runtime_uid == "file"
-    assert pods.page(page_of({"uid": "api"})).objects[0].metadata.runtime_uid == "api"
+    meta = pods.page(page_of(mirror)).objects[0].metadata
+    assert (meta.uid, meta.annotations.static_uid) == ("api", "file")
 
 
 def page_of(*metadata: dict[str, Any]) -> bytes:
