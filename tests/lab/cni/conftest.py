@@ -7,7 +7,9 @@ way of the shim.
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.census import assert_back, at_rest, ready, verbs
+from tests.lab.census import assert_back, at_rest, inside, ready, verbs
 from tests.lab.cni import talk
 from tests.lab.conftest import eventually, made, unique
 from tests.support import shim as shims
@@ -24,15 +26,12 @@ from tests.support.libcni import Attachment, Network, PluginError
 
 from plait.client.agent import LocalEndpoint
 from plait.client.agent_socket import run as at_once
+from plait.cni import route
+from plait.cni.conflist import CAPABILITIES
 from plait.lab import hosts
 from plait.lab.lab import Lab
 
-OURS: Mapping[str, Any] = {
-    "type": "plait",
-    "capabilities": dict.fromkeys(
-        ("portMappings", "bandwidth", "ips", "mac", "dns", "ipRanges", "aliases"), True
-    ),
-}
+OURS: Mapping[str, Any] = {"type": "plait", "capabilities": dict.fromkeys(CAPABILITIES, True)}
 TALK = str(Path(talk.__file__))
 DEBIAN = "/usr/lib/cni"
 """Plugins of Debian's containernetworking-plugins."""
@@ -81,6 +80,25 @@ class Box:
     def network(self, *plugins: Mapping[str, Any], **options: Any) -> Network:
         """A network configuration list."""
         return Network(self.execute, plugins or (OURS,), **options)
+
+    def post(self, body: bytes, *, hang_up: bool = False) -> tuple[int, Any]:
+        """What the shim sends, sent by this process: exit status and result of the answer; with
+        `hang_up` nobody waits for one."""
+        head = f"POST {route.PATH} HTTP/1.1\r\nHost: plait\r\nContent-Length: {len(body)}\r\n"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(inside(self.lab, self.host, "/run/plait/agent.sock")))
+            sock.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+            if hang_up:
+                return 0, None
+            with sock.makefile("rb") as stream:
+                answer, _, result = stream.read().partition(b"\r\n\r\n")
+        (status,) = re.findall(rb"Plait-CNI-Exit: (\d+)", answer)
+        return int(status), json.loads(result) if result else None
+
+    def waiting(self, count: int) -> bool:
+        """The agent has that many calls of CNI under way, by the links of its socket."""
+        lines = self.sh("ss", "-Hxn", "src", "/run/plait/agent.sock").splitlines()
+        return len([line for line in lines if "ESTAB" in line]) >= count
 
     def container(self, ifname: str = "eth0") -> Attachment:
         """A new container: an empty network namespace."""
