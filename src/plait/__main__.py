@@ -34,6 +34,7 @@ COMMANDS = {
     "isolate": Entry("plait.cli.allowing:isolate", "A namespace that keeps to itself", USE),
     "policy": Entry("plait.cli.policy:policy", "Policies: ls, show, test, preview, learn", USE),
     "network": Entry("plait.cli.networks:network", "Networks: ls, create, rm, inspect", USE),
+    "service": Entry("plait.cli.balancing:service", "Services: create, ls, show, set, rm", USE),
     "namespace": Entry("plait.cli.labelling:namespace", "Namespaces: ls, label", USE),
     "attach": Entry("plait.cli.endpoints:attach", "Join a process to the network", USE),
     "detach": Entry("plait.cli.endpoints:detach", "Take an endpoint off the network", USE),

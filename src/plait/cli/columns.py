@@ -8,9 +8,18 @@ from typing import Any, Final
 
 from plait.model.objects import Object
 from plait.model.policies import Subject
+from plait.model.services import ServicePort, ServiceSpec
 from plait.policy.words import isolation_words, subject_words
 
 Column = tuple[str, Callable[[Any], str]]
+
+SERVICE_TYPES: Final = {
+    "ClusterIP": "cluster",
+    "NodePort": "node",
+    "LoadBalancer": "balancer",
+    "ExternalName": "alias",
+}
+"""Types of Services as people type and read them."""
 
 
 def joined(values: Sequence[str]) -> str:
@@ -43,6 +52,37 @@ def members_text(group: Any) -> str:
         return subject_words(Subject(namespaces=group.namespaces, endpoints=group.endpoints))
     more = len(group.cidrs) - 5
     return joined(group.cidrs[:5]) + (f" and {more} more" if more > 0 else "")
+
+
+def service_port_text(port: ServicePort) -> str:
+    """`80->8080/tcp`, with the node port as `80:30080->8080/tcp`."""
+    outer = f"{port.port}:{port.node_port}" if port.node_port else f"{port.port}"
+    same = port.target_port in (None, port.port)
+    inner = "" if same else f"->{port.target_port}"
+    return f"{outer}{inner}/{port.protocol.lower()}"
+
+
+def service_ports_text(spec: ServiceSpec) -> str:
+    """All ports in one cell."""
+    return joined([service_port_text(port) for port in spec.ports])
+
+
+def type_text(spec: ServiceSpec) -> str:
+    """What kind of Service it is, in a word."""
+    return "headless" if spec.headless else SERVICE_TYPES[spec.type]
+
+
+def addresses_text(spec: ServiceSpec) -> str:
+    """Where it is called, all in one cell."""
+    if spec.type == "ExternalName":
+        return spec.external_name
+    balanced = spec.load_balancer_addresses if spec.type == "LoadBalancer" else ()
+    return joined([*spec.addresses, *balanced, *spec.external_addresses])
+
+
+def pod_state(spec: Any) -> str:
+    """How a Pod is, in a word."""
+    return "finished" if spec.finished else "ready" if spec.ready else "pending"
 
 
 def age(timestamp: str, now: datetime) -> str:
@@ -105,6 +145,28 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         ("addresses", lambda o: joined(o.spec.addresses)),
         ("ports", lambda o: ports_text(o.spec.ports)),
         ("state", lambda o: o.status.phase),
+    ),
+    "Service": (
+        ("name", lambda o: o.metadata.name),
+        ("namespace", lambda o: o.metadata.namespace),
+        ("type", lambda o: type_text(o.spec)),
+        ("addresses", lambda o: addresses_text(o.spec)),
+        ("ports", lambda o: service_ports_text(o.spec)),
+        ("note", lambda o: o.status.message),
+    ),
+    "EndpointSlice": (
+        ("name", lambda o: o.metadata.name),
+        ("namespace", lambda o: o.metadata.namespace),
+        ("service", lambda o: o.spec.service),
+        ("ports", lambda o: joined([f"{p.port}/{p.protocol.lower()}" for p in o.spec.ports])),
+        ("ready", lambda o: f"{sum(e.ready for e in o.spec.endpoints)}/{len(o.spec.endpoints)}"),
+    ),
+    "Pod": (
+        ("name", lambda o: o.metadata.name),
+        ("namespace", lambda o: o.metadata.namespace),
+        ("node", lambda o: o.spec.node),
+        ("addresses", lambda o: joined(o.spec.addresses)),
+        ("state", lambda o: pod_state(o.spec)),
     ),
     "Policy": (
         ("name", lambda o: o.metadata.name),

@@ -56,6 +56,7 @@ networks = completer("Network")
 nodes = completer("Node")
 endpoints = completer("Endpoint")
 policies = completer("Policy")
+services = completer("Service")
 
 
 def kinds(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

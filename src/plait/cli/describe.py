@@ -11,16 +11,18 @@ from plait.client.base import Api
 from plait.model.objects import (
     AddressBlock,
     Endpoint,
+    EndpointSlice,
     Group,
     Namespace,
     Network,
     Node,
     Object,
     Policy,
+    Service,
 )
 from plait.model.policies import DIRECTIONS
 from plait.policy import words
-from plait.policy.compile import groups_of
+from plait.policy.compile import groups_of, services_of
 from plait.policy.world import World
 
 
@@ -82,8 +84,8 @@ def _policy_facts(policy: Policy) -> list[tuple[str, str]]:
 
 
 async def related(client: Api, obj: Object) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """What belongs to a network, a node or a namespace, what a policy rules, and which policies
-    name a group; by title."""
+    """What belongs to a network, a node or a namespace, who answers for a service, what a policy
+    rules, and which policies name a group or a service; by title."""
     name = obj.metadata.name
     if isinstance(obj, Network | Node):
         field = "network" if isinstance(obj, Network) else "node"
@@ -92,6 +94,21 @@ async def related(client: Api, obj: Object) -> tuple[tuple[str, tuple[Any, ...]]
         return (
             ("Blocks", tuple(b for b in blocks if getattr(b.spec, field) == name)),
             ("Endpoints", tuple(e for e in endpoints if getattr(e.spec, field) == name)),
+        )
+    if isinstance(obj, Service):
+        scope = obj.metadata.namespace
+        endpoints = await client.list(Endpoint, scope)
+        slices = await client.list(EndpointSlice, scope)
+        world = World.of((*endpoints, *slices))
+        led = [e for e in endpoints if any(world.answers_for(obj, p) for p in world.parties(e))]
+        unsaid = obj.spec.selector is None and not obj.spec.backends
+        mine = tuple(s for s in slices if s.spec.service == name) if unsaid else ()
+        key = (scope, name)
+        policies = await client.list(Policy)
+        return (
+            ("Endpoints", tuple(led)),
+            ("EndpointSlices", mine),
+            ("Policies", tuple(p for p in policies if key in services_of(p))),
         )
     if isinstance(obj, Namespace):
         return (("Endpoints", await client.list(Endpoint, name)),)

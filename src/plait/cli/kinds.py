@@ -17,6 +17,9 @@ SHORT = {
     "block": "AddressBlock",
     "blocks": "AddressBlock",
     "pol": "Policy",
+    "svc": "Service",
+    "slices": "EndpointSlice",
+    "po": "Pod",
 }
 FOREIGN: Final = {
     "networkpolicy": "NetworkPolicy",

@@ -1,6 +1,7 @@
 """Manifests: YAML or JSON text with one or several documents, into objects of the API.
 
-Documents are Plait's own or Kubernetes' (`plait.policy.kubernetes`), alone or in a List.
+Documents are Plait's own or Kubernetes' (`plait.policy.kubernetes`, `plait.services.kubernetes`),
+alone or in a List.
 A mistake is reported with its file and line and the nearest right word. Text is bounded in size,
 depth and number of nodes, aliases counted each time they are used, for a manifest may come from
 a stranger (`plait apply -f -`).
@@ -19,12 +20,13 @@ from plait.cli.frame import nearest
 from plait.model.errors import PlaitError
 from plait.model.objects import API_VERSION, KINDS, AnyObject, Group, Object, Policy
 from plait.policy import kubernetes, validate
+from plait.services import kubernetes as foreign_services
 
 MAX_BYTES: Final = 8 << 20
 MAX_NODES: Final = 200_000
 MAX_DEPTH: Final = 64
 
-STORED: Final = (*kubernetes.POLICIES, ("v1", "Namespace"))
+STORED: Final = (*kubernetes.POLICIES, ("v1", "Namespace"), *foreign_services.KINDS)
 """Kinds of Kubernetes' that become objects of the server."""
 
 STORED_WORDS: Final = ", ".join(f"{name} ({version})" for version, name in STORED)
@@ -197,7 +199,7 @@ def to_known(document: Document) -> AnyObject | None:
     an address of its own. Network policies of kinds that are not known are refused, for without
     them the answer would be another."""
     if isinstance(document.data, dict):
-        if kubernetes.understood(document.data):
+        if _is_service(document.data) or kubernetes.understood(document.data):
             return _translated(document)
         if _has_no_part(*kubernetes.key_of(document.data)):
             return None
@@ -212,9 +214,20 @@ def _has_no_part(version: str, kind: str) -> bool:
     return kind not in KINDS or "." in version
 
 
+def _is_service(data: dict[str, Any]) -> bool:
+    return kubernetes.key_of(data) in foreign_services.KINDS
+
+
 def _translated(document: Document) -> AnyObject | None:
     try:
+        if _is_service(document.data):
+            return foreign_services.to_object(document.data)
         return kubernetes.to_object(document.data)
+    except msgspec.ValidationError as error:
+        text, _, at = str(error).partition(" - at ")
+        path = at.strip("`") or "$"
+        inside = path.removeprefix("$.") if path != "$" else str(document.data.get("kind"))
+        raise _invalid(document.where(path), f"{inside}: {text}") from None
     except PlaitError as error:
         raise _refused(document, error) from None
 

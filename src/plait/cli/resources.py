@@ -161,7 +161,7 @@ def apply(files: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
     A manifest holds one or more documents in YAML or JSON, each with `apiVersion: plait/v1`,
     `kind`, `metadata` and `spec`, or as Kubernetes has them: NetworkPolicy,
-    ClusterNetworkPolicy and Namespace.
+    ClusterNetworkPolicy, Namespace, Service and EndpointSlice.
     """
     from plait.cli import connect, output
     from plait.cli.applying import apply_all

@@ -37,6 +37,7 @@ READS = {
     ("policy", "ls"), ("policy", "show"), ("policy", "preview"), ("policy", "learn"),
     ("ipam", "show"), ("agent", "plan"), ("namespace", "ls"), ("policy", "matrix"),
     ("policy", "test"), ("why",), ("flows",), ("cni", "status"), ("kubernetes", "status"),
+    ("service", "ls"), ("service", "show"),
 }  # fmt: skip
 NEITHER = {("completion",), ("server", "run"), ("agent", "run"), ("kubernetes", "run")}
 """Commands that neither read an object nor change one."""
