@@ -1,15 +1,22 @@
-"""A real server over each store, with real clients, for the tests of the API."""
+"""A real server over each store, with real clients, for the tests of the API; API servers of
+Kubernetes, the fake one and a real one, for those of what follows them.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from tests.contract.kube_clusters import Cluster, FakeCluster, RealCluster, Scene
+from tests.support import kube_apiserver
+from tests.support.kube_apiserver import KubeApiserver
 
 from plait.client import enrol
 from plait.client.api import ApiClient
+from plait.kubernetes.fake_server import FakeKubernetes
 from plait.model.objects import ClusterSpec, Metadata, Node
 from plait.server.bootstrap import bootstrap
 from plait.server.ca import Authority
@@ -122,3 +129,23 @@ async def server(rig: Rig) -> Server:
 @pytest.fixture
 async def api(rig: Rig, server: Server) -> ApiClient:
     return rig.admin(server)
+
+
+@pytest.fixture(scope="session")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiserver]:
+    if why := kube_apiserver.why_not():
+        pytest.skip(why)
+    with kube_apiserver.running(tmp_path_factory.mktemp("kube")) as running:
+        yield running
+
+
+@pytest.fixture(params=["fake", "fake like 1.20", "kubernetes"])
+async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    async with AsyncExitStack() as stack:
+        cluster: Cluster
+        if request.param == "kubernetes":
+            cluster = RealCluster(request.getfixturevalue("kube"))
+        else:
+            fake = await stack.enter_async_context(FakeKubernetes())
+            cluster = FakeCluster(fake, serves_v1=request.param == "fake")
+        yield await stack.enter_async_context(Scene(cluster))

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from tests.contract.kube_clusters import (
     POLICIES,
     QUICK,
-    Cluster,
-    FakeCluster,
-    RealCluster,
     Scene,
     Witness,
     known,
     until,
 )
-from tests.support import kube_apiserver
-from tests.support.kube_apiserver import KubeApiserver
 
 from plait.kubernetes import kinds
-from plait.kubernetes.fake_server import FakeKubernetes
 from plait.kubernetes.kinds import Kind
 from plait.kubernetes.reflector import Timing
 
@@ -31,26 +23,6 @@ BOTH = pytest.mark.parametrize(
     "kind", [kinds.PODS, kinds.NETWORK_POLICIES], ids=lambda kind: kind.name
 )
 """Watched through the real server's cache, and straight from its etcd."""
-
-
-@pytest.fixture(scope="session")
-def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApiserver]:
-    if why := kube_apiserver.why_not():
-        pytest.skip(why)
-    with kube_apiserver.running(tmp_path_factory.mktemp("kube")) as server:
-        yield server
-
-
-@pytest.fixture(params=["fake", "fake like 1.20", "kubernetes"])
-async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
-    async with AsyncExitStack() as stack:
-        cluster: Cluster
-        if request.param == "kubernetes":
-            cluster = RealCluster(request.getfixturevalue("kube"))
-        else:
-            server = await stack.enter_async_context(FakeKubernetes())
-            cluster = FakeCluster(server, serves_v1=request.param == "fake")
-        yield await stack.enter_async_context(Scene(cluster))
 
 
 async def test_what_is_there_is_told_at_once_and_what_changes_in_order(scene: Scene) -> None:

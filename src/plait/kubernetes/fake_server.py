@@ -352,7 +352,8 @@ class FakeKubernetes:
         else:
             new = {**new, "metadata": {**said, "name": known["name"]}}
             if served.has_status:
-                new = {**new, "status": old.get("status", {})}
+                new.pop("status", None)
+                new |= {"status": old["status"]} if "status" in old else {}
         return self._answer(target, self._keep(served.resource, new, old))
 
     def _delete(self, target: _Target, _body: bytes, _request: web.Request) -> web.Response:

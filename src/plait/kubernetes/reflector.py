@@ -202,6 +202,7 @@ class Reflector(Generic[T]):
         listing = Listing(self._replica)
         bad: dict[Key, str] = {}
         query = {**self._selectors, "limit": str(self._timing.page)}
+        version = ""
         while True:
             data = await self._api.read_bytes(path, query)
             try:
@@ -210,6 +211,7 @@ class Reflector(Generic[T]):
                 raise misunderstood(f"GET {path}", error) from None
             del data
             self._heard = self._clock()
+            version = version or page.version
             listing.add(page.objects)
             for key, why in page.bad:
                 listing.keep(key)
@@ -218,7 +220,7 @@ class Reflector(Generic[T]):
                 break
             query["continue"] = page.token
         self._quarantined = bad
-        self._version = page.version
+        self._version = version
         self._lists += 1
         self._tell(self._replica.replace(listing))
         self.synced.set()
