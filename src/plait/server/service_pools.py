@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Final, Literal
@@ -34,9 +35,9 @@ def settings(state: State) -> ClusterSpec:
     return cluster.spec if cluster else ClusterSpec()
 
 
-def uses(state: State) -> Iterator[Use]:
-    """Ranges that no network may have: pools for Services, and addresses of Services that lie
-    outside of them."""
+def uses(state: State, wanted: Sequence[Cidr]) -> Iterator[Use]:
+    """Ranges of the `wanted` ones that no network may have: pools for Services, and addresses of
+    Services that lie outside of them."""
     spec = settings(state)
     known: list[Cidr] = []
     for text in spec.service_pools:
@@ -45,16 +46,27 @@ def uses(state: State) -> Iterator[Use]:
     for text in spec.load_balancer_pools:
         known.append(parsed(text))
         yield Use(parsed(text), "the load-balancer pool")
+    # There may be tens of thousands: only those that matter become addresses.
+    inside, outside = [*map(_bounds, wanted)], [*map(_bounds, known)]
     for prefix in (claims.cluster(""), claims.outside("")):
         for text in state.claimed(prefix):
-            address = ipaddress.ip_address(text)
-            if not any(address in pool for pool in known):
-                yield Use(ipaddress.ip_network(address), f"a Service with {address}")
+            packed = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+            if _among(packed, inside) and not _among(packed, outside):
+                yield Use(ipaddress.ip_network(packed), f"a Service with {text}")
+
+
+def _bounds(pool: Cidr) -> tuple[bytes, bytes]:
+    return pool.network_address.packed, pool.broadcast_address.packed
+
+
+def _among(packed: bytes, ranges: Iterable[tuple[bytes, bytes]]) -> bool:
+    size = len(packed)
+    return any(len(low) == size and low <= packed <= high for low, high in ranges)
 
 
 def check_network(state: State, pool: Cidr, where: str) -> None:
     """Refuse a network's pool that Services have addresses of."""
-    other = pools.overlap(pool, uses(state))
+    other = pools.overlap(pool, uses(state, [pool]))
     if other is not None:
         raise _overlaps(f"the pool {pool}", other, where)
 

@@ -76,7 +76,7 @@ def _new_pools(state: State, new: Network, given: tuple[Cidr, ...]) -> tuple[Cid
     cluster = state.get(Cluster, CLUSTER_NAME)
     sources = cluster.spec.pools if cluster else ()
     families = {ipaddress.ip_network(pool).version for pool in sources}
-    taken = list(service_pools.uses(state))
+    taken = list(service_pools.uses(state, [ipaddress.ip_network(pool) for pool in sources]))
     if not given:
         if not families:
             raise PlaitError(
