@@ -17,7 +17,7 @@ from plait import __version__
 from plait.client.base import Api, WatchEvent
 from plait.kubernetes.api import KubernetesApi
 from plait.kubernetes.due import ORDER
-from plait.kubernetes.election import Election
+from plait.kubernetes.election import EVERY, Election
 from plait.kubernetes.feedback import Feedback
 from plait.kubernetes.held import Held
 from plait.kubernetes.kinds import NODES, SERVICES
@@ -43,7 +43,8 @@ log: Final = structlog.get_logger("plait.kubernetes")
 
 class Controller:
     """`network` is Plait's network that pods are in; `identity` names this connector among others;
-    its Lease stands in `lease_namespace`. `clock` gives monotonic seconds, `wall` Unix time."""
+    its Lease stands in `lease_namespace` and is renewed every `renew` seconds. `clock` gives
+    monotonic seconds, `wall` Unix time."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Controller:
         timing: Timing = Timing(),  # noqa: B008 (frozen)
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        renew: float = EVERY,
     ) -> None:
         self._kubernetes = kubernetes
         self._plait = plait
@@ -79,6 +81,7 @@ class Controller:
             status=lambda: self.report().summary,
             clock=clock,
             wall=wall,
+            every=renew,
         )
         self._writes = Writes(
             plait,

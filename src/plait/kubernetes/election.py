@@ -50,6 +50,7 @@ class Election:
         status: Callable[[], str],
         clock: Callable[[], float],
         wall: Callable[[], float],
+        every: float = EVERY,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Callable[[], float] = random.random,
     ) -> None:
@@ -60,6 +61,7 @@ class Election:
         self._status = status
         self._clock = clock
         self._wall = wall
+        self._every = every
         self._sleep = sleep
         self._rng = rng
         self._until = float("-inf")
@@ -80,7 +82,7 @@ class Election:
         try:
             while True:
                 await self._turn()
-                await self._sleep(EVERY * (0.8 + 0.4 * self._rng()))
+                await self._sleep(self._every * (0.8 + 0.4 * self._rng()))
         except asyncio.CancelledError:
             await self._let_go()
             raise

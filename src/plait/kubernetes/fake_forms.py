@@ -105,7 +105,10 @@ def strategic_patch(old: Any, patch: Any) -> Any:
         elif key is not None and isinstance(value, list):
             items = {item[key]: item for item in merged.get(field) or ()}
             for item in value:
-                items[item[key]] = strategic_patch(items.get(item[key]), item)
+                if item.get("$patch") == "delete":
+                    items.pop(item[key], None)
+                else:
+                    items[item[key]] = strategic_patch(items.get(item[key]), item)
             merged[field] = list(items.values())
         else:
             merged[field] = strategic_patch(merged.get(field), value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
@@ -103,10 +104,13 @@ class Feedback:
         while True:
             self.touch(NODES.name, self._wanted.found(NODES.name))
             self._kick.clear()
+            delay = LOOK
             if self._held.synced and self._may():
                 await self.round()
+                until = min((refusal.until for refusal in self._later.values()), default=math.inf)
+                delay = min(LOOK, max(0.0, until - self._clock()))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
+                async with asyncio.timeout(delay):
                     await self._kick.wait()
 
     async def round(self) -> None:

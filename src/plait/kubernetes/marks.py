@@ -11,12 +11,11 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from plait.model.meta import ORIGIN
 from plait.model.objects import Object
 
-ORIGIN: Final = "plait/origin"
-"""Annotation: who made the object."""
 KUBERNETES: Final = "kubernetes"
-"""Its value where that was the connector."""
+"""Value of the annotation `ORIGIN` of what the connector made."""
 LABELS: Final = "plait/kubernetes-labels"
 """Annotation of a Namespace or Node: keys of the labels that come from Kubernetes, sorted, with a
 comma between them, which no key contains."""

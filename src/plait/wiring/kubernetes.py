@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -28,9 +29,6 @@ from plait.model.errors import PlaitError
 from plait.model.paths import Paths
 from plait.wiring.control import private_socket
 from plait.wiring.daemon import notify
-
-TOKEN_VARIABLE = "PLAIT_TOKEN"  # noqa: S105 - a variable's name
-"""Environment variable with the token for a server that is named, where no file has it."""
 
 log = structlog.get_logger("plait.kubernetes")
 
@@ -50,29 +48,37 @@ def find_access(config: KubernetesConfig, environ: Mapping[str, str]) -> Access:
     return kubeconfig.find(named, environ, home=home, context=config.context)
 
 
-def read_token(config: KubernetesConfig, environ: Mapping[str, str]) -> str:
-    """The token for a server that is named; empty when there is none."""
-    if config.token_file:
-        return Path(config.token_file).read_text().strip()
-    return environ.get(TOKEN_VARIABLE, "")
-
-
-async def open_plait(
-    config: KubernetesConfig, paths: Paths, environ: Mapping[str, str]
-) -> ApiClient:
-    """A client of Plait's server: the one that is named, else the one of this host."""
+async def open_plait(config: KubernetesConfig, paths: Paths, token: str) -> ApiClient:
+    """A client of Plait's server: of the one that is named, with a token, or of this host's."""
     if not config.server:
-        if not paths.server_config.exists() and connect.remote(environ) is None:
+        if not paths.server_config.exists() and connect.remote(os.environ) is None:
             raise PlaitError(
                 "PLAIT-HOST-005",
                 "no server of Plait runs on this host, and none was named",
                 fix=("plait kubernetes run --server HOST --token-file FILE", "plait up"),
             )
         return await connect.open_api()
-    token = read_token(config, environ)
+    token = token or read_token(config)
     url = connect.server_url(config.server, "plait kubernetes run --server 192.0.2.10:6440")
-    authority = await pinned_ca(url, token, paths.state / "kubernetes/ca") if token else None
+    authority = await pinned_ca(url, token, paths.state / "kubernetes/authority")
     return ApiClient(url, token=token, ca_file=authority)
+
+
+def read_token(config: KubernetesConfig) -> str:
+    """The token of the file that the settings name; PLAIT-AUTH-001 where there is none."""
+    try:
+        return Path(config.token_file).read_text().strip() if config.token_file else _no_token("")
+    except OSError as error:
+        return _no_token(f"{config.token_file}: {error.strerror}")
+
+
+def _no_token(why: str) -> NoReturn:
+    raise PlaitError(
+        "PLAIT-AUTH-001",
+        "Plait's server is not this host's, and there is no token for it",
+        why=why,
+        fix=("plait token create --role connector   # on the server",),
+    )
 
 
 @contextlib.contextmanager
@@ -135,12 +141,15 @@ async def serving(controller: Controller, paths: Paths, listen: str) -> AsyncIte
         paths.kubernetes_socket.unlink(missing_ok=True)
 
 
-async def run_connector(config: KubernetesConfig, paths: Paths, stop: asyncio.Event) -> None:
-    """Keep both sides together until `stop`. Tasks: `Controller.tasks`."""
+async def run_connector(
+    config: KubernetesConfig, paths: Paths, stop: asyncio.Event, *, token: str = ""
+) -> None:
+    """Keep both sides together until `stop`. Tasks: `Controller.tasks`. `token` counts before the
+    one of the settings."""
     access = find_access(config, os.environ)
     async with AsyncExitStack() as stack:
         stack.enter_context(only_one(paths.kubernetes_lock))
-        plait = await open_plait(config, paths, os.environ)
+        plait = await open_plait(config, paths, token)
         stack.push_async_callback(plait.close)
         kubernetes = KubernetesApi(access)
         stack.push_async_callback(kubernetes.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ def kubernetes() -> None:
     examples=[
         "plait kubernetes run",
         "plait kubernetes run --kubeconfig admin.conf",
-        "plait kubernetes run --server 192.0.2.10 --token-file token",
+        "plait kubernetes run --server 192.0.2.10 --token-file /root/token",
     ],
 )
 @click.option(
@@ -45,9 +46,12 @@ def kubernetes() -> None:
 @click.option("--network", help="Plait's network that pods are in [plait].")
 @click.option("--server", metavar="HOST[:PORT]", help="Plait's server; default this host's.")
 @click.option(
+    "--token", envvar="PLAIT_TOKEN", help="For that server, of the role connector; - reads it."
+)
+@click.option(
     "--token-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Token of the role connector; default $PLAIT_TOKEN.",
+    help="File with that token.",
 )
 @click.option("--lease-namespace", help="Namespace of the lease of the one that writes.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Serve health and metrics there too.")
@@ -56,6 +60,7 @@ def run_connector_command(
     context: str | None,
     network: str | None,
     server: str | None,
+    token: str | None,
     token_file: Path | None,
     lease_namespace: str | None,
     listen: str | None,
@@ -82,8 +87,11 @@ def run_connector_command(
     given = {name: value for name, value in said.items() if value is not None}
     config = msgspec.structs.replace(read_config(_paths()), **given)
 
+    if token == "-":  # noqa: S105 - the word for standard input
+        token = sys.stdin.readline()
+
     async def main(stop: asyncio.Event) -> None:
-        await run_connector(config, _paths(), stop)
+        await run_connector(config, _paths(), stop, token=(token or "").strip())
 
     run(main)
 

@@ -90,7 +90,12 @@ class Stage:
     def connect(self, identity: str = "c1", **settings: Any) -> Running:
         api = KubernetesApi(self.kube.access())
         controller = Controller(
-            api, self.plait, identity=identity, lease_namespace="kube-system", **settings
+            api,
+            self.plait,
+            identity=identity,
+            lease_namespace="kube-system",
+            renew=0.05,
+            **settings,
         )
         running = Running(controller, api)
         self.running.append(running)
@@ -154,14 +159,21 @@ class Stage:
         return {k: obj for k, obj in (await self.everything()).items() if is_touched(obj)}
 
     async def agent(self, name: str, address: str = "192.0.2.77/24", *, ready: bool = True) -> None:
-        """What the agent of a node says."""
-        have = await self.find(Node, name)
-        made = Node(
-            metadata=have.metadata if have else Metadata(name=name),
-            spec=NodeSpec(addresses=(address,)),
-            status=NodeStatus(ready=ready),
-        )
-        await self.plait.update(made)
+        """What the agent of a node says, which is not put off by others who write its Node."""
+        while True:
+            have = await self.find(Node, name)
+            made = Node(
+                metadata=have.metadata if have else Metadata(name=name),
+                spec=NodeSpec(addresses=(address,)),
+                status=NodeStatus(ready=ready),
+            )
+            try:
+                await self.plait.update(made)
+            except PlaitError as error:
+                if error.code != "PLAIT-API-006":
+                    raise
+            else:
+                return
 
     async def close(self) -> None:
         for running in self.running:
