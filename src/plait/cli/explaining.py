@@ -13,6 +13,7 @@ from plait.cli.options import json_option
 
 if TYPE_CHECKING:
     from plait.policy.evaluate import Verdict
+    from plait.policy.find_services import Call
     from plait.policy.world import Party, World
 
 SHOWN = 40
@@ -56,47 +57,73 @@ def why(
 ) -> None:
     """Say whether SRC reaches DST by PORT, and which network, policy and rule decided.
 
-    SRC and DST are a name (web, shop/web), an address, a host (node:h1) or, as DST, a name
-    outside. PORT is 80, 80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE.
+    SRC and DST are a name (web, shop/web), an address, a host (node:h1) or, as DST, a Service
+    (by name or address: the answer is about its backends) or a name outside. PORT is 80, 80/tcp,
+    53/udp, a port's name such as http, icmp or icmp/TYPE.
     The answer comes from the objects alone; with -f from manifests, with no server.
     """
     from plait.cli import output, why_live
     from plait.cli.offline import world_of
     from plait.policy.explain import as_data
+    from plait.policy.find_services import find_call
+    from plait.policy.questions import parse_asked
 
     if live and files:
         raise click.UsageError("--live asks the kernel, which knows nothing of -f's manifests")
     world = world_of(files)
-    found = answers(world, src, dst, port, namespace)
+    call = find_call(world, dst, parse_asked(port), namespace)
+    found = answers(world, src, dst, port, namespace, call)
     kernel = why_live.ask(found) if live else None
     if as_json:
         output.json_out(
             {
-                "allowed": all(verdict.allowed for verdict in found),
+                "allowed": bool(found) and all(verdict.allowed for verdict in found),
                 "answers": [as_data(world, verdict) for verdict in found],
+                **({"service": call.name, "backends": len(call.backends)} if call else {}),
                 **({"live": why_live.as_data(kernel)} if kernel is not None else {}),
             }
         )
     else:
-        show(world, found, whole=whole)
+        if call is not None:
+            output.say(output.clean(_led(call)))
+        if found:
+            show(world, found, whole=whole)
         if kernel is not None:
             why_live.show(kernel)
     if kernel is not None and not kernel.agrees:
         raise click.exceptions.Exit(1)
 
 
-def answers(world: World, src: str, dst: str, port: str, namespace: str = "") -> list[Verdict]:
-    """One for each pair of addresses that the two sides mean.
+def answers(
+    world: World,
+    src: str,
+    dst: str,
+    port: str,
+    namespace: str = "",
+    call: Call | None = None,
+) -> list[Verdict]:
+    """One for each pair of addresses that the two sides mean; `call` says which Service the
+    receiver is, and then it is one for each of its backends, none where it has none.
 
     PLAIT-API-004 when the receiver has no port of that name.
     """
     from plait.model.errors import PlaitError
     from plait.policy.evaluate import evaluate
     from plait.policy.find_parties import find, meetings
+    from plait.policy.flow import Flow
     from plait.policy.questions import parse_asked
 
     asked = parse_asked(port)
-    senders, receivers = find(world, src, namespace), find(world, dst, namespace)
+    senders = find(world, src, namespace)
+    if call is not None:
+        return [
+            evaluate(world, Flow(here, there, call.port.protocol, number))
+            for one in senders
+            for other, number in call.whos(world)
+            for here, there in meetings(one, other)
+            if (":" in here.address) == (":" in there.address)
+        ]
+    receivers = find(world, dst, namespace)
     many = len(senders) > 1 or len(receivers) > 1
     found = [
         evaluate(world, flow)
@@ -125,6 +152,15 @@ def answers(world: World, src: str, dst: str, port: str, namespace: str = "") ->
         else "none of its ports has a name",
         fix=("name the port by its number, such as 80/tcp",),
     )
+
+
+def _led(call: Call) -> str:
+    """`service shop/web 80/tcp leads to 2 backends`."""
+    port = f"{call.port.port}/{call.port.protocol.lower()}"
+    if not call.backends:
+        return f"service {call.name} {port}: refused, for it has no backend that is ready"
+    several = "" if len(call.backends) == 1 else "s"
+    return f"service {call.name} {port} leads to {len(call.backends)} backend{several}\n"
 
 
 def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:

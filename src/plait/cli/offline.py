@@ -69,7 +69,25 @@ def stored() -> list[AnyObject]:
 
 async def deciding(client: Api) -> list[AnyObject]:
     """The objects that have a part in policy, as a server has them now."""
-    from plait.model.objects import Endpoint, Group, Namespace, Network, Node, Policy
+    from plait.model.objects import (
+        Endpoint,
+        EndpointSlice,
+        Group,
+        Namespace,
+        Network,
+        Node,
+        Policy,
+        Service,
+    )
 
-    kinds: tuple[Any, ...] = (Namespace, Node, Network, Group, Policy, Endpoint)
+    kinds: tuple[Any, ...] = (
+        Namespace,
+        Node,
+        Network,
+        Group,
+        Policy,
+        Endpoint,
+        Service,
+        EndpointSlice,
+    )
     return [obj for kind in kinds for obj in await client.list(kind)]

@@ -351,3 +351,40 @@ def test_while_the_server_is_away_the_agent_s_memory_answers(
     kept.write_bytes(b"[]")
     with pytest.raises(PlaitError):
         offline.stored()
+
+
+SERVED = """\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop-api, namespace: shop}
+spec:
+  clusterIP: 10.96.0.7
+  selector: {app: api}
+  ports: [{port: 80, targetPort: 81, protocol: UDP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty, namespace: shop}
+spec: {selector: {app: nobody}, ports: [{port: 80}]}
+"""
+
+
+def test_why_answers_about_the_backends_of_a_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "all.yaml").write_text(MANIFESTS + SERVED)
+    files = ("-f", str(tmp_path))
+    for name in ("shop-api", "10.96.0.7"):
+        assert frame.run(plait, ["why", "shop/front", name, "80/udp", *files]) == 0
+        out = capsys.readouterr().out
+        assert "service shop/shop-api 80/udp leads to 2 backends" in out
+        assert "shop/front -> shop/api 81/udp" in out.replace(" (10.0.0.1)", "").replace(
+            " (10.0.0.2)", ""
+        )
+    assert frame.run(plait, ["why", "shop/front", "empty", "80", *files]) == 0
+    out = capsys.readouterr().out
+    assert out == "service shop/empty 80/tcp: refused, for it has no backend that is ready\n"
+    assert frame.run(plait, ["why", "shop/front", "empty", "80", "--json", *files]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"allowed": False, "answers": [], "service": "shop/empty", "backends": 0}

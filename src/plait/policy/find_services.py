@@ -1,0 +1,168 @@
+"""From what people call a receiver to the backends of a Service, if it is one.
+
+What names and addresses mean is as everywhere: a Service's name comes before an endpoint's
+(names.md), and its addresses are nobody else's. Answers are those of the rules alone: which
+backends a host prefers, and which of them are on it, is left aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from plait.model.errors import PlaitError
+from plait.model.objects import Endpoint, Service
+from plait.model.services import ServicePort
+from plait.policy.find_parties import Who
+from plait.policy.questions import PortAsked, endpoint_names
+from plait.policy.world import Party, World, canonical
+
+
+class Backend(NamedTuple):
+    """One address that answers."""
+
+    party: Party
+    port: int
+    ready: bool
+    draining: bool
+    """It terminates, and serves until then."""
+
+
+class Call(NamedTuple):
+    """A port of a Service, and who answers there."""
+
+    service: Service
+    port: ServicePort
+    backends: tuple[Backend, ...]
+    """Those that flows go to, the ready ones or, without any, those that still serve."""
+
+    @property
+    def name(self) -> str:
+        """Namespace and name."""
+        return f"{self.service.metadata.namespace}/{self.service.metadata.name}"
+
+    def whos(self, world: World) -> tuple[tuple[Who, int], ...]:
+        """Each backend, and its port."""
+        called = endpoint_names(world.endpoints)
+        return tuple((_who(called, backend), backend.port) for backend in self.backends)
+
+
+def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") -> Call | None:
+    """What a receiver and a port mean, if they mean a Service.
+
+    None when there is no such Service, or when it has not this port but an endpoint of this name
+    may. PLAIT-API-004 when nobody else has the address or the name, or several namespaces do.
+    """
+    service = _service(world, text, namespace)
+    if service is None or service.spec.type == "ExternalName":
+        return None
+    found = [port for port in service.spec.ports if _is_asked(port, asked)]
+    if found:
+        return Call(service, found[0], _usable(tuple(_backends(world, service, found[0]))))
+    if service.spec.headless or (not canonical(text) and _is_endpoint(world, service)):
+        return None
+    having = ", ".join(f"{port.port}/{port.protocol.lower()}" for port in service.spec.ports)
+    name = f"{service.metadata.namespace}/{service.metadata.name}"
+    raise PlaitError(
+        "PLAIT-API-004",
+        f"service `{name}` has no port `{asked.text}`: such flows are refused",
+        why=f"it has {having}" if having else "it has no ports",
+    )
+
+
+def _service(world: World, text: str, namespace: str) -> Service | None:
+    address = canonical(text)
+    if address:
+        return next((one for one in world.services.values() if address in _addresses(one)), None)
+    space, slash, name = text.rpartition("/")
+    if slash or namespace:
+        return world.services.get((space or namespace, name))
+    found = [one for (_, known), one in world.services.items() if known == name]
+    if len(found) > 1:
+        raise PlaitError(
+            "PLAIT-API-004",
+            f"`{name}` is in {len(found)} namespaces",
+            fix=tuple(f"write {one.metadata.namespace}/{name}" for one in found[:5]),
+        )
+    return found[0] if found else None
+
+
+def _addresses(service: Service) -> set[str]:
+    spec = service.spec
+    return set(
+        map(
+            canonical,
+            (*spec.addresses, *spec.external_addresses, *spec.load_balancer_addresses),
+        )
+    )
+
+
+def _is_endpoint(world: World, service: Service) -> bool:
+    meta = service.metadata
+    return any(
+        endpoint.metadata.namespace == meta.namespace
+        and meta.name in (endpoint.spec.name, *endpoint.spec.aliases)
+        for endpoint in world.endpoints
+    )
+
+
+def _is_asked(port: ServicePort, asked: PortAsked) -> bool:
+    if asked.protocol not in ("", port.protocol):
+        return False
+    return asked.name == port.name if asked.name else asked.port == port.port
+
+
+def _backends(world: World, service: Service, port: ServicePort) -> Iterator[Backend]:
+    spec, key = service.spec, (service.metadata.namespace, service.metadata.name)
+    if spec.selector is not None:
+        for endpoint in world.endpoints:
+            ready = endpoint.status.phase != "pending"
+            for party in world.parties(endpoint):
+                if world.answers_for(service, party):
+                    yield Backend(party, _target(port, endpoint), ready, False)
+    elif spec.backends:
+        for fixed in spec.backends:
+            address = canonical(fixed.address)
+            if address:
+                party = world.party(address)
+                yield Backend(party, fixed.port or _target(port, party.endpoint), True, False)
+    else:
+        for one in world.slices.get(key, ()):
+            numbers = [
+                told.port
+                for told in one.spec.ports
+                if (told.name, told.protocol) == (port.name, port.protocol)
+            ]
+            for told in one.spec.endpoints if numbers else ():
+                draining = told.serving and told.terminating
+                for address in filter(None, map(canonical, told.addresses)):
+                    yield Backend(world.party(address), numbers[0], told.ready, draining)
+
+
+def _target(port: ServicePort, endpoint: Endpoint | None) -> int:
+    """The port of one backend; 0: it has none of that name."""
+    target = port.target_port
+    if not isinstance(target, str):
+        return target or port.port
+    numbers = (
+        named.port
+        for named in (endpoint.spec.named_ports if endpoint is not None else ())
+        if named.name == target and named.protocol.upper() == port.protocol
+    )
+    return next(numbers, 0)
+
+
+def _usable(backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
+    having = [backend for backend in backends if backend.port]
+    found = [one for one in having if one.ready] or [one for one in having if one.draining]
+    # An endpoint may stand in two slices while it is moved from one to the other.
+    unique = {(one.party.address, one.port): one for one in found}
+    return tuple(unique.values())
+
+
+def _who(called: dict[tuple[str, str], str], backend: Backend) -> Who:
+    party = backend.party
+    if party.endpoint is not None:
+        meta = party.endpoint.metadata
+        return Who(called[meta.namespace, meta.name], (party,))
+    return Who(str(party), (party,))

@@ -1,0 +1,130 @@
+"""A receiver that is a Service: who answers there."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from tests.support.worlds import endpoint, labelled
+
+from plait.model.errors import PlaitError
+from plait.model.objects import Endpoint, EndpointSlice, EndpointStatus, Metadata, Service
+from plait.model.services import (
+    EndpointSliceSpec,
+    FixedBackend,
+    ServicePort,
+    ServiceSpec,
+    SliceEndpoint,
+    SlicePort,
+)
+from plait.policy.find_services import Call, find_call
+from plait.policy.questions import parse_asked
+from plait.policy.world import World
+
+WEB = {"app": "web"}
+
+
+def ready(*args: object, phase: str = "ready", **more: object) -> Endpoint:
+    made = endpoint(*args, **more)  # type: ignore[arg-type]
+    return msgspec.structs.replace(made, status=EndpointStatus(phase=phase))  # type: ignore[arg-type]
+
+
+def service(name: str = "shop/web", **spec: object) -> Service:
+    space, _, short = name.rpartition("/")
+    told = {
+        "network": "net",
+        "addresses": ("10.96.0.1", "fd96::1"),
+        "ports": (ServicePort(port=80, name="http", target_port="http"),),
+        "selector": labelled(app="web"),
+        **spec,
+    }
+    return Service(
+        metadata=Metadata(name=short, namespace=space),
+        spec=ServiceSpec(**told),  # type: ignore[arg-type]
+    )
+
+
+ENDPOINTS = (
+    ready("shop/a", "10.0.0.1", "fd00::1", labels=WEB, named=("http=8080/tcp",)),
+    ready("shop/b", "10.0.0.2", labels=WEB, named=("http=8081/tcp",)),
+    ready("shop/c", "10.0.0.3", labels=WEB),
+    ready("shop/d", "10.0.0.4", labels=WEB, named=("http=80/tcp",), phase="pending"),
+    ready("other/a", "10.0.0.5", labels=WEB, named=("http=80/tcp",)),
+)
+
+
+def led(call: Call | None) -> list[tuple[str, int]]:
+    assert call is not None
+    return sorted((backend.party.address, backend.port) for backend in call.backends)
+
+
+@pytest.mark.parametrize("text", ["web", "shop/web", "10.96.0.1", "fd96:0::1"])
+@pytest.mark.parametrize("port", ["80", "http", "80/tcp"])
+def test_is_found_by_name_and_address(text: str, port: str) -> None:
+    world = World.of((*ENDPOINTS, service()))
+    found = find_call(world, text, parse_asked(port))
+    assert led(found) == [("10.0.0.1", 8080), ("10.0.0.2", 8081), ("fd00::1", 8080)]
+    assert found is not None
+    names = {who.text for who, _ in found.whos(world)}
+    assert names == {"shop/a", "shop/b"}
+
+
+@pytest.mark.parametrize("text", ["db", "other/web", "10.96.0.2", "10.0.0.1", "app=web", "world"])
+def test_others_are_no_services(text: str) -> None:
+    world = World.of((*ENDPOINTS, service()))
+    assert find_call(world, text, parse_asked("80")) is None
+
+
+def test_a_name_of_several_namespaces_is_refused() -> None:
+    world = World.of((service(), service("other/web")))
+    with pytest.raises(PlaitError, match="2 namespaces"):
+        find_call(world, "web", parse_asked("80"))
+    assert find_call(world, "web", parse_asked("80"), "other") is not None
+
+
+def test_a_port_that_it_has_not_is_an_endpoints_or_refused() -> None:
+    world = World.of((*ENDPOINTS, service("shop/a"), service("shop/x", addresses=("10.96.0.2",))))
+    assert find_call(world, "shop/a", parse_asked("443")) is None
+    for text in ("shop/x", "10.96.0.2"):
+        with pytest.raises(PlaitError, match="has no port `443/tcp`"):
+            find_call(world, text, parse_asked("443"))
+    assert find_call(world, "shop/x", parse_asked("80/tcp")) is not None
+    with pytest.raises(PlaitError, match="80/udp"):
+        find_call(world, "shop/x", parse_asked("80/udp"))
+
+
+def test_fixed_backends_may_be_anybody() -> None:
+    fixed = (FixedBackend(address="10.0.0.1", port=9), FixedBackend(address="192.0.2.1"))
+    ports = (ServicePort(port=80, target_port=8000),)
+    world = World.of((*ENDPOINTS, service(selector=None, backends=fixed, ports=ports)))
+    found = find_call(world, "web", parse_asked("80"))
+    assert led(found) == [("10.0.0.1", 9), ("192.0.2.1", 8000)]
+
+
+def test_of_slices_those_that_drain_serve_when_none_is_ready() -> None:
+    def slices(*states: tuple[bool, bool, bool]) -> EndpointSlice:
+        return EndpointSlice(
+            metadata=Metadata(name="web-1", namespace="shop"),
+            spec=EndpointSliceSpec(
+                service="web",
+                ports=(SlicePort(port=8080, name="http"), SlicePort(port=1, name="other")),
+                endpoints=tuple(
+                    SliceEndpoint(
+                        addresses=(f"10.0.0.{number}",),
+                        ready=is_ready,
+                        serving=serving,
+                        terminating=terminating,
+                    )
+                    for number, (is_ready, serving, terminating) in enumerate(states, 1)
+                ),
+            ),
+        )
+
+    draining, gone = (False, True, True), (False, False, True)
+    for states, addresses in (
+        ([draining, gone], ["10.0.0.1"]),
+        ([draining, gone, (True, True, False)], ["10.0.0.3"]),
+        ([gone], []),
+    ):
+        world = World.of((*ENDPOINTS, service(selector=None), slices(*states)))
+        found = find_call(world, "web", parse_asked("http"))
+        assert [address for address, _ in led(found)] == addresses
