@@ -149,7 +149,7 @@ def choose_cluster_address(
         "PLAIT-SERVICE-002",
         f"no address of {pool} is free",
         where=where,
-        fix=("plait service ls --all-namespaces", "plait service rm NAME"),
+        fix=("plait service ls", "plait service rm NAME"),
     )
 
 

@@ -152,7 +152,7 @@ def remove(state: State, entry: Entry) -> Removal:
         raise in_use("network", name, holders, f"plait network inspect {name}")
     services = named(state.in_network(Service, name))
     if services:
-        raise in_use("network", name, services, "plait service ls -A", who="services")
+        raise in_use("network", name, services, "plait service ls", who="services")
     return Removal(
         also_put=references.retold(state, Network, name, there=False),
         also_delete=tuple(block.key for block in state.in_network(AddressBlock, name)),

@@ -103,7 +103,8 @@ def remove_namespace(state: State, entry: Entry) -> Removal:
     holders = users([entry for entry in inside if entry.kind is Endpoint])
     if holders:
         raise in_use("namespace", name, holders, f"plait get endpoints --namespace {name}")
-    others = [f"{entry.kind.__name__} {'/'.join(entry.key.split('/')[3:])}" for entry in inside]
-    if others:
-        raise in_use("namespace", name, sorted(others), f"plait get all -n {name}", who="objects")
+    if inside:
+        others = sorted(f"{e.kind.__name__} {e.key.split('/', 3)[3]}" for e in inside)
+        fix = f"plait get {inside[0].kind.plural} -n {name}"
+        raise in_use("namespace", name, others, fix, who="objects")
     return Removal(closing=closing_key(Namespace, name))

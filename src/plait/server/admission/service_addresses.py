@@ -80,7 +80,7 @@ def _unclaimed(text: str, free: Free) -> None:
             "PLAIT-SERVICE-001",
             f"the address {text} is another Service's",
             where="spec.addresses",
-            fix=("plait service ls --all-namespaces", "leave `addresses` out"),
+            fix=("plait service ls", "leave `addresses` out"),
         )
 
 
@@ -100,7 +100,7 @@ def check_outside(spec: ServiceSpec, free: Free) -> None:
                     "PLAIT-SERVICE-001",
                     f"the address {text}, or a port of it, is another Service's",
                     where=f"{where}[{i}]",
-                    fix=("plait service ls --all-namespaces",),
+                    fix=("plait service ls",),
                 )
 
 

@@ -121,7 +121,7 @@ def _given(
             "PLAIT-SERVICE-003",
             f"the node port {number} of {protocol} is another Service's",
             where=where,
-            fix=("plait service ls --all-namespaces", "leave it out, and one is chosen"),
+            fix=("plait service ls", "leave it out, and one is chosen"),
         )
 
 
@@ -150,5 +150,5 @@ def _free(
         f"no node port of {protocol} is free",
         where="spec.ports",
         why=f"all of {ports.start}-{ports.stop - 1} are taken",
-        fix=("plait service ls --all-namespaces", "widen the Cluster's spec.nodePorts"),
+        fix=("plait service ls", "widen the Cluster's spec.nodePorts"),
     )
