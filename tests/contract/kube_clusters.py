@@ -53,6 +53,9 @@ class Cluster(Protocol):
     async def compact(self, revision: int) -> None:
         """Forget what changed up to a revision."""
 
+    async def restart(self) -> None:
+        """Kill the server, and start it again."""
+
     async def install(self, api: KubernetesApi) -> None:
         """Have ClusterNetworkPolicies."""
 
@@ -83,6 +86,11 @@ class FakeCluster:
 
     async def compact(self, revision: int) -> None:
         self._server.store.compact(max(revision, self._server.store.compacted))
+
+    async def restart(self) -> None:
+        port = self._server.port
+        await self._server.stop()
+        await self._server.start(port)
 
     async def install(self, api: KubernetesApi) -> None:
         self._server.serve(POLICIES)
@@ -115,6 +123,9 @@ class RealCluster:
         # What was compacted further already is refused.
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._server.compact, revision)
+
+    async def restart(self) -> None:
+        await asyncio.to_thread(self._server.restart)
 
     async def install(self, api: KubernetesApi) -> None:
         schema = {

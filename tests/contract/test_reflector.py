@@ -238,6 +238,24 @@ async def test_a_kind_that_is_installed_later_is_followed_from_then_on(scene: Sc
         await until(lambda: policies.health.phase == "not served", "not served")
 
 
+@pytest.mark.slow
+@BOTH
+async def test_a_server_that_was_killed_is_followed_on(scene: Scene, kind: Kind[Any]) -> None:
+    for name in ("a", "b"):
+        await scene.create(kind, name)
+    witness = Witness()
+    reflector = await scene.follow(kind, witness)
+    for turn in range(2):
+        await scene.cluster.restart()
+        await scene.label(kind, "a", turn=str(turn))
+        await scene.delete(kind, "b")
+        await scene.create(kind, "b")
+        truth = await scene.truth(kind)
+        await until(lambda truth=truth: known(reflector) == truth)  # type: ignore[misc]
+    await until(lambda: reflector.health.phase == "watching")
+    scene.check()
+
+
 @BOTH
 @pytest.mark.parametrize("cuts", [40, pytest.param(200, marks=pytest.mark.slow)])
 async def test_no_event_is_lost_in_a_storm(scene: Scene, kind: Kind[Any], cuts: int) -> None:

@@ -82,6 +82,18 @@ class KubeApiserver:
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
         )
+        self._serve()
+
+    def restart(self) -> None:
+        """Kill the API server, and start it with its caches empty."""
+        server = self._processes.pop()
+        server.kill()
+        server.wait()
+        self._serve()
+
+    def _serve(self) -> None:
+        here = self._directory
+        etcd = f"http://127.0.0.1:{self._etcd_port}"
         self._run(
             str(programs.directory() / "kube-apiserver"),
             f"--etcd-servers={etcd}",

@@ -44,7 +44,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     page: int = 500
     """Objects."""
-    watch: float = 300.0
+    watch: float = 120.0
     """For which a watch is asked at least; at most twice as long, so that not all end at once."""
     slack: float = 15.0
     """For which a watch may be silent after its end was due; then the connection is dead."""
