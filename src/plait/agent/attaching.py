@@ -245,9 +245,9 @@ class Attaching:
     def _place(self, request: AttachRequest) -> int:
         """Inode of the namespace; refuses a name in it that another endpoint has."""
         inode = _inode(request)
-        for ident, other in self._ledger.endpoints.items():
-            if inode and (other.netns_inode, other.request.ifname) == (inode, request.ifname):
-                raise refusals.name_taken(request, f"endpoint {ident} has it")
+        holder = self._ledger.places.get((inode, request.ifname))
+        if holder is not None:
+            raise refusals.name_taken(request, f"endpoint {holder} has it")
         return inode
 
     def _raise_failures(self, endpoint: LocalEndpoint) -> None:

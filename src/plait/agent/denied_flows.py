@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from plait.agent.turns import differing
 from plait.model.hoststate import FilterEndpoint, HostState
 from plait.model.members import Members
 from plait.model.policies import Direction
@@ -150,8 +151,11 @@ class Memory:
     def _addresses(self, want: HostState) -> frozenset[str]:
         if self._endpoints is want.filter.endpoints:
             return self.local
-        self._endpoints = want.filter.endpoints
-        return frozenset(a for endpoint in self._endpoints.values() for a in endpoint.addresses)
+        before, self._endpoints = self._endpoints or {}, want.filter.endpoints
+        out = [before[link] for link in differing(self._endpoints, before)]
+        put = [self._endpoints[link] for link in differing(before, self._endpoints)]
+        local = self.local.difference(*(endpoint.addresses for endpoint in out))
+        return local.union(*(endpoint.addresses for endpoint in put))
 
     def _members_moved(self, after: Ruleset) -> bool:
         for name, (members, serial) in self._serials.items():

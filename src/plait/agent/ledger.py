@@ -25,6 +25,8 @@ class Ledger:
         self.boot = ""
         """Boot identity under which the endpoints live."""
         self.endpoints: dict[str, LocalEndpoint] = {}
+        self.places: dict[tuple[int, str], str] = {}
+        """Namespace (its inode) and interface name there to the endpoint that has it."""
         self.unfinished: set[str] = set()
         """Endpoints whose attach has begun and not ended: after a crash there is nobody who
         waits for them."""
@@ -68,7 +70,10 @@ class Ledger:
         if not isinstance(endpoint, LocalEndpoint):
             endpoint = msgspec.convert(endpoint, LocalEndpoint)
         ident = endpoint.request.id
+        self._leave(ident)
         self.endpoints[ident] = endpoint
+        if endpoint.netns_inode:
+            self.places[endpoint.netns_inode, endpoint.request.ifname] = ident
         if record["done"]:
             self.unfinished.discard(ident)
         else:
@@ -78,11 +83,19 @@ class Ledger:
             self.resting.pop((endpoint.request.network, address), None)
 
     def _gone(self, record: Record) -> None:
-        endpoint = self.endpoints.pop(record["id"], None)
+        endpoint = self._leave(record["id"])
         self.unfinished.discard(record["id"])
         if endpoint is not None:
             for address in endpoint.addresses:
                 self.resting[endpoint.request.network, address] = record["at"]
+
+    def _leave(self, ident: str) -> LocalEndpoint | None:
+        endpoint = self.endpoints.pop(ident, None)
+        if endpoint is not None:
+            place = (endpoint.netns_inode, endpoint.request.ifname)
+            if self.places.get(place) == ident:
+                del self.places[place]
+        return endpoint
 
     def _held(self, record: Record) -> None:
         self.held[record["network"], record["address"]] = record["at"]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from math import inf
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ from plait.agent.turns import (
     LINKS,
     POLICY,
     closed,
+    differing,
     fields,
     without_routes_of_missing,
 )
@@ -100,7 +101,7 @@ class Loop:
         self._after = after
         self._applied: dict[str, Any] = {}
         """Programmer to the fields that it was last brought to, without a failure."""
-        self._standing: set[str] | None = None
+        self._standing: Set[str] | None = None
         """Links that stand; None before the first turn: what stands then is not known."""
         self._opened: Mapping[str, FilterEndpoint] | None = None
         """Endpoints as the gate was last told to let them pass; None before the first turn."""
@@ -238,7 +239,7 @@ class Loop:
         want = self._compute()
         if self._gate is None or self._standing is None or want is None:
             return frozenset()
-        return frozenset(map(_key, self._gate.plan(closed(want, self._passing(self._standing)))))
+        return frozenset(map(_key, self._gate.plan(closed(want, self._barred(want)))))
 
     def turn(self) -> tuple[Op, ...]:
         """Make the kernel equal to the desired state; returns what was done."""
@@ -253,11 +254,11 @@ class Loop:
         if self._quarantine:
             self._forget_settled(want)
         first = self._standing is None
-        arriving = not first and bool(want.links.keys() - (self._standing or set()))
+        arriving = self._standing is not None and not want.links.keys() <= self._standing
         done: list[Op] = []
         gate = self._gate
         shut = gate is None
-        standing: set[str] | None = None
+        standing: Set[str] | None = None
         later: list[tuple[Programmer, tuple[Op, ...]]] = []
         for programmer in self._programmers:
             if programmer is gate:
@@ -299,7 +300,7 @@ class Loop:
         self._standing = self._links_that_stand(want) if standing is None else standing
         opened = want
         if gate is not None:
-            opened = closed(want, self._passing(self._standing))
+            opened = closed(want, self._barred(want))
             done += self._bring(gate, opened)
             self._opened = opened.filter.endpoints
             if arriving:
@@ -313,13 +314,9 @@ class Loop:
     def _shut(self, gate: Programmer, want: HostState) -> tuple[Op, ...]:
         """Close the gate for what may not pass, now or until its rules are there; open nothing."""
         if self._standing is not None and self._opened is not None:
-            opened = self._opened
-            unchanged = {
-                name
-                for name, endpoint in want.filter.endpoints.items()
-                if opened.get(name) == endpoint and name in self._standing
-            }
-            want = closed(want, unchanged)
+            endpoints = want.filter.endpoints
+            changed = differing(self._opened, endpoints)
+            want = closed(want, (endpoints.keys() - self._standing).union(changed))
         if self._applied.get(gate.name) == fields(gate, want):
             return ()
         ops = tuple(op for op in self._due(gate.plan(want)) if op.verb == "delete")
@@ -344,11 +341,14 @@ class Loop:
                     found[link] = why
         return found
 
-    def _passing(self, standing: set[str]) -> set[str]:
-        return standing - self._withheld.keys() if self._withheld else standing
+    def _barred(self, want: HostState) -> Set[str]:
+        """Links of endpoints that may not pass: that do not stand, or lack their policies."""
+        return (want.filter.endpoints.keys() - (self._standing or ())) | self._withheld.keys()
 
-    def _links_that_stand(self, want: HostState) -> set[str]:
+    def _links_that_stand(self, want: HostState) -> Set[str]:
         broken = {key[1] for key in self._quarantine if key[0] == LINKS}
+        if not broken:
+            return want.links.keys()
         return {name for name in want.links if repr(name) not in broken}
 
     def preview(self, want: HostState) -> tuple[Op, ...]:

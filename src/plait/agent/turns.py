@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from plait.agent.programmers.base import Programmer
 from plait.model.hoststate import HostState
+
+T = TypeVar("T")
 
 
 class Same:
@@ -82,15 +84,24 @@ def without_routes_of_missing(want: HostState, standing: Set[str]) -> HostState:
     )
 
 
-def closed(want: HostState, passing: Set[str]) -> HostState:
-    """The state in which only the endpoints of these links may send and receive."""
+def closed(want: HostState, barred: Set[str]) -> HostState:
+    """The state in which the endpoints of these links may neither send nor receive."""
     endpoints = want.filter.endpoints
-    if endpoints.keys() <= passing:
+    if barred.isdisjoint(endpoints):
         return want
     return msgspec.structs.replace(
         want,
         filter=msgspec.structs.replace(
             want.filter,
-            endpoints={name: item for name, item in endpoints.items() if name in passing},
+            endpoints={name: item for name, item in endpoints.items() if name not in barred},
         ),
     )
+
+
+def differing(before: Mapping[str, T], after: Mapping[str, T]) -> list[str]:
+    """Keys of what is there and was not, or was other. Nearly all are the very same objects, and
+    a turn asks this of thousands: it is one comparison for each."""
+    if before is after:
+        return []
+    was = before.get
+    return [key for key, value in after.items() if was(key) is not value and was(key) != value]

@@ -27,7 +27,7 @@ from plait.kernel.conntrack import FlowDoor
 from plait.kernel.nft import Refusal
 from plait.model import marks
 from plait.model.errors import PlaitError
-from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState
+from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState, PortMap
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
 
@@ -303,6 +303,9 @@ class FilterEndpoints(_FilterProgrammer):
     def __init__(self, table: FilterTable, flows: FlowDoor) -> None:
         super().__init__(table)
         self._flows = flows
+        self._networks: dict[str, FilterNetwork] = {}
+        """Of the last plan."""
+        self._ports: tuple[frozenset[PortMap], dict[tuple[str, bytes], Element]] = (frozenset(), {})
         self._steps = {
             "network": self._network_step,
             "dispatch": self._dispatch_step,
@@ -323,22 +326,25 @@ class FilterEndpoints(_FilterProgrammer):
             held = _held_network(actual, rules)
             if held != rules:
                 ops.append(self._op(("network", suffix), rules, held))
-        settled = self.table.settled
+        if self._networks is not wanted.networks:
+            # An endpoint of a network that is not there stays unknown.
+            self._networks = wanted.networks
+            self.table.settled.clear()
+        settled = self.table.settled.get
         for link, endpoint in wanted.endpoints.items():
-            if settled.get(link) is endpoint and endpoint.network in wanted.networks:
+            if settled(link) is endpoint:
                 continue
             elements = _wanted_endpoint(wanted, link, endpoint)
             present = self.table.endpoints.get(link)
             if present != elements:
                 ops.append(self._op(("endpoint", link), elements, present))
             elif elements is not None:
-                settled[link] = endpoint
+                self.table.settled[link] = endpoint
         ops += [
-            self._op(("endpoint", link), None, held)
-            for link, held in self.table.endpoints.items()
-            if link not in wanted.endpoints
+            self._op(("endpoint", link), None, self.table.endpoints[link])
+            for link in sorted(self.table.endpoints.keys() - wanted.endpoints.keys())
         ]
-        ports = wanted_ports(wanted)
+        ports = self._wanted_ports(wanted)
         for (name, key), element in ports.items():
             data = actual.elements.get(name, {}).get(key)
             if data != element.data:
@@ -357,6 +363,11 @@ class FilterEndpoints(_FilterProgrammer):
             if (s.name, key) not in dispatch and _suffix(verdict) not in gone
         ]
         return tuple(ops)
+
+    def _wanted_ports(self, wanted: Filter) -> dict[tuple[str, bytes], Element]:
+        if self._ports[0] is not wanted.ports:
+            self._ports = (wanted.ports, wanted_ports(wanted))
+        return self._ports[1]
 
     def _network_step(self, key: tuple[Any, ...], want: ruleset.NetworkRules | None) -> Step:
         actual = self.table.actual or EMPTY

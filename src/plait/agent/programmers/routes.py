@@ -48,6 +48,10 @@ class Routes:
     def __init__(self, netlink: Rtnetlink) -> None:
         self._netlink = netlink
         self.actual: dict[Key, Actual] = {}
+        self._known: set[Route] = set()
+        """Of what is there, what we could have made; of it `key_of` gives the identity."""
+        self._odd: set[Key] = set()
+        """The rest: further copies of a route, and kinds that we never make."""
 
     def observe(self) -> None:
         """Read the routes of our protocol, of both families and all tables."""
@@ -63,12 +67,23 @@ class Routes:
                     route = _observed(info, names)
                     before = Actual(route, info.index, info.kind == "other", info)
                 found[key] = before
-        self.actual = found
+        if found != self.actual:
+            self.actual = found
+            self._index()
+
+    def _index(self) -> None:
+        self._odd = {key for key, have in self.actual.items() if have.strange or key.copy}
+        self._known = {have.route for key, have in self.actual.items() if key not in self._odd}
+
+    def _drop(self, key: Key) -> None:
+        have = self.actual.pop(key, None)
+        self._odd.discard(key)
+        if have is not None:
+            self._known.discard(have.route)
 
     def plan(self, desired: HostState) -> tuple[Op, ...]:
         """Additions and changes, gateways' own routes first; then deletions."""
-        known = {have.route for have in self.actual.values() if not have.strange}
-        differing = {key_of(route): route for route in desired.routes - known}
+        differing = {key_of(route): route for route in desired.routes - self._known}
         ops: list[Op] = []
         for key, want in sorted(differing.items(), key=lambda item: (bool(item[1].via), item[0])):
             have = self.actual.get(key)
@@ -76,11 +91,7 @@ class Routes:
                 ops.append(_op("add", key, want=want))
             elif have.strange or not _same(want, have.route):
                 ops.append(_op("change", key, want=want, have=have.route))
-        surplus = [
-            key
-            for key, have in self.actual.items()
-            if key.copy or (have.route not in desired.routes and key not in differing)
-        ]
+        surplus = {*map(key_of, self._known - desired.routes), *self._odd} - differing.keys()
         ops += [_op("delete", k, have=self.actual[k].route) for k in sorted(surplus, reverse=True)]
         return tuple(ops)
 
@@ -117,10 +128,12 @@ class Routes:
 
     def _done(self, op: Op, indexes: Indexes) -> None:
         if op.verb == "delete":
-            self.actual.pop(op.key, None)
+            self._drop(op.key)
         else:
-            want: Route = op.want
-            self.actual[op.key] = Actual(_normal(want), indexes(want.link) if want.link else 0)
+            self._drop(op.key)
+            want = _normal(op.want)
+            self.actual[op.key] = Actual(want, indexes(want.link) if want.link else 0)
+            self._known.add(want)
 
     def _contend(self, ops: Sequence[Op], indexes: Indexes) -> list[Failure]:
         """A route of that identity is there: ours, made behind our back, or somebody else's."""
@@ -141,7 +154,8 @@ class Routes:
 
     def forget_link(self, link: str) -> None:
         """The link is gone, and the routes over it."""
-        self.actual = {k: have for k, have in self.actual.items() if have.route.link != link}
+        for key in [key for key, have in self.actual.items() if have.route.link == link]:
+            self._drop(key)
 
     def notice(self, events: Sequence[Event]) -> bool:
         """True when an event contradicts `actual`: somebody else deleted one of ours."""
