@@ -160,7 +160,7 @@ def _led(call: Call) -> str:
     if not call.backends:
         return f"service {call.name} {port}: refused, for it has no backend that is ready"
     several = "" if len(call.backends) == 1 else "s"
-    return f"service {call.name} {port} leads to {len(call.backends)} backend{several}\n"
+    return f"service {call.name} {port} leads to {len(call.backends)} backend{several}"
 
 
 def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:
