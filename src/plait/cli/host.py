@@ -105,9 +105,17 @@ def up(
     help="From `plait token create`; - reads it.",
 )
 @shared_options
+@click.option("--no-start", is_flag=True, help="Something else runs `plait agent run` here.")
 @dry_run_option
 def join(
-    server: str, token: str, name: str, address: str, interface: str, site: str, dry_run: bool
+    server: str,
+    token: str,
+    name: str,
+    address: str,
+    interface: str,
+    site: str,
+    no_start: bool,
+    dry_run: bool,
 ) -> None:
     """Make this host an agent of the server HOST.
 
@@ -120,7 +128,9 @@ def join(
         token = sys.stdin.readline()
     options = lifecycle.UpOptions(name=name, address=address, interface=interface, site=site)
     connect.wait_for(
-        lifecycle.join(server, token.strip(), options, connect.paths(), dry_run=dry_run)
+        lifecycle.join(
+            server, token.strip(), options, connect.paths(), start=not no_start, dry_run=dry_run
+        )
     )
 
 

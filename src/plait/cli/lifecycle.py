@@ -393,8 +393,11 @@ async def resume_joined(
         await start_agent(paths)
 
 
-async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
-    """Make this host an agent of a server; done twice, it changes nothing."""
+async def join(
+    server: str, token: str, options: UpOptions, paths: Paths, *, start: bool = True, dry_run: bool
+) -> None:
+    """Make this host an agent of a server; done twice, it changes nothing. Without `start`
+    something else runs the agent."""
     agent = connect.agent_config(paths)
     url = connect.server_url(server, "plait join 192.0.2.10:6440 …")
     if read_server_config(paths) is not None or (agent is not None and agent.server != url):
@@ -426,6 +429,8 @@ async def join(server: str, token: str, options: UpOptions, paths: Paths, *, dry
     if not known or await forgotten(agent.node):
         with step(f"node {agent.node} enrolled with {url}"):
             await enrol_here(paths, agent, token)
+    if not start:
+        return
     with step("agent ready"):
         await start_agent(paths)
     output.say("This host is part of the network: `plait peers` shows how it reaches the others.")
