@@ -33,7 +33,12 @@ from plait.cli.preflight import (
     root_required,
 )
 from plait.cli.progress import step
-from plait.cli.service_pools import choose_balancer_pools, choose_service_pools
+from plait.cli.service_pools import (
+    ServicePools,
+    choose_balancer_pools,
+    choose_service_pools,
+    with_service_pools,
+)
 from plait.cli.services import Services, services
 from plait.cli.targets import dns_label
 from plait.cli.trust import must_enrol, pools_of, renew_lapsed
@@ -158,12 +163,6 @@ def check_same(options: UpOptions, server: ServerConfig, agent: AgentConfig | No
         differs.append(f"--port is {server.port}")
     if options.pools and not set(options.pools) <= set(server.cluster.pools):
         differs.append(f"--pool is {' '.join(server.cluster.pools)}")
-    known = server.cluster.service_pools
-    if known and not set(options.service_pools) <= set(known):
-        differs.append(f"--service-pool is {' '.join(known)}")
-    balancers = server.cluster.load_balancer_pools
-    if balancers and not set(options.load_balancer_pools) <= set(balancers):
-        differs.append(f"--load-balancer-pool is {' '.join(balancers)}")
     if options.encap and options.encap != server.cluster.encap:
         differs.append(f"--encap is {server.cluster.encap}")
     if agent and options.name and options.name != agent.node:
@@ -285,33 +284,18 @@ def next_steps(join: str) -> list[str]:
     ]
 
 
-def added_pools(options: UpOptions, cluster: ClusterSpec) -> ClusterSpec:
-    """The cluster's settings with the pools for Services that it lacks and the user names now:
-    those of a network that was made before there were any."""
-    others = (*cluster.pools, *cluster.service_pools)
-    services = choose_service_pools(options.service_pools, cluster.pools, (), bytes(5))
-    balancers = choose_balancer_pools(options.load_balancer_pools, others)
-    stop_on(services.findings + balancers.findings)
-    return msgspec.structs.replace(
-        cluster,
-        service_pools=cluster.service_pools or (services.cidrs if options.service_pools else ()),
-        load_balancer_pools=cluster.load_balancer_pools or balancers.cidrs,
-    )
-
-
-async def write_cluster(spec: ClusterSpec) -> None:
-    """Give the running server's cluster the pools for Services of these settings."""
+async def add_service_pools(options: UpOptions) -> None:
+    """Give a running network the pools for Services that the user names and it lacks; one that was
+    made before there were any has none."""
     from plait.model.objects import Cluster
 
     async with connect.api() as client:
         found = await client.get(Cluster, "plait")
-        changed = msgspec.structs.replace(
-            found.spec,
-            service_pools=spec.service_pools,
-            load_balancer_pools=spec.load_balancer_pools,
-        )
-        if changed != found.spec:
-            await client.update(msgspec.structs.replace(found, spec=changed))
+        asked = ServicePools(options.service_pools, options.load_balancer_pools)
+        spec = with_service_pools(found.spec, asked)
+        if spec != found.spec:
+            await client.update(msgspec.structs.replace(found, spec=spec))
+            output.good("the network has these pools for Services now")
 
 
 async def up(options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
@@ -338,12 +322,8 @@ async def up(options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
         return
     with step(f"server on port {config.port}"):
         await start_server(paths)
-    cluster = added_pools(options, config.cluster)
-    if cluster != config.cluster:
-        await write_cluster(cluster)
-        config = msgspec.structs.replace(config, cluster=cluster)
-        write_config(paths.server_config, config)
-        output.good("the network has pools for Services now")
+    if options.service_pools or options.load_balancer_pools:
+        await add_service_pools(options)
     gone = agent is not None and await forgotten(agent.node, "PLAIT-API-004")
     if agent is None or gone or must_enrol(paths.node, time.time()):
         agent = agent or AgentConfig(

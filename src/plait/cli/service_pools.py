@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
 
 from plait.cli.preflight import (
     Finding,
@@ -16,6 +18,7 @@ from plait.cli.preflight import (
     unique_local,
 )
 from plait.model.errors import PlaitError
+from plait.model.objects import ClusterSpec
 
 CANDIDATES: Final = (
     "10.79.0.0/16",
@@ -36,7 +39,8 @@ LONGEST: Final = {4: 28, 6: 124}
 def choose_service_pools(
     asked: Sequence[str], pools: Sequence[str], uses: Sequence[Use], random: bytes
 ) -> Pools:
-    """The service pools: those asked for, checked, or free ones of both families.
+    """The service pools: those asked for, checked, or free ones of both families; an IPv6 one in
+    any case.
 
     Without a free IPv4 one there is a warning only: networks need none.
     """
@@ -52,11 +56,12 @@ def choose_service_pools(
             findings.append(Finding(error))
         chosen.append(str(pool))
     if not asked:
-        six = str(ipaddress.ip_network((unique_local(random).partition("/")[0], LENGTH6)))
         four = free_service_pool(taken)
-        chosen = [four, six] if four else [six]
-        if not four:
-            findings.append(Finding(_none_free(taken), fatal=False))
+        chosen += [four] if four else []
+        findings += [] if four else [Finding(_none_free(taken), fatal=False)]
+    if not any(":" in pool for pool in chosen):
+        prefix = unique_local(random).partition("/")[0]
+        chosen.append(str(ipaddress.ip_network((prefix, LENGTH6))))
     return Pools(tuple(chosen), tuple(findings))
 
 
@@ -72,6 +77,43 @@ def choose_balancer_pools(asked: Sequence[str], others: Sequence[str]) -> Pools:
         taken.append(Use(str(pool), f"the pool {pool}"))
         chosen.append(str(pool))
     return Pools(tuple(chosen), tuple(findings))
+
+
+class ServicePools(NamedTuple):
+    """Pools that a user names for a network that stands."""
+
+    services: tuple[str, ...] = ()
+    balancers: tuple[str, ...] = ()
+
+
+def with_service_pools(cluster: ClusterSpec, asked: ServicePools) -> ClusterSpec:
+    """The settings with what they lack of these pools.
+
+    PLAIT-HOST-009 for another service pool of a family: Services have addresses of the one that
+    there is.
+    """
+    services = dict(_by_family(cluster.service_pools))
+    for family, pool in _by_family(asked.services):
+        known = services.setdefault(family, pool)
+        if known != pool:
+            raise PlaitError(
+                "PLAIT-HOST-009",
+                "this network was set up before with another service pool",
+                why=f"its Services have addresses of {known}",
+                fix=("plait get clusters",),
+            )
+    balancers = (str(parse_cidr(text)) for text in asked.balancers)
+    return msgspec.structs.replace(
+        cluster,
+        service_pools=tuple(services.values()),
+        load_balancer_pools=tuple(dict.fromkeys([*cluster.load_balancer_pools, *balancers])),
+    )
+
+
+def _by_family(pools: Sequence[str]) -> Iterator[tuple[int, str]]:
+    for text in pools:
+        pool = parse_cidr(text)
+        yield pool.version, str(pool)
 
 
 def free_service_pool(taken: Sequence[Use]) -> str:

@@ -234,9 +234,11 @@ class OwnNames:
                 for address, one in self._zone.services.who(known)
                 if one.ports[index]
             ]
+        # Of a backend with an address of each family there is one record.
+        targets = list(dict.fromkeys(targets))
         weight = max(WEIGHT // max(len(targets), 1), 1)
         found = []
-        for target, number in dict.fromkeys(targets):
+        for target, number in targets:
             try:
                 found.append(dns.srv_data(0, weight, number, dns.encode_name(target)))
             except dns.WireError:

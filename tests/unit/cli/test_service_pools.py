@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.cli import lifecycle
 from plait.cli.preflight import CANDIDATES as NETWORK_CANDIDATES
 from plait.cli.preflight import Use, conflict
 from plait.cli.service_pools import (
     CANDIDATES,
+    ServicePools,
     choose_balancer_pools,
     choose_service_pools,
     free_service_pool,
+    with_service_pools,
 )
 from plait.model.errors import PlaitError
 from plait.model.objects import Cluster, ClusterSpec, Metadata
@@ -38,6 +39,12 @@ def test_free_pools_of_both_families_are_chosen() -> None:
     assert choose_service_pools((), POOLS, (use("10.64.0.0/12"),), RANDOM).cidrs[0] == (
         "10.175.0.0/16"
     )
+
+
+def test_an_ipv6_pool_comes_with_an_asked_ipv4_one() -> None:
+    chosen = choose_service_pools(("10.70.0.0/16",), POOLS, (), RANDOM)
+    assert chosen.cidrs == ("10.70.0.0/16", "fd01:203:405::/112")
+    assert choose_service_pools(("fd00:9::/112",), POOLS, (), RANDOM).cidrs == ("fd00:9::/112",)
 
 
 def test_no_candidate_is_one_of_networks_or_of_kubernetes() -> None:
@@ -102,10 +109,18 @@ def test_the_server_takes_what_is_chosen() -> None:
 
 def test_a_network_made_without_them_gets_those_that_are_named_later() -> None:
     old = ClusterSpec(pools=POOLS)
-    assert lifecycle.added_pools(lifecycle.UpOptions(), old) == old
-    options = lifecycle.UpOptions(
-        service_pools=("10.70.0.0/16",), load_balancer_pools=("192.0.2.0/28",)
-    )
-    new = lifecycle.added_pools(options, old)
+    assert with_service_pools(old, ServicePools()) == old
+    asked = ServicePools(("10.70.0.0/16",), ("192.0.2.0/28",))
+    new = with_service_pools(old, asked)
     assert (new.service_pools, new.load_balancer_pools) == (("10.70.0.0/16",), ("192.0.2.0/28",))
-    assert lifecycle.added_pools(options, new) == new
+    assert with_service_pools(new, asked) == new
+    more = with_service_pools(new, ServicePools(("fd00:9::/112",), ("192.0.2.16/28",)))
+    assert more.service_pools == ("10.70.0.0/16", "fd00:9::/112")
+    assert more.load_balancer_pools == ("192.0.2.0/28", "192.0.2.16/28")
+
+
+def test_another_service_pool_is_refused_while_the_network_stands() -> None:
+    with pytest.raises(PlaitError, match="PLAIT-HOST-009"):
+        with_service_pools(
+            ClusterSpec(service_pools=("10.70.0.0/16",)), ServicePools(("10.71.0.0/16",))
+        )
