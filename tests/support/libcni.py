@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -33,6 +33,9 @@ class Attachment(NamedTuple):
     container: str
     netns: str
     ifname: str = "eth0"
+
+
+NO_ATTACHMENT = Attachment("", "", "")
 
 
 class Cached(NamedTuple):
@@ -87,10 +90,12 @@ class Network:
             self.call("DEL", plugin["type"], config, at, known.args)
         self.cache.pop((at.container, at.ifname), None)
 
-    def check(self, at: Attachment) -> None:
-        """CHECK."""
+    def check(self, at: Attachment, *, besides: Collection[str] = ()) -> None:
+        """CHECK, of all plugins but those of these types."""
         known = self.cache[at.container, at.ifname]
         for plugin in self.plugins:
+            if plugin["type"] in besides:
+                continue
             config = self.config(plugin, known.result, known.capabilities)
             self.call("CHECK", plugin["type"], config, at, known.args)
 
@@ -141,7 +146,7 @@ class Network:
         verb: str,
         plugin: str,
         config: Any,
-        at: Attachment = Attachment("", "", ""),
+        at: Attachment = NO_ATTACHMENT,
         args: str = "",
     ) -> Any:
         """Run one plugin; its result, or PluginError."""
