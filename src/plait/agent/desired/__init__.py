@@ -87,7 +87,7 @@ class Desired:
         self._last = HostState(
             links=self._pieces.links,
             tunnels=devices,
-            addresses=addresses(view, host),
+            addresses=addresses(view, self._pieces.taken_by_runtime),
             routes=self._routes,
             rules=rules(host),
             shapers=self._pieces.shapers,
@@ -118,7 +118,7 @@ class Desired:
             self._last = msgspec.structs.replace(
                 last,
                 links=self._pieces.links,
-                addresses=addresses(view, host),
+                addresses=addresses(view, self._pieces.taken_by_runtime),
                 routes=self._routes,
                 shapers=self._pieces.shapers,
                 filter=self._whole_filter(),

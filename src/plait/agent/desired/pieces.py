@@ -7,7 +7,8 @@ changed in place, for a former state may still be compared with.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Set
 from typing import TypeVar
 
 import msgspec
@@ -30,6 +31,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """Of one attachment, whose network is known."""
 
     interface: str
+    runtime: str
+    """Network in which a runtime configures the peer; empty: we do."""
     link: Link
     routes: frozenset[Route]
     endpoint: FilterEndpoint | None
@@ -50,6 +53,7 @@ def piece(item: Attachment, network: Network, mtu: int, *, fenced: bool) -> Piec
     is_open = item.identified and not fenced
     return Piece(
         interface=item.interface,
+        runtime="" if item.netns else item.network,
         link=link(item, network, mtu),
         routes=own_routes(item),
         endpoint=endpoint(item, network) if is_open else None,
@@ -64,11 +68,17 @@ class Pieces:
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[object, ...], Piece]] = {}
         self._mtu = 0
+        self._runtimes: Counter[str] = Counter()
         self.links: dict[str, Link] = {}
         self.routes: frozenset[Route] = NO_ROUTES
         self.endpoints: dict[str, FilterEndpoint] = {}
         self.ports: frozenset[PortMap] = NO_PORTS
         self.shapers: dict[str, Shaper] = {}
+
+    @property
+    def taken_by_runtime(self) -> Set[str]:
+        """Networks in which a runtime configures an endpoint's interface."""
+        return {name for name, count in self._runtimes.items() if name and count}
 
     def update(self, view: View, host: Host, touched: Collection[str] | None) -> Changed:
         """Bring the parts up to date; `touched` are the ids of the attachments that may be other
@@ -82,6 +92,8 @@ class Pieces:
             self._renew(ident, view, host, out, put)
         if not out and not put:
             return Changed()
+        self._runtimes.subtract(p.runtime for p in out)
+        self._runtimes.update(p.runtime for p in put)
         self.links = _exchanged(self.links, out, {p.interface: p.link for p in put})
         opened = {p.interface: p.endpoint for p in put if p.endpoint is not None}
         self.endpoints = _exchanged(self.endpoints, out, opened)

@@ -65,6 +65,9 @@ class Routes:
                 before = self.actual.get(key)
                 if before is None or before.info is not info:
                     route = _observed(info, names)
+                    if before is not None and before.route == route:
+                        # The very object that is wanted: sets of thousands compare by identity.
+                        route = before.route
                     before = Actual(route, info.index, info.kind == "other", info)
                 found[key] = before
         if found != self.actual:
