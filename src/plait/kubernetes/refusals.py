@@ -82,7 +82,7 @@ def refusal(http_status: int, what: str, body: bytes, retry_after: str = "") -> 
     """The error of an answer; `retry_after` is the header of RFC 9110 in its form of seconds."""
     try:
         status = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         status = Status(message=body[:SHOWN].decode("utf-8", "replace").strip())
     return of_status(status, what, http_status=http_status, retry_after=retry_after)
 
