@@ -177,10 +177,9 @@ def _sent(
     """From an endpoint of this host: to the host, or out as if the receiver were elsewhere."""
     packet = _probe(query, to_host=query.dst in ours)
     packet.iif, packet.iif_group = links[query.src], marks.LINK_GROUP
-    first = machine.hook(_PREROUTING, packet)
+    first = machine.hook(_PREROUTING, packet, kind="")
     if first.verdict != "accept":
         return first
-    machine.hook(_PREROUTING, packet, kind="nat")
     here = packet.to_host or packet.proxied
     then = machine.hook(_INPUT if here else _FORWARD, packet)
     return Passage(then.verdict, (*first.met, *then.met))

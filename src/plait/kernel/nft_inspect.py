@@ -171,6 +171,6 @@ def _in_order(hooks: dict[str, tuple[int, int, str]], hook: int, kind: str) -> t
     found = [
         (priority, name)
         for name, (number, priority, of) in hooks.items()
-        if (number, of) == (hook, kind)
+        if number == hook and kind in ("", of)
     ]
     return tuple(name for _, name in sorted(found))

@@ -34,6 +34,8 @@ _ORDERS: Final[tuple[Callable[[bytes, bytes], bool], ...]] = (
 _REGISTER_BYTES: Final = 64
 _NETWORK, _TRANSPORT = 1, 2
 _LOOKUP_INVERTED: Final = 1
+_ORIGINAL: Final = b"\0"
+"""Direction of a flow's first packet."""
 _DNAT: Final = 1
 _FIB_OIF: Final = 1
 _RTN_UNICAST: Final = 1
@@ -72,7 +74,8 @@ class Table(Protocol):
     """A table that can be asked."""
 
     def hooked(self, hook: int, kind: str) -> Sequence[str]:
-        """Base chains of a hook (NF_INET_*) and a type, in the order of their priorities."""
+        """Base chains of a hook (NF_INET_*) and a type, of any type where it is empty, in the
+        order of their priorities."""
 
     def rules(self, chain: str) -> Sequence[Rule]:
         """Rules of a chain."""
@@ -153,7 +156,8 @@ class Machine:
         self._table = table
 
     def hook(self, number: int, packet: Probe, *, kind: str = "filter") -> Passage:
-        """All base chains of a hook, until one does not accept. Raises UnknownExpression."""
+        """All base chains of a hook, of one type or, with an empty one, of all; until one does not
+        accept. Raises UnknownExpression."""
         met: list[Met] = []
         for chain in self._table.hooked(number, kind):
             verdict = _Run(self._table, packet, met).chain(chain)
@@ -215,7 +219,7 @@ class _Run:
                     counter = text(attrs[2])
                 case "log":
                     prefix = text(attrs[2]) if 2 in attrs else ""
-                case "counter" | "notrack" | "masq":
+                case "counter" | "notrack" | "masq" | "dynset":
                     pass
                 case "reject":
                     verdict = "reject"
@@ -252,6 +256,10 @@ class _Run:
                 return self._immediate(attrs)
             case "nat":
                 return self._nat(attrs)
+            case "numgen":
+                # Of those among which it would draw, the first.
+                first = integer(attrs[4]) if 4 in attrs else 0
+                return self._load(attrs[1], e.host32(first))
             case "tproxy":
                 self._packet.proxied = True
                 return _CONTINUE
@@ -297,6 +305,8 @@ class _Run:
     def _ct(self, key: int) -> bytes:
         if key == 0:
             return e.host32(e.CT_NEW)
+        if key == 1:
+            return _ORIGINAL
         if key == 2:
             return e.host32(e.CT_STATUS_DNAT if self._packet.translated else 0)
         raise UnknownExpression(f"ct {key}")

@@ -272,7 +272,7 @@ def test_records_say_who_decided(world: Any, v: int) -> None:
         expect("none.ea", lambda: world.send("a1", (A2[v], 80)))
         expect("none.ia", lambda: world.talk("a2", (A1[v], 7), server))
         expect("network.ed", lambda: world.send("a1", (B1[v], 7)))
-        expect("network.id", lambda: world.send("out", (A1[v], 7)))
+        expect("network.id", lambda: world.send("far", (A1[v], 7)))
         expect("internal.ed", lambda: world.send("i1", (OUT[v], 7)))
         expect("host.ed", lambda: world.send("a1", (HOST[v], 7)))
         expect("source.ed", lambda: world.send("unknown", (OUT[v], 7)))
