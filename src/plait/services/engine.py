@@ -14,18 +14,12 @@ from typing import NamedTuple, TypeVar
 from plait.model.entries import Entries
 from plait.model.members import Tally
 from plait.model.objects import AnyObject, Endpoint, EndpointSlice, Node, Service
-from plait.model.selectors import ENDPOINT_NODE
 from plait.model.service_table import Choice, Entry, Frontend, ServiceTable
 from plait.model.services import EndpointSliceSpec
 from plait.selection.parties import (
     LocalParty,
-    Party,
     canonical,
-    endpoint_party,
-    local_party,
-    node_party,
 )
-from plait.selection.selector_index import SelectorIndex
 from plait.selection.terms import service_endpoints
 from plait.services.backends import (
     Backend,
@@ -43,6 +37,7 @@ from plait.services.frontends import (
     own_addresses,
     service_id,
 )
+from plait.services.roster import Roster
 
 K = TypeVar("K", bound=Hashable)
 
@@ -90,14 +85,7 @@ class Engine:
         self._slices: dict[Key, _Slice] = {}
         self._sliced: dict[Key, set[Key]] = {}
         """Slices by their Service."""
-        self._selected: SelectorIndex[Key] = SelectorIndex()
-        """All endpoints, and the Services that select them."""
-        self._parties: dict[Hashable, Party] = {}
-        self._unready: set[Party] = set()
-        self._holders: dict[str, tuple[Party, ...]] = {}
-        """Endpoints and nodes by address."""
-        self._fixed: dict[str, set[Key]] = {}
-        """Services by the address of a fixed backend."""
+        self._roster: Roster[Key] = Roster(node, self._changed)
         self._sites: dict[str, str] = {}
         self._stale: set[Key] = set()
         self._frontends: Entries[Frontend, Entry] = Entries()
@@ -124,7 +112,7 @@ class Engine:
             case Endpoint():
                 here = obj.spec.node == self._node
                 ready = obj.status.phase != "pending"
-                self._put_party(("endpoint", key), None if here else endpoint_party(obj), ready)
+                self._roster.put(("endpoint", key), None if here else obj, ready=ready)
             case Node():
                 self._put_node(obj.metadata.name, obj)
             case _:
@@ -139,7 +127,7 @@ class Engine:
             case EndpointSlice():
                 self._put_slice(key, None)
             case Endpoint():
-                self._put_party(("endpoint", key), None)
+                self._roster.put(("endpoint", key), None)
             case Node():
                 self._put_node(obj.metadata.name, None)
             case _:
@@ -147,8 +135,7 @@ class Engine:
 
     def set_local(self, ident: str, party: LocalParty | None) -> None:
         """An endpoint of this host is so; None: it is no more, or nobody knows yet who it is."""
-        new = None if party is None else local_party(party, self._node)
-        self._put_party(("local", ident), new)
+        self._roster.put(("local", ident), party)
 
     def _put_service(self, key: Key, new: Service | None) -> None:
         old = self._services.pop(key, None)
@@ -163,9 +150,9 @@ class Engine:
                 self._foreign += 1 if there else -1
             selects = service_endpoints(key[0], service.spec)
             if selects is not None:
-                (self._selected.watch if there else self._selected.unwatch)(selects, key)
+                (self._roster.watch if there else self._roster.unwatch)(selects, key)
             for address in canonical(fixed.address for fixed in service.spec.backends):
-                _file(self._fixed, address, key, there)
+                (self._roster.seek if there else self._roster.unseek)(address, key)
         self._changed((key,))
 
     def _put_slice(self, key: Key, new: EndpointSliceSpec | None) -> None:
@@ -184,10 +171,7 @@ class Engine:
     def _put_node(self, name: str, node: Node | None) -> None:
         former = self._sites.get(name, "")
         site = node.site if node is not None else ""
-        party = None if node is None else node_party(node)
-        known = self._parties.get(("node", name))
-        if known is None or not known.says(party):
-            self._place(("node", name), party)
+        self._roster.put(("node", name), node)
         if site == former:
             return
         self._sites.pop(name, None)
@@ -199,35 +183,6 @@ class Engine:
             for key, service in self._services.items()
             if name == self._node or service.spec.prefer
         )
-
-    def _put_party(self, key: Hashable, new: Party | None, ready: bool = True) -> None:
-        old = self._parties.get(key)
-        if old is not None:
-            if old.says(new) and ready == (old not in self._unready):
-                return
-            self._changed(self._selected.users(old))
-            self._selected.remove(old)
-            self._unready.discard(old)
-        self._place(key, new)
-        if new is not None:
-            self._selected.add(new)
-            if not ready:
-                self._unready.add(new)
-            self._changed(self._selected.users(new))
-
-    def _place(self, key: Hashable, new: Party | None) -> None:
-        """Somebody is at these addresses."""
-        old = self._parties.pop(key, None)
-        if new is not None:
-            self._parties[key] = new
-        for party, there in ((old, False), (new, True)):
-            for address in party.addresses if party is not None else ():
-                holders = tuple(one for one in self._holders.pop(address, ()) if one is not party)
-                if there and party is not None:
-                    holders = (*holders, party)
-                if holders:
-                    self._holders[address] = holders
-                self._changed(self._fixed.get(address, ()))
 
     def _changed(self, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -344,11 +299,9 @@ class Engine:
         spec = service.spec
         selects = service_endpoints(key[0], spec)
         if selects is not None:
-            parties = self._selected.select(selects)
-            told = ((party, party not in self._unready) for party in parties)
-            yield from of_parties(spec.ports, told, self._site_of)
+            yield from of_parties(spec.ports, self._roster.select(selects), self._site_of)
         elif spec.backends:
-            yield from of_fixed(spec.ports, spec.backends, self._node_of, self._site_of)
+            yield from of_fixed(spec.ports, spec.backends, self._roster.node_of, self._site_of)
         else:
             for name in self._sliced.get(key, ()):
                 one = self._slices[name]
@@ -356,11 +309,6 @@ class Engine:
 
     def _site_of(self, node: str) -> str:
         return self._sites.get(node, "")
-
-    def _node_of(self, address: str) -> str:
-        """Of two that have an address for a moment it is ours, or always the same one."""
-        nodes = {party.labels[ENDPOINT_NODE] for party in self._holders.get(address, ())}
-        return self._node if self._node in nodes else min(nodes, default="")
 
     def _show(self, frontend: Frontend, entry: Entry) -> None:
         """A Service claims a frontend; of several the one with the lowest id has it."""
