@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -25,10 +26,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.table import Row, at_least
 
+if TYPE_CHECKING:
+    from plait.dns.zone import Zone
+
 BUDGET = 20_000
+SERVICES = 30_000
 DOMAIN = "default.plait.local"
 
 
@@ -37,7 +43,11 @@ def addresses(count: int) -> list[str]:
     return [str(first + i) for i in range(count)]
 
 
-async def serve(port: int, names: int, loop_name: str) -> None:
+CHANGE_EVERY = 0.01
+"""Seconds between changes of who answers for one of the Services."""
+
+
+async def serve(port: int, names: int, loop_name: str, services: int = 0) -> None:
     """Our server, in a process of its own."""
     from plait.dns.server import DnsServer
     from plait.dns.zone import Zone
@@ -64,9 +74,31 @@ async def serve(port: int, names: int, loop_name: str) -> None:
     server = DnsServer(
         zone, binds=(("127.0.0.1", port),), transparent=transparent, host_servers=lambda: ()
     )
+    put_services(zone, services)
     await server.start()
     print(f"ready {loop_name}", flush=True)
+    changing = itertools.cycle(range(services)) if services else ()
+    for i in changing:
+        zone.services.moved("default", f"s{i}")
+        await asyncio.sleep(CHANGE_EVERY)
     await asyncio.Event().wait()
+
+
+def put_services(zone: Zone, count: int) -> None:
+    """Services of a Kubernetes cluster, as many as its largest ones have."""
+    from plait.model.objects import Metadata, Service
+    from plait.model.policies import Origin
+    from plait.model.services import ServicePort, ServiceSpec
+
+    first = ipaddress.IPv4Address("10.96.0.10")
+    for i in range(count):
+        spec = ServiceSpec(
+            network="net",
+            addresses=(str(first + i),),
+            ports=(ServicePort(port=80),),
+            origin=Origin(kind="Service", name=f"s{i}", namespace="default"),
+        )
+        zone.services.put(Service(metadata=Metadata(name=f"s{i}", namespace="default"), spec=spec))
 
 
 def free_port() -> int:
@@ -77,7 +109,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def ours(names: int, loop: str) -> Iterator[tuple[int, int]]:
+def ours(names: int, loop: str, services: int = 0) -> Iterator[tuple[int, int]]:
     port = free_port()
     argv = [
         "taskset",
@@ -91,7 +123,7 @@ def ours(names: int, loop: str) -> Iterator[tuple[int, int]]:
         str(port),
         loop,
     ]
-    argv += ["--names", str(names)]
+    argv += ["--names", str(names), "--services", str(services)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -178,9 +210,32 @@ def measure(
     return rates, memory
 
 
+def measure_services(seconds: float, rounds: int, services: int) -> float:
+    """Answers a second about Services, one of which changes each `CHANGE_EVERY`."""
+    rates = []
+    with tempfile.TemporaryDirectory() as name:
+        queries = Path(name) / "queries"
+        asked = range(0, services, max(services // 1000, 1))
+        queries.write_text("".join(f"s{i}.default.svc.cluster.local A\n" for i in asked))
+        for _ in range(rounds):
+            with ours(1, "uvloop", services) as (port, _):
+                rates.append(dnsperf(port, queries, seconds, edns=False))
+    return statistics.median(rates)
+
+
 def rows() -> list[Row]:
     """For the table of all benchmarks: the agent's loop is uvloop."""
     rates, _ = measure(2.0, 3, 1000, ("uvloop",))
+    changing = Row(
+        what=f"DNS answers on one core, {SERVICES:,} Services, one changes each 10 ms",
+        unit="/s",
+        ours=measure_services(2.0, 3, SERVICES),
+        budget=at_least(BUDGET),
+    )
+    return [*_beside_dnsmasq(rates), changing]
+
+
+def _beside_dnsmasq(rates: dict[tuple[str, bool], list[float]]) -> list[Row]:
     return [
         Row(
             what=f"DNS answers on one core{', EDNS' if edns else ''}",
@@ -201,6 +256,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--names", type=int, default=1000)
+    parser.add_argument("--services", type=int, default=SERVICES)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", nargs=2, metavar=("PORT", "LOOP"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -210,7 +266,7 @@ def main() -> int:
             import uvloop
 
             uvloop.install()
-        asyncio.run(serve(int(port), args.names, loop))
+        asyncio.run(serve(int(port), args.names, loop, args.services))
         return 0
     if shutil.which("dnsperf") is None:
         print("dnsperf is missing: apt-get install dnsperf", file=sys.stderr)
@@ -235,6 +291,10 @@ def main() -> int:
             f"{row['server']:<18}{row['answers_per_s']:>12,}{row['with_edns']:>12,}"
             f"{row['rss_mib']:>10}"
         )
+    rate = measure_services(args.seconds, args.rounds, args.services)
+    print(
+        f"{args.services:,} Services, one changes each {CHANGE_EVERY * 1000:.0f} ms: {rate:,.0f}/s"
+    )
     return 0
 
 
