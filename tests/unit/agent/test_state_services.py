@@ -1,0 +1,171 @@
+"""Services between the snapshot and the desired state: what is recomputed, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plait.agent.desired import Underlay
+from plait.agent.snapshot import Snapshot
+from plait.agent.state import Identity, State
+from plait.client.agent import AttachRequest, LocalEndpoint
+from plait.model.objects import (
+    EndpointSlice,
+    Metadata,
+    Pod,
+    Service,
+)
+from plait.model.pods import PodSpec
+from plait.model.selectors import Selector
+from plait.model.service_table import BackendAddress, Frontend
+from plait.model.services import (
+    EndpointSliceSpec,
+    ServicePort,
+    ServiceSpec,
+    SliceEndpoint,
+    SlicePort,
+)
+
+WEB = Frontend("10.96.0.1", "tcp", 80)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(tmp_path: Path, clock: Clock) -> State:
+    made = State(
+        Identity(name="h1", uid="u"),
+        tmp_path / "journal",
+        clock=clock,
+        wall=clock,
+        cool_down=60.0,
+    )
+    made.underlay = Underlay(interface="eth0", addresses=("192.0.2.1/24",))
+    made.open("boot")
+    made.snapshot.begin()
+    made.snapshot.synced(1)
+    return made
+
+
+def service(revision: int, selector: Selector | None = None) -> Service:
+    return Service(
+        metadata=Metadata(name="web", namespace="shop", revision=revision),
+        spec=ServiceSpec(
+            addresses=(WEB.address,), ports=(ServicePort(port=80),), selector=selector
+        ),
+    )
+
+
+def slices(revision: int, *addresses: str) -> EndpointSlice:
+    return EndpointSlice(
+        metadata=Metadata(name="web-1", namespace="shop", revision=revision),
+        spec=EndpointSliceSpec(
+            service="web",
+            ports=(SlicePort(port=8080),),
+            endpoints=tuple(SliceEndpoint(addresses=(address,)) for address in addresses),
+        ),
+    )
+
+
+def test_a_change_of_services_leaves_all_else_alone(state: State) -> None:
+    state.snapshot.put(service(2))
+    state.snapshot.put(slices(3, "10.1.0.1"))
+    before = state.compute()
+    assert before is not None
+    assert len(before.services.frontends) == 1
+    assert state.compute() is before
+    state.snapshot.put(slices(4, "10.1.0.1", "10.1.0.2"))
+    state.mark(("policy", "services"))
+    after = state.compute()
+    assert after is not None
+    assert after.services is not before.services
+    assert after.services.serial > before.services.serial
+    assert after.links is before.links
+    assert after.filter is before.filter
+    assert after.policy is before.policy
+
+
+def test_backends_of_this_host_are_those_that_are_identified(state: State) -> None:
+    state.snapshot.put(service(2, Selector(match_labels={"app": "web"})))
+
+    def put(identified: bool) -> None:
+        state.put(
+            LocalEndpoint(
+                request=AttachRequest(
+                    id="e1",
+                    namespace="shop",
+                    name="web",
+                    labels={"app": "web"},
+                    network=ServiceSpec().network,
+                    identified=identified,
+                ),
+                interface="pl0",
+                addresses=("10.1.0.9",),
+                mac="02:00:00:00:00:01",
+            )
+        )
+
+    def backends() -> tuple[BackendAddress, ...]:
+        entry = state.view().services.frontends.get(WEB)
+        assert entry is not None
+        return entry.inside.backends
+
+    put(identified=False)
+    assert backends() == ()
+    put(identified=True)
+    assert backends() == (BackendAddress("10.1.0.9", 80),)
+    state.fence(frozenset(("e1",)))
+    assert backends() == ()
+    state.fence(frozenset())
+    assert len(backends()) == 1
+    state.remove("e1")
+    assert backends() == ()
+
+
+def test_the_kernel_is_behind_since_the_first_change_that_it_lacks(
+    state: State, clock: Clock
+) -> None:
+    told: list[float | None] = [state.behind]
+    state.bring()
+    told.append(state.behind)
+    state.mark(("services",))
+    clock.now += 3
+    state.mark(("services",))
+    clock.now += 4
+    told.append(state.behind)
+    state.bring()
+    told.append(state.behind)
+    assert told == [None, 0.0, 7.0, 0.0]
+
+
+def pod(revision: int, node: str) -> Pod:
+    return Pod(
+        metadata=Metadata(name="web-0", namespace="shop", revision=revision),
+        spec=PodSpec(node=node),
+    )
+
+
+def test_pods_of_other_nodes_are_not_kept() -> None:
+    snapshot = Snapshot(node="h1")
+    snapshot.begin()
+    snapshot.put(pod(1, "h2"))
+    assert not snapshot.pods
+    snapshot.put(pod(2, ""))
+    assert len(snapshot.pods) == 1
+    snapshot.synced(2)
+    snapshot.put(pod(3, "h1"))
+    assert len(snapshot.pods) == 1
+    snapshot.put(pod(4, "h2"))
+    assert not snapshot.pods
+    assert snapshot.revision == 4
