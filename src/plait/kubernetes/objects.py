@@ -26,7 +26,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False, 
 
 
 class Metadata(Part, frozen=True, kw_only=True):
-    """Identity of an object (meta/v1 ObjectMeta)."""
+    """Identity of an object (meta/v1 ObjectMeta), without annotations: nothing here means anything
+    to Plait, and `kubectl apply` keeps whole manifests there."""
 
     name: str = ""
     namespace: str = ""
@@ -36,7 +37,6 @@ class Metadata(Part, frozen=True, kw_only=True):
     """Opaque, but for equality."""
     generation: int = 0
     labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
     deletion_timestamp: str | None = None
     """RFC 3339; set once the object is on its way out."""
 
