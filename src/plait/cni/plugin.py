@@ -67,6 +67,7 @@ class CniPlugin:
         self._adding: dict[str, dict[asyncio.Task[Answer], int]] = {}
         """ADDs under way, with their beginnings."""
         self._emptying = asyncio.Lock()
+        self._stopping = False
         self._verbs: dict[Verb, Callable[[Call], Awaitable[Answer]]] = {
             "DEL": self._del,
             "CHECK": self._check,
@@ -108,7 +109,8 @@ class CniPlugin:
             await asyncio.sleep(LOOK)
 
     async def stop(self) -> None:
-        """End the ADDs under way: the runtime asks again."""
+        """End the ADDs under way, and begin no others: the runtime asks again."""
+        self._stopping = True
         tasks = [task for tasks in self._adding.values() for task in tasks]
         for task in tasks:
             task.cancel()
@@ -130,6 +132,8 @@ class CniPlugin:
 
     async def _add(self, call: Call, gone: Callable[[], bool]) -> Answer:
         ident = endpoint_id(call.name, call.attachment)
+        if self._stopping:
+            raise CniError(errors.TRY_AGAIN, "the agent stops")
         began = call.started or self._boottime()
         left = call.settings.deadline - (self._boottime() - began) / 1e9
         task = asyncio.create_task(self._attach(ident, call, left))
@@ -141,7 +145,8 @@ class CniPlugin:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            raise CniError(errors.TRY_AGAIN, "a DEL of the attachment ended the ADD") from None
+            why = "the agent stops" if self._stopping else "a DEL of the attachment came"
+            raise CniError(errors.TRY_AGAIN, f"the ADD was ended: {why}") from None
         except TimeoutError:
             raise CniError(
                 errors.TRY_AGAIN,

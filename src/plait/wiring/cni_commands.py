@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from plait.client.agent import LocalEndpoint
     from plait.cni.install import Places
 
-PATIENCE: Final = 15.0
+PATIENCE: Final = 5.0
 """Seconds in which the agent must become ready."""
 DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
 
@@ -89,7 +89,7 @@ def install(
     installing.remember(paths, at)
     _say(installing.put(at.shim, shim, 0o755), at.shim)
     _say(installing.put(at.conflist, conflist.render(choices).encode(), 0o644), at.conflist)
-    _warn_of_others(at)
+    _warn_of_others(at, kubernetes=kubernetes)
 
 
 def _say(written: bool, path: Path) -> None:
@@ -98,11 +98,16 @@ def _say(written: bool, path: Path) -> None:
     output.good(f"{path} {'written' if written else 'is as it should be'}")
 
 
-def _warn_of_others(at: Places) -> None:
+def _warn_of_others(at: Places, *, kubernetes: bool) -> None:
     from plait.cli import connect, output
     from plait.cni import install as installing
 
     before = installing.look(connect.paths(), at).before
+    if kubernetes and not at.shim.with_name("loopback").exists():
+        output.warn(f"{at.shim.parent} lacks the plugin `loopback`")
+        output.say("    why: containerd starts no pod without it", err=True)
+        output.say("    fix: apt-get install containernetworking-plugins", err=True)
+        output.say(f"     or: ln -s /usr/lib/cni/loopback {at.shim.parent}/", err=True)
     if before:
         output.warn(f"{before[0]} comes before {at.conflist.name}")
         output.say(
