@@ -16,57 +16,27 @@ import binascii
 import itertools
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from plait.kubernetes import fake_forms, kinds
+from plait.kubernetes import fake_forms
 from plait.kubernetes.fake_faults import Faults, Refuse
+from plait.kubernetes.fake_paths import (
+    CLUSTER_POLICIES,
+    EVERYTHING,
+    SLICES_V1,
+    SLICES_V1BETA1,
+    Served,
+    Target,
+    discovery,
+    target_of,
+)
 from plait.kubernetes.fake_store import Compacted, FakeStore, Json, key_of
 from plait.kubernetes.fake_watch import Watcher, status_body
 from plait.kubernetes.kinds import Resource
 from plait.kubernetes.kubeconfig import Access
-
-
-class Served(NamedTuple):
-    """A resource that the server has."""
-
-    resource: Resource
-    kind: str
-    has_status: bool = False
-    """Its status is written by a subresource of its own, and only by that."""
-
-
-_WITH_STATUS: Final = ("Node", "Namespace", "Pod", "Service")
-_SLICES_V1, _SLICES_V1BETA1 = kinds.ENDPOINT_SLICES.resources
-_CLUSTER_POLICIES: Final = kinds.CLUSTER_NETWORK_POLICIES.resources[0]
-_KINDS: Final[tuple[kinds.Kind[Any], ...]] = (
-    kinds.NODES,
-    kinds.NAMESPACES,
-    kinds.PODS,
-    kinds.SERVICES,
-    kinds.ENDPOINT_SLICES,
-    kinds.NETWORK_POLICIES,
-    kinds.CLUSTER_NETWORK_POLICIES,
-)
-_EVERYTHING: Final = (
-    *(
-        Served(resource, kind.name, kind.name in _WITH_STATUS)
-        for kind in _KINDS
-        for resource in kind.resources
-    ),
-    Served(Resource("coordination.k8s.io", "v1", "leases"), "Lease"),
-)
-
-
-class _Target(NamedTuple):
-    """What a path means."""
-
-    served: Served
-    namespace: str
-    name: str
-    subresource: str
 
 
 class FakeKubernetes:
@@ -79,8 +49,8 @@ class FakeKubernetes:
         self.faults = Faults()
         self.requests: list[str] = []
         """Every request: method and path with query."""
-        self._served = {each.resource: each for each in _EVERYTHING}
-        del self._served[_SLICES_V1BETA1]
+        self._served = {each.resource: each for each in EVERYTHING}
+        del self._served[SLICES_V1BETA1]
         self._defaults = fake_forms.Defaults()
         self._uids = itertools.count(1)
         self._tls = tls
@@ -146,7 +116,7 @@ class FakeKubernetes:
 
     def serve(self, resource: Resource) -> None:
         """Serve a version, or a CustomResourceDefinition that was installed."""
-        self._served[resource] = next(each for each in _EVERYTHING if each.resource == resource)
+        self._served[resource] = next(each for each in EVERYTHING if each.resource == resource)
 
     def withhold(self, resource: Resource) -> None:
         """Serve it no more; what is watched of it ends."""
@@ -157,9 +127,9 @@ class FakeKubernetes:
 
     def like_1_20(self) -> None:
         """Serve what Kubernetes 1.20 does."""
-        self.withhold(_SLICES_V1)
-        self.withhold(_CLUSTER_POLICIES)
-        self.serve(_SLICES_V1BETA1)
+        self.withhold(SLICES_V1)
+        self.withhold(CLUSTER_POLICIES)
+        self.serve(SLICES_V1BETA1)
 
     def bookmark(self) -> None:
         """Send a bookmark to every watcher who wants them."""
@@ -196,9 +166,9 @@ class FakeKubernetes:
             token = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if token not in self._tokens:
                 return _status(401, "Unauthorized", "Unauthorized")
-        if (listing := self._discovery(request.path)) is not None:
+        if (listing := discovery(self._served.values(), request.path)) is not None:
             return web.json_response(listing)
-        target = self._target(request.path)
+        target = target_of(self._served.values(), request.path)
         if target is None:
             return web.Response(status=404, text="404 page not found\n")
         try:
@@ -212,36 +182,9 @@ class FakeKubernetes:
         except Compacted:
             return _status(410, "Expired", "The provided continue parameter is too old")
 
-    def _discovery(self, path: str) -> Json | None:
-        found = [each for each in self._served.values() if each.resource.root == path]
-        if not found:
-            return None
-        return {
-            "kind": "APIResourceList",
-            "groupVersion": found[0].resource.group_version,
-            "resources": [
-                {"name": e.resource.plural, "kind": e.kind, "namespaced": e.resource.namespaced}
-                for e in found
-            ],
-        }
-
-    def _target(self, path: str) -> _Target | None:
-        for served in self._served.values():
-            root, plural = served.resource.root, served.resource.plural
-            if not path.startswith(root + "/"):
-                continue
-            parts = path[len(root) + 1 :].split("/")
-            namespace = ""
-            if served.resource.namespaced and parts[0] == "namespaces" and len(parts) > 2:
-                namespace, parts = parts[1], parts[2:]
-            name, subresource = (*parts[1:], "", "")[:2]
-            if parts[0] == plural and len(parts) <= 3 and subresource in ("", "status"):
-                return _Target(served, namespace, name, subresource)
-        return None
-
     # Reading
 
-    def _read(self, request: web.Request, target: _Target) -> web.Response:
+    def _read(self, request: web.Request, target: Target) -> web.Response:
         resource = target.served.resource
         if target.name:
             obj = self.get(resource, target.name, target.namespace)
@@ -269,7 +212,7 @@ class FakeKubernetes:
             dumps=_text,
         )
 
-    async def _watch(self, request: web.Request, target: _Target) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
         resource, query = target.served.resource, request.query
         picks, since = self._picks(request, target), query.get("resourceVersion", "")
         revision = int(since) if since not in ("", "0") else None
@@ -291,7 +234,7 @@ class FakeKubernetes:
         finally:
             self._watchers.discard(watcher)
 
-    def _picks(self, request: web.Request, target: _Target) -> fake_forms.Test:
+    def _picks(self, request: web.Request, target: Target) -> fake_forms.Test:
         by_label = fake_forms.label_selector(request.query.get("labelSelector", ""))
         by_field = fake_forms.field_selector(
             request.query.get("fieldSelector", ""), target.served.resource.plural
@@ -305,7 +248,7 @@ class FakeKubernetes:
 
     # Writing
 
-    def _create(self, target: _Target, body: bytes, _request: web.Request) -> web.Response:
+    def _create(self, target: Target, body: bytes, _request: web.Request) -> web.Response:
         served = target.served
         obj = self._stored_form(served.resource, msgspec.json.decode(body))
         meta = obj.setdefault("metadata", {})
@@ -319,14 +262,14 @@ class FakeKubernetes:
             obj.pop("status", None)
         return self._answer(target, self._keep(served.resource, obj, None), status=201)
 
-    def _replace(self, target: _Target, body: bytes, _request: web.Request) -> web.Response:
+    def _replace(self, target: Target, body: bytes, _request: web.Request) -> web.Response:
         old = self.get(target.served.resource, target.name, target.namespace)
         if old is None:
             return _missing(target)
         new = self._stored_form(target.served.resource, msgspec.json.decode(body))
         return self._update(target, old, new)
 
-    def _patch(self, target: _Target, body: bytes, request: web.Request) -> web.Response:
+    def _patch(self, target: Target, body: bytes, request: web.Request) -> web.Response:
         old = self.get(target.served.resource, target.name, target.namespace)
         patch = self._stored_form(target.served.resource, msgspec.json.decode(body))
         change = _PATCHES.get(request.content_type)
@@ -338,7 +281,7 @@ class FakeKubernetes:
             return self._create(target, body, request)
         return self._update(target, old, change(old, patch))
 
-    def _update(self, target: _Target, old: Json, new: Json) -> web.Response:
+    def _update(self, target: Target, old: Json, new: Json) -> web.Response:
         served = target.served
         known, said = old["metadata"], new.get("metadata") or {}
         if said.get("resourceVersion") not in (None, known["resourceVersion"]):
@@ -356,7 +299,7 @@ class FakeKubernetes:
                 new |= {"status": old["status"]} if "status" in old else {}
         return self._answer(target, self._keep(served.resource, new, old))
 
-    def _delete(self, target: _Target, _body: bytes, _request: web.Request) -> web.Response:
+    def _delete(self, target: Target, _body: bytes, _request: web.Request) -> web.Response:
         resource = target.served.resource
         old = self.get(resource, target.name, target.namespace)
         if old is None:
@@ -394,7 +337,7 @@ class FakeKubernetes:
 
     # Forms
 
-    def _answer(self, target: _Target, obj: Json, *, status: int = 200) -> web.Response:
+    def _answer(self, target: Target, obj: Json, *, status: int = 200) -> web.Response:
         return web.json_response(self._full(target.served, obj), status=status, dumps=_text)
 
     def _full(self, served: Served, obj: Json) -> Json:
@@ -404,17 +347,17 @@ class FakeKubernetes:
     def _form(self, resource: Resource, obj: Json) -> Json:
         """An object as this version of its resource has it."""
         obj = {k: v for k, v in obj.items() if k not in ("kind", "apiVersion")}
-        return fake_forms.as_v1beta1(obj) if resource == _SLICES_V1BETA1 else obj
+        return fake_forms.as_v1beta1(obj) if resource == SLICES_V1BETA1 else obj
 
     def _stored_form(self, resource: Resource, obj: Any) -> Json:
-        return fake_forms.as_v1(obj) if resource == _SLICES_V1BETA1 else dict(obj)
+        return fake_forms.as_v1(obj) if resource == SLICES_V1BETA1 else dict(obj)
 
     def _wake(self) -> None:
         for watcher in self._watchers:
             watcher.wake()
 
 
-_Write = Callable[[FakeKubernetes, _Target, bytes, web.Request], web.Response]
+_Write = Callable[[FakeKubernetes, Target, bytes, web.Request], web.Response]
 _WRITES: Final[dict[str, _Write]] = {
     "POST": FakeKubernetes._create,
     "PUT": FakeKubernetes._replace,
@@ -432,7 +375,7 @@ def _storage(resource: Resource) -> tuple[str, str]:
     return resource.group, resource.plural
 
 
-def _missing(target: _Target) -> web.Response:
+def _missing(target: Target) -> web.Response:
     plural = target.served.resource.plural
     return _status(404, "NotFound", f"{plural} {target.name!r} not found")
 
