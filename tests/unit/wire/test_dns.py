@@ -97,7 +97,9 @@ def test_an_answer_holds_what_dnspython_reads_back() -> None:
 def test_ptr_soa_and_errors_explained() -> None:
     query = wire.parse_query(dns.message.make_query("1.0.0.10.in-addr.arpa", "PTR").to_wire())
     target = wire.encode_name((b"web", b"default", b"plait", b"local"))
-    pointer = wire.Answer(wire.NOERROR, [[wire.record(wire.Data(wire.PTR, target), 1)]]).reply_to(query, 512)
+    pointer = wire.Answer(wire.NOERROR, [[wire.record(wire.Data(wire.PTR, target), 1)]]).reply_to(
+        query, 512
+    )
     assert dns.message.from_wire(pointer).answer[0][0].to_text() == "web.default.plait.local."
 
     negative = dns.message.from_wire(wire.Answer(wire.NXDOMAIN, authority=SOA).reply_to(query, 512))
