@@ -110,6 +110,7 @@ class KubeApiserver:
             f"--service-account-signing-key-file={here}/accounts.key",
             f"--service-account-key-file={here}/accounts.key",
             "--authorization-mode=RBAC",
+            "--allow-privileged=true",
             "--disable-admission-plugins=ServiceAccount",
             "--watch-cache-sizes=networkpolicies.networking.k8s.io#0",
         )

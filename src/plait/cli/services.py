@@ -52,6 +52,9 @@ class Services(Protocol):
     def log_hint(self, name: str) -> str:
         """A command that shows its log."""
 
+    def forget(self, name: str) -> None:
+        """End one for good, and take away what `start` put on the host for it."""
+
     def remove(self) -> None:
         """End everything and take away what `start` put on the host."""
 
@@ -102,14 +105,22 @@ class Systemd:
         """The journal."""
         return f"journalctl -u {UNITS[name]} -n 50"
 
+    def forget(self, name: str) -> None:
+        """Stop, disable and delete the unit."""
+        self._forget(name)
+        self._systemctl("daemon-reload")
+
     def remove(self) -> None:
         """Stop, disable and delete the units."""
         for name in reversed(UNITS):
-            path = self.paths.units / UNITS[name]
-            if path.exists():
-                self._systemctl("disable", "--quiet", "--now", UNITS[name])
-                path.unlink()
+            self._forget(name)
         self._systemctl("daemon-reload")
+
+    def _forget(self, name: str) -> None:
+        path = self.paths.units / UNITS[name]
+        if path.exists():
+            self._systemctl("disable", "--quiet", "--now", UNITS[name])
+            path.unlink()
 
     def _systemctl(self, *words: str) -> None:
         done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
@@ -158,6 +169,10 @@ class Supervised:
     def log_hint(self, name: str) -> str:
         """The log file."""
         return f"tail -n 50 {self.paths.log / name}.log"
+
+    def forget(self, name: str) -> None:
+        """Stop the program: without its settings it is not started again."""
+        self.stop(name)
 
     def remove(self) -> None:
         """Shut the supervisor down, and wait until it has gone."""

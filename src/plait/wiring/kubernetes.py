@@ -60,7 +60,7 @@ async def open_plait(config: KubernetesConfig, paths: Paths, token: str) -> ApiC
         return await connect.open_api()
     token = token or read_token(config)
     url = connect.server_url(config.server, "plait kubernetes run --server 192.0.2.10:6440")
-    authority = await pinned_ca(url, token, paths.state / "kubernetes/authority")
+    authority = await pinned_ca(url, token, paths.run / "authority")
     return ApiClient(url, token=token, ca_file=authority)
 
 

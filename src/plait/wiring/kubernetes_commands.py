@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from plait.cli.frame import Group
-from plait.cli.options import json_option
+from plait.cli.options import F, dry_run_option, json_option
 from plait.model.paths import Paths
 
 
@@ -29,6 +29,99 @@ def kubernetes() -> None:
     """Kubernetes: its pods, Services and policies in Plait's network."""
 
 
+def access_options(function: F) -> F:
+    """How Kubernetes is reached."""
+    for option in (
+        click.option("--context", default="", help="Of the kubeconfig; default its current one."),
+        click.option(
+            "--kubeconfig",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="How Kubernetes is reached; default as kubectl.",
+        ),
+    ):
+        option(function)
+    return function
+
+
+@kubernetes.command(
+    examples=[
+        "plait kubernetes install --here --kubeconfig /etc/kubernetes/admin.conf",
+        "plait kubernetes install --apply",
+        "plait kubernetes install --agents > plait.yaml",
+    ]
+)
+@access_options
+@click.option("--network", default="plait", show_default=True, help="Network that pods are in.")
+@click.option("--here", is_flag=True, help="Run the connector on this host, not as a pod.")
+@click.option("--apply", is_flag=True, help="Apply the manifests instead of printing them.")
+@click.option("--agents", is_flag=True, help="Run the agents as pods, too.")
+@click.option("--image", default="", help="Of the pods [busybox:1; nodes have Plait].")
+@click.option("--program-path", default="", help="Where nodes have Plait; default as here.")
+@click.option("--api-server", default="", metavar="HOST:PORT", help="As nodes reach it.")
+@dry_run_option
+def install(
+    kubeconfig: Path | None,
+    context: str,
+    network: str,
+    here: bool,
+    apply: bool,
+    agents: bool,
+    image: str,
+    program_path: str,
+    api_server: str,
+    dry_run: bool,
+) -> None:
+    """Make Plait the network of a Kubernetes cluster.
+
+    Prints manifests with tokens for `kubectl apply -f -`; with --apply it applies them, with
+    --here the connector runs on this host instead. On every node that does not run its agent as a
+    pod: `plait join`, then `plait cni install --kubernetes`.
+    """
+    from plait.cli import connect, lifecycle
+    from plait.wiring import kubernetes_setup as setup
+
+    if here and (apply or agents or image or program_path or api_server):
+        raise click.UsageError("--here runs no pods: leave the options of pods out")
+    config = setup.config_of(kubeconfig, context, network)
+    if here:
+        lifecycle.require_root("plait kubernetes install --here")
+        connect.wait_for(setup.install_here(config, _paths(), dry_run=dry_run))
+        return
+    options = setup.Options(agents=agents, image=image, path=program_path, api_server=api_server)
+    connect.wait_for(setup.install_cluster(config, options, apply=apply, dry_run=dry_run))
+
+
+@kubernetes.command(
+    examples=[
+        "plait kubernetes uninstall --dry-run",
+        "plait kubernetes uninstall --kubeconfig admin.conf",
+        "plait kubernetes uninstall --cluster-gone",
+    ]
+)
+@access_options
+@click.option("--cluster-gone", is_flag=True, help="There is no cluster any more: clean Plait.")
+@dry_run_option
+def uninstall(kubeconfig: Path | None, context: str, cluster_gone: bool, dry_run: bool) -> None:
+    """Take everything back that `install` and the connector made.
+
+    Taints, conditions and load-balancer addresses in Kubernetes, the manifests, and Kubernetes'
+    objects in Plait. Users' objects stay.
+    """
+    import msgspec
+
+    from plait.cli import connect
+    from plait.wiring import kubernetes_setup as setup
+    from plait.wiring.kubernetes import read_config
+
+    config = read_config(_paths())
+    if kubeconfig is not None or context:
+        said = setup.config_of(kubeconfig, context, config.network)
+        config = msgspec.structs.replace(
+            said, kubeconfig=said.kubeconfig or config.kubeconfig, network=config.network
+        )
+    connect.wait_for(setup.uninstall(config, _paths(), gone=cluster_gone, dry_run=dry_run))
+
+
 @kubernetes.command(
     "run",
     examples=[
@@ -37,12 +130,7 @@ def kubernetes() -> None:
         "plait kubernetes run --server 192.0.2.10 --token-file /root/token",
     ],
 )
-@click.option(
-    "--kubeconfig",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="How Kubernetes is reached; default as kubectl.",
-)
-@click.option("--context", help="Of the kubeconfig; default its current one.")
+@access_options
 @click.option("--network", help="Plait's network that pods are in [plait].")
 @click.option("--server", metavar="HOST[:PORT]", help="Plait's server; default this host's.")
 @click.option(
@@ -57,7 +145,7 @@ def kubernetes() -> None:
 @click.option("--listen", metavar="ADDRESS:PORT", help="Serve health and metrics there too.")
 def run_connector_command(
     kubeconfig: Path | None,
-    context: str | None,
+    context: str,
     network: str | None,
     server: str | None,
     token: str | None,
@@ -77,7 +165,7 @@ def run_connector_command(
 
     said = {
         "kubeconfig": str(kubeconfig.absolute()) if kubeconfig else None,
-        "context": context,
+        "context": context or None,
         "network": network,
         "server": server,
         "token_file": str(token_file.absolute()) if token_file else None,
