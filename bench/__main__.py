@@ -27,6 +27,7 @@ BENCHES = {
     "throughput": "streams and request-response beside a topology made by hand",
     "policy": "a change of policy, label or member to every kernel; memory",
     "policy_path": "streams and first packets under 1 policy and under 10,000",
+    "services": "first packets to Services and changes of one beside kube-proxy",
     "watch": "a change to 1,000 watchers",
     "reflector": "10,000 pods listed from a Kubernetes API server",
     "store": "durable puts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -92,7 +92,8 @@ def shape_chain(use: Use) -> ChainRules:
     return described(Chain(shape_name(use), tuple(rules)))
 
 
-def dispatch_chains(used: Collection[Use], *, some: bool) -> dict[str, ChainRules]:
+@lru_cache(maxsize=4)
+def dispatch_chains(used: frozenset[Use], *, some: bool) -> Mapping[str, ChainRules]:
     """The rules of the chains of `DISPATCH`, by name. `some`: there are frontends at all."""
     rules: dict[str, list[Rule]] = {name: [] for name in DISPATCH}
     # The smallest first: most Services have few backends.

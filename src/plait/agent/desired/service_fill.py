@@ -92,7 +92,7 @@ def whole(wanted: ServiceTable) -> Whole:
         tuple(shape_chain(use).chain for use in sorted(used)),
         tuple(
             rules.chain
-            for rules in dispatch_chains(used, some=len(wanted.frontends) > 0).values()
+            for rules in dispatch_chains(frozenset(used), some=len(wanted.frontends) > 0).values()
             if rules.chain.rules
         ),
         tuple(elements),

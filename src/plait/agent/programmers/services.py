@@ -131,9 +131,9 @@ class FilterServices:
         return self._actual.elements.get(name, {})
 
     def _plan_chains(self) -> Iterator[Op]:
-        used = sorted(use for use, count in self._uses.items() if count > 0)
+        used = frozenset(use for use, count in self._uses.items() if count > 0)
         chains, names = self._actual.chains, set()
-        for use in used:
+        for use in sorted(used):
             rules = shape_chain(use)
             names.add(rules.chain.name)
             held = chains.get(rules.chain.name)
