@@ -34,6 +34,7 @@ ip -j -4 rule; echo
 ip -j -6 rule; echo
 ip -j neigh show nud permanent; echo
 bridge -j fdb show dev plait.vx 2>/dev/null || echo '[]'; echo
+tc -j qdisc show; echo
 """
 SOCKETS = "ss -Hlntu"
 TABLE = "nft -j -s list table inet plait"
@@ -84,8 +85,8 @@ def _objects(text: str) -> Iterator[Any]:
 
 
 def kernel(lab: Lab, host: str) -> set[str]:
-    """Links, addresses, routes, rules, neighbours and FDB entries of a host."""
-    links, addresses, *tables, fdb = _objects(lab.run(host, ["sh", "-c", KERNEL]).stdout)
+    """Links, addresses, routes, rules, neighbours, FDB entries and qdiscs of a host."""
+    links, addresses, *tables, fdb, qdiscs = _objects(lab.run(host, ["sh", "-c", KERNEL]).stdout)
     lines = {f"link {link['ifname']}" for link in links}
     for link in addresses:
         for entry in link["addr_info"]:
@@ -94,6 +95,8 @@ def kernel(lab: Lab, host: str) -> set[str]:
         for row in table:
             kept = {key: value for key, value in row.items() if key not in VOLATILE}
             lines.add(f"row {number} {json.dumps(kept, sort_keys=True)}")
+    # A handle of zero is the kernel's own qdisc.
+    lines |= {f"qdisc {q.get('dev')} {q['kind']}" for q in qdiscs if q["handle"] != "0:"}
     lines |= {f"fdb {entry['mac']} {entry.get('dst')}" for entry in fdb if "dst" in entry}
     return lines
 

@@ -6,64 +6,27 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from tests.lab.census import assert_back, at_rest, census, inside, ready, server_objects, verbs
+from tests.lab.census import assert_back, at_rest, census, ready, server_objects, verbs
 from tests.lab.conftest import eventually, made, unique
+from tests.lab.victim import Victim, mortal
 
-from plait.agent.failpoints import FAILPOINTS, FILE_VARIABLE
+from plait.agent.failpoints import FAILPOINTS
 from plait.client.agent import AttachRequest
 from plait.client.agent_socket import run as at_once
-from plait.lab import daemons, workloads
+from plait.lab import workloads
 from plait.lab.lab import Lab
 from plait.lab.state import WorkloadState
-from plait.lab.workloads import PLAIT
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, PublishedPort, Workload
 
 pytestmark = pytest.mark.root
 
 HOST = "h2"
-FILE = "/run/plait-failpoint"
 ATTACH = [name for name in FAILPOINTS if name.startswith("attach.")]
 DETACH = [name for name in FAILPOINTS if name.startswith("detach.")]
 ENDPOINT = re.compile(r"^p[lt][0-9a-f]{11}", re.MULTILINE)
 QUICK = ("attach.begin", "attach.journaled", "attach.programmed.gate", "attach.programmed")
 IMAGE = ("busybox", "sleep", "600")
-
-
-class Victim:
-    """A host whose agent dies on order."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.pid = 0
-
-    def plait(self, *words: str) -> tuple[int, str]:
-        done = self.lab.run(HOST, [*PLAIT, *words], check=False)
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, done.stdout + done.stderr
-
-    def docker(self, *words: str) -> tuple[int, str]:
-        done = self.lab.run(HOST, ["docker", *words], check=False)
-        return done.returncode, (done.stdout + done.stderr).strip()
-
-    def arm(self, name: str) -> None:
-        """The next time the agent comes to this step it dies."""
-        self.pid = daemons.program_pid(self.lab, HOST, "agent")
-        inside(self.lab, HOST, FILE).write_text(name)
-
-    def died(self) -> None:
-        """It has died at that step, and its next life is ready."""
-        assert not inside(self.lab, HOST, FILE).exists(), "the step was never come to"
-        eventually("the agent is started again", self._started)
-        eventually("the agent is ready again", lambda: ready(self.lab, HOST))
-
-    def _started(self) -> bool:
-        pid = daemons.program_pid(self.lab, HOST, "agent")
-        if pid in (0, self.pid):
-            # Its backoff is for agents that die by themselves.
-            daemons.steer(self.lab, HOST, "start", "agent")
-            return False
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +38,8 @@ def own_lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def victim(own_lab: Lab) -> Iterator[Victim]:
-    plait = [*PLAIT, "up"]
-    own_lab.run(HOST, [*PLAIT, "down"])
-    own_lab.run(HOST, ["env", f"{FILE_VARIABLE}={FILE}", *plait])
-    try:
-        yield Victim(own_lab)
-    finally:
-        inside(own_lab, HOST, FILE).unlink(missing_ok=True)
-        own_lab.run(HOST, [*PLAIT, "down"])
-        own_lab.run(HOST, plait)
+    with mortal(own_lab, HOST) as victim:
+        yield victim
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +58,7 @@ def before(victim: Victim) -> Iterator[frozenset[str]]:
     eventually("the agent is ready", lambda: ready(victim.lab, HOST))
     eventually("no link is on its way out", lambda: not ENDPOINT.search(links(victim)))
     yield at_rest(victim.lab, HOST)
-    inside(victim.lab, HOST, FILE).unlink(missing_ok=True)
+    victim.disarm()
     for endpoint in at_once(verbs(victim.lab, HOST).endpoints()):
         if endpoint.request.workload.runtime != "docker":
             at_once(verbs(victim.lab, HOST).detach(endpoint.request.id))
@@ -203,7 +159,7 @@ def test_claim(victim: Victim, load: WorkloadState, before: frozenset[str]) -> N
     network = unique("fp")
     victim.arm("claim.created")
     assert victim.plait("network", "create", network)[0] == 0
-    eventually("the step was come to", lambda: not inside(victim.lab, HOST, FILE).exists())
+    eventually("the step was come to", lambda: victim.struck)
     victim.died()
     code, said = victim.plait("attach", str(load.inner_pid), "--network", network)
     assert code == 0, said
@@ -253,7 +209,7 @@ def test_docker_run(victim: Victim, before: frozenset[str], step: str) -> None:
     victim.arm(step)
     run = ("run", "-d", "--name", "victim", "--network", "plait", "-p", "8082:80", *IMAGE)
     code, said = victim.docker(*run)
-    eventually("the step was come to", lambda: not inside(victim.lab, HOST, FILE).exists())
+    eventually("the step was come to", lambda: victim.struck)
     victim.died()
     if code != 0:
         victim.docker("rm", "-f", "victim")

@@ -20,6 +20,7 @@ FAILPOINTS: Final = (
     "attach.allocated",
     "attach.journaled",
     "attach.programmed.links",
+    "attach.programmed.shapers",
     "attach.programmed.routes",
     "attach.programmed.gate",
     "attach.programmed",

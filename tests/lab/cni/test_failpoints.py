@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.lab.census import assert_back, at_rest
 from tests.lab.cni.conftest import Box, refused
-from tests.lab.conftest import made, unique
+from tests.lab.conftest import eventually, made, unique
 from tests.lab.victim import Victim, mortal
 from tests.support.libcni import Attachment, Network
 
@@ -79,7 +79,7 @@ def test_add(box: Box, victim: Victim, before: frozenset[str], step: str) -> Non
     refused(TRY_AGAIN, lambda: add(network, at))
     victim.died()
     network.delete(at, cached=False)
-    assert box.links(at) == ["lo"]
+    eventually("its interface is gone", lambda: box.links(at) == ["lo"])
     add(network, at)
     network.check(at)
     network.delete(at)

@@ -88,7 +88,7 @@ def test_adds_and_dels_of_one_container_mixed(box: Box, before: frozenset[str]) 
     calls = [lambda: network.add(at, **SHAPED), lambda: network.delete(at, cached=False)]
     outcomes(calls * (AT_ONCE // 2))
     network.delete(at, cached=False)
-    assert box.links(at) == ["lo"]
+    eventually("its interface is gone", lambda: box.links(at) == ["lo"])
     nothing_left(box, network, before)
 
 
@@ -147,6 +147,7 @@ def test_dels_while_no_agent_runs(box: Box, before: frozenset[str]) -> None:
             network.delete(at, cached=False)
         box.sh("ip", "netns", "delete", at.container)
     daemons.steer(box.lab, box.host, "start", "agent")
+    eventually("the agent is ready", lambda: ready(box.lab, box.host))
     nothing_left(box, network, before)
 
 
@@ -169,7 +170,7 @@ def test_a_host_that_lost_its_power(box: Box, own_lab: Lab, before: frozenset[st
     for at in containers:
         network.add(at, **SHAPED)
     daemons.steer(box.lab, box.host, "stop", "agent")
-    network.delete(containers[0], cached=False)
+    network.delete(containers[0], cached=False)  # Kept on the disk.
     bringup.restart(own_lab, HOST)
     eventually("the agent is ready", lambda: ready(own_lab, HOST), seconds=30)
     for at in containers:
