@@ -461,7 +461,9 @@ class Agent:
             self.blocks.forget_returned(returned)
 
     def _overlapping(self) -> tuple[str, ...]:
-        return self._overlaps(self._prefixes, self.state.snapshot.networks)
+        snapshot = self.state.snapshot
+        pools = snapshot.cluster.spec.service_pools
+        return self._overlaps(self._prefixes, snapshot.networks, pools)
 
     def _other_problems(self) -> Iterable[str]:
         return (problem for source in self.problem_sources for problem in source())
