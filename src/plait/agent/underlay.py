@@ -92,7 +92,7 @@ def prefixes(facts: HostFacts) -> tuple[str, ...]:
 
 
 class Overlaps:
-    """Networks whose pools a host came to use for something else after they were made.
+    """Pools of networks and Services that a host came to use for something else later.
 
     Asked often and answered from memory while nothing has changed.
     """
@@ -102,10 +102,14 @@ class Overlaps:
         self._found: tuple[str, ...] = ()
 
     def __call__(
-        self, prefixes: tuple[str, ...], networks: Mapping[str, Network]
+        self,
+        prefixes: tuple[str, ...],
+        networks: Mapping[str, Network],
+        service_pools: tuple[str, ...] = (),
     ) -> tuple[str, ...]:
         """A sentence each."""
-        asked = prefixes, {name: network.spec.pools for name, network in networks.items()}
+        named = {f"network {name}": network.spec.pools for name, network in networks.items()}
+        asked = prefixes, named | {"service pool": service_pools}
         if asked != self._asked:
             self._asked, self._found = asked, tuple(_overlaps(*asked))
         return self._found
@@ -119,7 +123,7 @@ def _overlaps(prefixes: tuple[str, ...], pools: Mapping[str, tuple[str, ...]]) -
             for net in used:
                 if net.version == pool.version and net.overlaps(pool):
                     yield (
-                        f"the network {name} ({pool}) overlaps {net}, which this host uses for "
+                        f"the {name} ({pool}) overlaps {net}, which this host uses for "
                         "something else: containers here cannot reach what is there"
                     )
 

@@ -104,6 +104,8 @@ def test_overlaps() -> None:
     ]
     assert overlaps(used, {"n": network("10.0.0.0/8", "fd00:1::/64")}) is found
     assert overlaps((), {"n": network("10.0.0.0/8")}) == ()
+    (services,) = overlaps(used, {}, ("10.1.4.0/24", "fc00::/112"))
+    assert services.startswith("the service pool (10.1.4.0/24) overlaps 10.1.0.0/16, which")
 
 
 def test_the_exposition() -> None:
