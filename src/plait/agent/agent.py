@@ -25,7 +25,7 @@ from plait.agent.loop import Loop
 from plait.agent.metrics import counter, gauge, render
 from plait.agent.pods import Pods
 from plait.agent.policing import Policing
-from plait.agent.ports import Ports
+from plait.agent.ports import Ports, holds_ports
 from plait.agent.report import one_line
 from plait.agent.restore import Previous
 from plait.agent.service import Service
@@ -431,7 +431,8 @@ class Agent:
         """Hold the published ports again: nobody may have taken one while we were away."""
         for ident, endpoint in self.state.records.ledger.endpoints.items():
             try:
-                self.ports.set(ident, endpoint.request.ports)
+                request = endpoint.request
+                self.ports.set(ident, request.ports, hold=holds_ports(request))
             except PlaitError as error:
                 log.error("a published port was taken meanwhile", endpoint=ident, error=str(error))
 

@@ -23,7 +23,7 @@ from plait.agent.desired.inputs import gateways
 from plait.agent.desired.paths import endpoint_mtu
 from plait.agent.failpoints import failpoint
 from plait.agent.loop import Loop
-from plait.agent.ports import Ports
+from plait.agent.ports import Ports, holds_ports
 from plait.agent.report import words
 from plait.agent.state import State
 from plait.client.agent import AttachRequest, AttachResult, LocalEndpoint
@@ -75,7 +75,7 @@ class Attaching:
             granted = await self._allocating.for_attach(request)
             failpoint("attach.allocated")
             try:
-                ports = self._ports.set(request.id, request.ports)
+                ports = self._ports.set(request.id, request.ports, hold=holds_ports(request))
                 endpoint = LocalEndpoint(
                     request=msgspec.structs.replace(request, ports=ports),
                     addresses=granted.addresses,
@@ -185,13 +185,14 @@ class Attaching:
         async with self._alone(endpoint):
             known = self._known(endpoint)
             before = known.request.ports
-            chosen = self._ports.set(endpoint, ports)
+            hold = holds_ports(known.request)
+            chosen = self._ports.set(endpoint, ports, hold=hold)
             try:
                 request = msgspec.structs.replace(known.request, ports=chosen)
                 changed = msgspec.structs.replace(known, request=request)
                 await self._change("publish", known, changed)
             except BaseException:
-                self._ports.set(endpoint, before)
+                self._ports.set(endpoint, before, hold=hold)
                 raise
             return chosen
 

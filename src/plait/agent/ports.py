@@ -2,7 +2,8 @@
 
 For each port a socket is bound and never listens: the kernel then refuses the port to every
 other program, as it would between two servers. Packets never reach it, for nft translates them
-before (dstnat). SCTP is kept in the table only where the kernel has no SCTP sockets.
+before (dstnat). SCTP is kept in the table only where the kernel has no SCTP sockets, and so is
+what the caller holds itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from plait.client.agent import AttachRequest
 from plait.model.errors import PlaitError
 from plait.model.objects import PublishedPort
 
@@ -33,6 +35,12 @@ Key = tuple[int, str, str, int]
 """(family, host address, protocol, port)."""
 
 
+def holds_ports(request: AttachRequest) -> bool:
+    """Whether the agent keeps the endpoint's host ports from others. Runtimes of CNI bind them
+    themselves (podman) or see to it before (kubelet)."""
+    return request.workload.runtime != "cni"
+
+
 class Ports:
     """The held ports, by endpoint."""
 
@@ -42,10 +50,13 @@ class Ports:
         self._held: dict[str, dict[Key, socket.socket | None]] = {}
         self._owner: dict[Key, str] = {}
 
-    def set(self, endpoint: str, ports: tuple[PublishedPort, ...]) -> tuple[PublishedPort, ...]:
+    def set(
+        self, endpoint: str, ports: tuple[PublishedPort, ...], *, hold: bool = True
+    ) -> tuple[PublishedPort, ...]:
         """Hold these ports for the endpoint instead of its present ones, all or none.
 
-        Returns them with chosen numbers in place of 0. PLAIT-AGENT-007 when one is taken.
+        Returns them with chosen numbers in place of 0. PLAIT-AGENT-007 when one is taken. Without
+        `hold` no socket is bound, and only our other endpoints are kept from them.
         """
         before = self._held.get(endpoint, {})
         wanted: dict[Key, socket.socket | None] = {}
@@ -53,14 +64,16 @@ class Ports:
         result: list[PublishedPort] = []
         try:
             for port in ports:
-                number = port.host_port or self._pick(endpoint, port, before, wanted, fresh)
+                number = port.host_port or self._pick(
+                    endpoint, port, before, wanted, fresh, hold=hold
+                )
                 for key in _keys(port, number):
                     if key in wanted:
                         continue
                     if key in before:
                         wanted[key] = before[key]
                     else:
-                        wanted[key] = self._hold(endpoint, key)
+                        wanted[key] = self._hold(endpoint, key, hold=hold)
                         fresh.append(key)
                 result.append(msgspec.structs.replace(port, host_port=number))
         except BaseException:
@@ -88,6 +101,8 @@ class Ports:
         before: dict[Key, socket.socket | None],
         wanted: dict[Key, socket.socket | None],
         fresh: list[Key],
+        *,
+        hold: bool,
     ) -> int:
         """Hold a free port of the dynamic range in every family that the port needs."""
         for _ in range(ATTEMPTS):
@@ -98,7 +113,8 @@ class Ports:
             got: list[tuple[Key, socket.socket | None]] = []
             try:
                 for key in keys:
-                    got.append((key, self._hold(endpoint, key)))  # noqa: PERF401 (undone below)
+                    sock = self._hold(endpoint, key, hold=hold)
+                    got.append((key, sock))
             except PlaitError:
                 for key, sock in got:
                     self._drop(key, sock)
@@ -113,7 +129,7 @@ class Ports:
             fix=("name a host port",),
         )
 
-    def _hold(self, endpoint: str, key: Key) -> socket.socket | None:
+    def _hold(self, endpoint: str, key: Key, *, hold: bool) -> socket.socket | None:
         family, host, protocol, number = key
         if host == "::1":
             raise _refused(
@@ -133,7 +149,7 @@ class Ports:
                 "plait ps   # which container that is",
                 "choose another host port, or 0",
             )
-        sock = _bind(family, host, protocol, number)
+        sock = _bind(family, host, protocol, number) if hold else None
         self._owner[key] = endpoint
         return sock
 

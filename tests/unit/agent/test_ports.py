@@ -46,6 +46,19 @@ def test_two_endpoints_do_not_share_a_port(ports: Ports, protocol: str) -> None:
     ports.set("e3", (port(held.host_port, protocol, "127.0.0.2"),))
 
 
+def test_a_port_that_the_runtime_holds_itself_is_kept_from_our_others_only(ports: Ports) -> None:
+    number = free()
+    ports.set("e1", (port(number),), hold=False)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", number))
+        for hold in (True, False):
+            with pytest.raises(PlaitError) as caught:
+                ports.set("e2", (port(number),), hold=hold)
+            assert caught.value.code == "PLAIT-AGENT-007"
+        ports.set("e1", ())
+        ports.set("e2", (port(number),), hold=False)
+
+
 @pytest.mark.parametrize(
     ("host_ip", "remedy"), [("::1", "127.0.0.1"), ("192.0.2.1", "ip -brief address")]
 )
