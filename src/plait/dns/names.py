@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from plait.dns import schema
@@ -366,7 +366,7 @@ class OwnNames:
         return [(*record.names[0].split(b"."), record.namespace, *zone.domain)]
 
     def _keep(
-        self, scope: Scope, query: dns.Query, answer: dns.Answer, about: Iterable[Key]
+        self, scope: Scope, query: dns.Query, answer: dns.Answer, about: Collection[Key]
     ) -> dns.Answer:
         """Only answers about names that exist are kept: nobody can fill memory with others."""
         scope.keep(query.key, answer, about)

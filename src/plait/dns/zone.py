@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple, TypeVar
 
 from plait.dns.services import Backends, Key, ServiceNames, packed
@@ -27,7 +27,7 @@ MAX_CLIENTS: Final = 65536
 class Scope:
     """What one kind of client may see."""
 
-    __slots__ = ("_hanging", "answers", "external", "namespace", "networks")
+    __slots__ = ("_hanging", "_hung", "answers", "external", "namespace", "networks")
 
     def __init__(
         self, networks: frozenset[str] | None, namespace: str, external: bool = False
@@ -40,13 +40,17 @@ class Scope:
         self.answers: dict[bytes, dns.Answer] = {}
         """Ready answers by question in lower case; read directly on the fast path."""
         self._hanging: dict[Key, set[bytes]] = {}
-        """Questions whose answers hang on something."""
+        """Questions whose answers hang on something, or did."""
+        self._hung = 0
+        """How many stand there, at most."""
 
-    def keep(self, question: bytes, answer: dns.Answer, about: Iterable[Key]) -> None:
+    def keep(self, question: bytes, answer: dns.Answer, about: Collection[Key]) -> None:
         """Keep an answer until one of the things that it is about changes."""
-        if len(self.answers) >= MAX_ANSWERS_KEPT:
+        # A question stays with what it hung on beside that which changed: both are bounded.
+        if len(self.answers) >= MAX_ANSWERS_KEPT or self._hung >= 4 * MAX_ANSWERS_KEPT:
             self.forget_all()
         self.answers[question] = answer
+        self._hung += len(about)
         for key in about:
             self._hanging.setdefault(key, set()).add(question)
 
@@ -60,6 +64,7 @@ class Scope:
         """Everything may have changed."""
         self.answers.clear()
         self._hanging.clear()
+        self._hung = 0
 
     def sees(self, network: str) -> bool:
         """Whether endpoints of the network are visible."""

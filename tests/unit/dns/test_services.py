@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from plait.dns.asks import AskAlias
 from plait.dns.resolver import Aliased, Forward, Resolver
-from plait.dns.zone import Zone
+from plait.dns.zone import MAX_ANSWERS_KEPT, Scope, Zone
 from plait.model import marks
 from plait.model.objects import (
     Endpoint,
@@ -403,6 +403,18 @@ def test_a_change_of_one_service_leaves_answers_about_others(world: World) -> No
     assert len(scope.answers) == before - 1
     world.zone.put(endpoint("77", "other", "10.0.0.77"))
     assert len(scope.answers) == before - 1
+
+
+def test_what_is_kept_is_bounded_whatever_is_asked_and_changes() -> None:
+    scope = Scope(frozenset({"blue"}), "default")
+    answer = wire.Answer(wire.NOERROR)
+    most = 0
+    for i in range(70_000):
+        scope.keep(b"%d" % i, answer, ((b"shop", b"a"), (b"shop", b"b")))
+        scope.forget([(b"shop", b"a")])
+        most = max(most, sum(map(len, scope._hanging.values())))
+    assert not scope.answers
+    assert most <= 4 * MAX_ANSWERS_KEPT
 
 
 NAMES = (
