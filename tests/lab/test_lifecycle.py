@@ -291,11 +291,19 @@ def test_refusals_name_the_conflict_and_change_nothing(hosts: tuple[Host, Host])
     err = one.plait("up", "--pool", "10.112.0.0/12", code=1)
     assert "error[PLAIT-HOST-003]: the pool 10.112.0.0/12 overlaps the route 10.112.0.0/16" in err
     assert "fix: plait up --pool 10.80.0.0/12" in err
+    err = one.plait("up", "--service-pool", "10.112.4.0/24", code=1)
+    assert "PLAIT-HOST-003" in err
+    assert "fix: plait up --service-pool 10.79.0.0/16" in err
     assert list((one.root / "var/lib").iterdir()) == []
     assert "PLAIT-HOST-005" in one.plait("ps", code=1)
 
-    one.plait("up", "--name", "one")
-    assert one.json("get", "cluster", "plait")["spec"]["pools"][0] == "10.80.0.0/12"
+    one.plait("up", "--name", "one", "--service-pool", "10.70.0.0/16")
+    one.plait("up", "--load-balancer-pool", "192.0.2.240/28")
+    assert "PLAIT-HOST-009" in one.plait("up", "--service-pool", "10.71.0.0/16", code=1)
+    spec = one.json("get", "cluster", "plait")["spec"]
+    assert spec["pools"][0] == "10.80.0.0/12"
+    assert spec["servicePools"][0] == "10.70.0.0/16"
+    assert spec["loadBalancerPools"] == ["192.0.2.240/28"]
     assert "PLAIT-HOST-009" in one.plait("up", "--port", "7000", code=1)
     token = one.json("token", "create", "--single-use")["token"]
     kind, digest, ident, secret = token.split(".")
