@@ -201,9 +201,11 @@ class CniPlugin:
     def _refuse_existing(
         self, ident: str, call: Call, inode: int, present: tuple[LocalEndpoint, ...]
     ) -> None:
-        """The same attachment in another namespace is its former life, which has gone."""
+        """The same attachment in another namespace is its former life, which has gone. The kernel
+        gives a new namespace the inode of one that has gone, so its path counts, too."""
+        place = (ident, call.netns, inode)
         for endpoint in present:
-            if endpoint.request.id == ident and endpoint.netns_inode == inode:
+            if (endpoint.request.id, endpoint.request.netns, endpoint.netns_inode) == place:
                 raise CniError(
                     errors.INTERFACE_EXISTS,
                     f"the container has an interface {call.ifname} of this network already",

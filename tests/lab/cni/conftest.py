@@ -12,6 +12,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,9 @@ from plait.client.agent import LocalEndpoint
 from plait.client.agent_socket import run as at_once
 from plait.cni import route
 from plait.cni.conflist import CAPABILITIES
-from plait.lab import hosts
+from plait.lab import hosts, image
 from plait.lab.lab import Lab
+from plait.lab.workloads import PLAIT
 
 OURS: Mapping[str, Any] = {"type": "plait", "capabilities": dict.fromkeys(CAPABILITIES, True)}
 TALK = str(Path(talk.__file__))
@@ -225,3 +227,26 @@ def refused(code: int, call: Callable[[], Any]) -> PluginError:
         call()
     assert caught.value.code == code, caught.value
     return caught.value
+
+
+@pytest.fixture(scope="session")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root file system of containers: busybox, and a real wget."""
+    directory = tmp_path_factory.mktemp("rootfs")
+    archive = directory / "image.tar"
+    image.write(archive)
+    root = directory / "root"
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, filter="fully_trusted")
+    for name in ("proc", "sys", "dev", "run"):
+        (root / name).mkdir(exist_ok=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def installed(nothing_stays: None, cni_lab: Lab, shim: Path) -> Iterator[None]:
+    """The plugin as users install it."""
+    cni_lab.run("h1", [*PLAIT, "cni", "install"])
+    yield
+    cni_lab.run("h1", [*PLAIT, "cni", "uninstall", "--force"])
+    cni_lab.run("h1", ["rm", "-rf", "/etc/cni/net.d", "/opt/cni/bin"])
