@@ -34,6 +34,8 @@ ARGUMENTS: Final = frozenset(
     )
 )
 """Keys of CNI_ARGS that mean something to us."""
+FIELDS: Final = frozenset(("portMappings", "bandwidth", "ipRanges", "dns"))
+"""Keys of `runtimeConfig` whose values are made of named fields."""
 MAX_BURST: Final = 8 * 0xFFFF_FFFF
 """Bits: the kernel's token buckets count 32 bits of bytes (linux/pkt_sched.h, tc_tbf_qopt)."""
 MAX_RATE: Final = (1 << 64) - 1
@@ -118,7 +120,7 @@ def arguments(text: str) -> dict[str, str]:
 
 def parse(config: Mapping[str, Any], network: str, args: Mapping[str, str]) -> Wanted:
     """Everything that is wanted; `network` is the configuration's name, `args` CNI_ARGS."""
-    runtime = _object(config, "runtimeConfig")
+    runtime = _runtime_config(config)
     own = _object(_object(config, "args"), "cni")
     dns = _dns(config, runtime)
     return Wanted(
@@ -134,6 +136,23 @@ def parse(config: Mapping[str, Any], network: str, args: Mapping[str, str]) -> W
         pod_name=args.get("K8S_POD_NAME", ""),
         pod_uid=args.get("K8S_POD_UID", ""),
     )
+
+
+def _runtime_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`runtimeConfig`, its fields in the case of the conventions.
+
+    containerd (go-cni) writes the names of Go's own fields, `HostPort`: to Go they are the same.
+    """
+    given = _object(config, "runtimeConfig")
+    return {key: _uncapitalised(value) if key in FIELDS else value for key, value in given.items()}
+
+
+def _uncapitalised(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_uncapitalised(item) for item in value]
+    if isinstance(value, dict):
+        return {key[:1].lower() + key[1:]: item for key, item in value.items()}
+    return value
 
 
 def convert(value: Any, kind: type[T], where: str) -> T:
