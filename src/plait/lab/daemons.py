@@ -96,7 +96,8 @@ def _logs(lab: Lab, host: str) -> str:
 def start_plait(lab: Lab) -> None:
     """`plait up` on the first host, `plait join` on the others; all ready when it returns."""
     first = lab.plan.hosts[FIRST]
-    plait(lab, FIRST, "up", "--encap", lab.state.encap)
+    balancers = [f"--load-balancer-pool={pool}" for pool in topology.LOAD_BALANCERS]
+    plait(lab, FIRST, "up", "--encap", lab.state.encap, *balancers)
     others = [name for name in lab.plan.machines if name != FIRST]
     if not others:
         return

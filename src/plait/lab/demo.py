@@ -12,133 +12,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import permutations
-from typing import NamedTuple
 
 import click
 
 from plait.cli import output
 from plait.cli.frame import Command, run
 from plait.client.polling import poll
-from plait.lab import bringup, daemons, hosts, state, topology
+from plait.lab import bringup, daemons, demo_services, hosts, state, topology
+from plait.lab.demo_stage import SETTLE, SHOP, WGET, Check, Demo, Observation, web, words
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
 
 HOSTS = 3
 SITES = 2
 PUBLISHED = 8080
-SETTLE = 20.0
-"""Seconds within which a change must be seen on every host, at the latest."""
-
-
-class Observation(NamedTuple):
-    """What a check saw."""
-
-    ok: bool
-    text: str
-
-
-Check = Callable[["Demo"], Observation]
-
-
-class Demo:
-    """A lab with dockerds, and the words of a Docker user in it."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.hosts = lab.plan.machines
-
-    def docker(self, host: str, *argv: str, check: bool = True) -> str:
-        """`docker …` on a host, as anybody would type it; PLAIT-LAB-006 when it fails."""
-        done = self.lab.run(host, ["docker", *argv], check=False)
-        if check and done.returncode:
-            raise PlaitError(
-                "PLAIT-LAB-006", f"`docker {argv[0]}` failed on {host}", why=done.stderr.strip()
-            )
-        return done.stdout.strip()
-
-    def serve(self, host: str, name: str, network: str, *options: str) -> None:
-        """A container with a web page that says its name."""
-        page = f"echo page of {name} > /www/index.html; exec httpd -f -p 80 -h /www"
-        self.docker(
-            host,
-            *("run", "-d", "--network", network, "--name", name, *options),
-            *("busybox", "sh", "-c", page),
-        )
-
-    def start_webs(self) -> None:
-        """A page on every host, under a name and an alias."""
-        for host in self.hosts:
-            self.serve(host, _web(host), "plait", "--network-alias", f"alias-of-{host}")
-
-    def fetch(self, host: str, container: str, url: str, family: int = 4) -> str:
-        """A page as a container gets it, or what wget says instead."""
-        argv = ["docker", "exec", container, "wget", f"-{family}", *WGET, url]
-        return _words(self.lab.run(host, argv, check=False))
-
-    def fetch_until(self, host: str, container: str, url: str, wanted: str) -> str:
-        """The page once it is the wanted one, or what there was after SETTLE seconds."""
-        return poll(
-            lambda: self.fetch(host, container, url), lambda page: page == wanted, seconds=SETTLE
-        )
-
-    def addresses(self, host: str, container: str, network: str) -> tuple[str, str]:
-        """IPv4 and IPv6 address of a container on a network."""
-        at = f'index .NetworkSettings.Networks "{network}"'
-        form = f"{{{{({at}).IPAddress}}}} {{{{({at}).GlobalIPv6Address}}}}"
-        four, six = self.docker(host, "inspect", "-f", form, container).split()
-        return four, six
-
-    def answers_ping(self, host: str, container: str, address: str) -> bool:
-        """Whether an address answers a container within a second."""
-        argv = ["docker", "exec", container, "ping", "-c1", "-W1", address]
-        return self.lab.run(host, argv, check=False).returncode == 0
-
-    def plait(self, host: str, *argv: str) -> str:
-        """`plait …` on a host."""
-        return daemons.plait(self.lab, host, *argv)
-
-    def start_shop(self) -> None:
-        """Three containers of namespace shop, each on a host of its own."""
-        for host, name in zip(self.hosts, SHOP, strict=True):
-            self.serve(host, name, "plait", "--label", "plait.namespace=shop")
-
-    def pages(self, ways: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
-        """Which container gets which one's page, by container and name."""
-        return {
-            (source, target): self.fetch(self._host_of(source), source, f"http://{target}/")
-            == f"page of {target.partition('.')[0]}"
-            for source, target in ways
-        }
-
-    def pages_until(self, wanted: dict[tuple[str, str], bool]) -> dict[tuple[str, str], bool]:
-        """The pages once they come and stay away as wanted, or after SETTLE seconds."""
-        return poll(lambda: self.pages(list(wanted)), lambda seen: seen == wanted, seconds=SETTLE)
-
-    def why(self, src: str, dst: str) -> str:
-        """What `plait why` says in its first line."""
-        return self.plait("h1", "why", src, dst, "80/tcp").partition("\n")[0]
-
-    def _host_of(self, container: str) -> str:
-        if container in SHOP:
-            return self.hosts[SHOP.index(container)]
-        return next(host for host in self.hosts if _web(host) == container)
-
-
-WGET = ("-T2", "-t1", "-qO-")
-SHOP = ("front", "api", "db")
-"""Containers of namespace shop, in the order of the hosts that they are on."""
-
-
-def _words(done: subprocess.CompletedProcess[str]) -> str:
-    return done.stdout.strip() or done.stderr.strip() or f"nothing (exit code {done.returncode})"
-
-
-def _web(host: str) -> str:
-    return f"web-{host}"
-
 
 # The checks, in the order of the show.
 
@@ -148,9 +38,9 @@ def pages_by_name(demo: Demo) -> Observation:
     wrong, right = [], 0
     for source, target in permutations(demo.hosts, 2):
         for family in (4, 6):
-            url = f"http://{_web(target)}/"
-            page = demo.fetch(source, _web(source), url, family)
-            if page == f"page of {_web(target)}":
+            url = f"http://{web(target)}/"
+            page = demo.fetch(source, web(source), url, family)
+            if page == f"page of {web(target)}":
                 right += 1
             else:
                 wrong.append(f"{source} -> {target} over IPv{family}: {page}")
@@ -188,7 +78,7 @@ def isolation(demo: Demo) -> Observation:
     """Two Docker networks do not reach each other, by address or by name"""
     leaks = []
     pairs = (
-        ("h1", _web("h1"), "h2", "blue-h2", "blue"),
+        ("h1", web("h1"), "h2", "blue-h2", "blue"),
         ("h1", "blue-h1", "h3", "web-h3", "plait"),
     )
     for host, source, other, target, network in pairs:
@@ -210,7 +100,7 @@ def published(demo: Demo) -> Observation:
     pages = {}
     for address in (at.address4.partition("/")[0], f"[{at.address6.partition('/')[0]}]"):
         url = f"http://{address}:{PUBLISHED}/"
-        pages[url] = _words(demo.lab.run(topology.OUTSIDE, ["wget", *WGET, url], check=False))
+        pages[url] = words(demo.lab.run(topology.OUTSIDE, ["wget", *WGET, url], check=False))
     said = "; ".join(f"{url}: {page}" for url, page in pages.items())
     return Observation(set(pages.values()) == {"page of shop"}, said)
 
@@ -218,8 +108,8 @@ def published(demo: Demo) -> Observation:
 def upstream(demo: Demo) -> Observation:
     """Names of the world outside are forwarded, and what leaves the network is translated"""
     name = "outside.lab.test"
-    known = demo.docker("h3", "exec", _web("h3"), "nslookup", name, check=False)
-    reached = demo.answers_ping("h3", _web("h3"), name)
+    known = demo.docker("h3", "exec", web("h3"), "nslookup", name, check=False)
+    reached = demo.answers_ping("h3", web("h3"), name)
     outside = demo.lab.plan.hosts[topology.OUTSIDE].interface.address4.partition("/")[0]
     return Observation(
         outside in known and reached,
@@ -230,9 +120,9 @@ def upstream(demo: Demo) -> Observation:
 
 def server_dies(demo: Demo) -> Observation:
     """The server is killed (SIGKILL, and kept down): not one packet is lost"""
-    target = demo.addresses("h2", _web("h2"), "plait")[0]
+    target = demo.addresses("h2", web("h2"), "plait")[0]
     # 50 packets a second for 3 seconds, the kill among them.
-    argv = ["docker", "exec", _web("h1"), "ping", "-i", "0.02", "-c", "150", target]
+    argv = ["docker", "exec", web("h1"), "ping", "-i", "0.02", "-c", "150", target]
     inside = hosts.command(demo.lab.host("h1"), argv)
     with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True) as ping:
         assert ping.stdout is not None
@@ -247,7 +137,7 @@ def server_dies(demo: Demo) -> Observation:
 def lookups_go_on(demo: Demo) -> Observation:
     """Without a server: names that nobody asked for before are found, pages come"""
     names = [f"alias-of-{host}" for host in demo.hosts]
-    pages = {name: demo.fetch("h1", _web("h1"), f"http://{name}/") for name in names}
+    pages = {name: demo.fetch("h1", web("h1"), f"http://{name}/") for name in names}
     dead = daemons.program_pid(demo.lab, daemons.FIRST, "server") == 0
     said = "; ".join(f"{name}: {page}" for name, page in pages.items())
     came = all(page.startswith("page of web-") for page in pages.values())
@@ -257,15 +147,15 @@ def lookups_go_on(demo: Demo) -> Observation:
 def attaching_goes_on(demo: Demo) -> Observation:
     """Without a server: a new container gets an address and reaches the others by name"""
     demo.serve("h3", "late", "plait")
-    page = demo.fetch("h3", "late", f"http://{_web('h1')}/")
+    page = demo.fetch("h3", "late", f"http://{web('h1')}/")
     address = demo.addresses("h3", "late", "plait")[0]
-    return Observation(page == f"page of {_web('h1')}", f"late has {address} and got: {page}")
+    return Observation(page == f"page of {web('h1')}", f"late has {address} and got: {page}")
 
 
 def server_returns(demo: Demo) -> Observation:
     """The server comes back: all hosts know the container that was started meanwhile"""
     bringup.start_server(demo.lab)
-    page = demo.fetch_until("h1", _web("h1"), "http://late/", "page of late")
+    page = demo.fetch_until("h1", web("h1"), "http://late/", "page of late")
     return Observation(page == "page of late", f"web-h1 got: {page}")
 
 
@@ -386,6 +276,7 @@ CHECKS: tuple[Check, ...] = (
     denied,
     logged,
     rules_without_server,
+    *demo_services.CHECKS,
 )
 
 
@@ -408,7 +299,7 @@ def show(demo: Demo) -> list[str]:
 
 def picture(demo: Demo) -> None:
     """Print what Plait says of itself."""
-    for command in ("status", "peers", "ps", "policy ls"):
+    for command in ("status", "peers", "ps", "policy ls", "service ls"):
         output.say(f"\n$ plait {command}        (on h1)")
         output.say(demo.plait("h1", *command.split()).rstrip())
 
@@ -444,9 +335,7 @@ def demo(keep: bool, name: str) -> None:
         try:
             shown = Demo(lab)
             shown.start_webs()
-            output.good(
-                f"a container with a page on each host: {', '.join(map(_web, shown.hosts))}"
-            )
+            output.good(f"a container with a page on each host: {', '.join(map(web, shown.hosts))}")
             failed = show(shown)
             picture(shown)
         except BaseException:

@@ -38,11 +38,11 @@ def ask(stage: Stage, container: str, where: str) -> Answer:
     return Answer.of(stage.lab.run(DOCKER_HOST, argv, check=False))
 
 
-def address(stage: Stage, container: str) -> str:
-    """The container's IPv4 address."""
-    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+def addresses(stage: Stage, container: str) -> tuple[str, ...]:
+    """The container's addresses, IPv4 first."""
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}"
     argv = ["docker", "inspect", f"--format={form}", container]
-    return stage.lab.run(DOCKER_HOST, argv).stdout.strip()
+    return tuple(stage.lab.run(DOCKER_HOST, argv).stdout.split())
 
 
 def test_a_container_calls_a_service_by_name_until_a_policy_refuses(
@@ -53,7 +53,7 @@ def test_a_container_calls_a_service_by_name_until_a_policy_refuses(
     where = f"web.{stage.namespace}.svc.cluster.local"
     servers = {pod.name for pod in stage.pods("web")}
     stage.until("the container is answered", lambda: ask(stage, container, where).server in servers)
-    assert ask(stage, container, where).client == address(stage, container)
+    assert ask(stage, container, where).client in addresses(stage, container)
     friends = {"podSelector": {"matchLabels": {"app": "friend"}}}
     stage.apply(policy("friends", "web", ingress=[{"from": [friends]}]))
     stage.until("the container is refused", lambda: ask(stage, container, where).error)
@@ -69,5 +69,5 @@ def test_a_container_calls_a_service_by_name_until_a_policy_refuses(
 def test_a_pod_calls_a_container_as_it_is(stage: Stage, container: str) -> None:
     stage.deploy(deployment("client"))
     client = stage.pod("client")
-    answer = stage.ask(client.name, authority(address(stage, container), PORT))
-    assert answer.client == client.addresses[0], answer
+    for own, other in zip(client.addresses, addresses(stage, container), strict=True):
+        assert stage.ask(client.name, authority(other, PORT)).client == own
