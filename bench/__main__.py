@@ -22,6 +22,7 @@ from bench.table import Row
 BENCHES = {
     "startup": "up, join, lab, and the time that --help takes",
     "attach": "attach and detach beside Debian's CNI plugins",
+    "cni": "ADD and DEL beside bridge, host-local, portmap and bandwidth; limits of speed",
     "attach_kernel": "the kernel's share of attaching, beside ip -batch",
     "filter": "one set element and one endpoint in the filter",
     "throughput": "streams and request-response beside a topology made by hand",

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import labs
-from bench.cni import Plugin, Verb
+from bench.plugins import Chain, HostLocal, Verb, bridge
 from bench.table import Row, percentile, ratio_at_most
 from plait.client.agent import AttachRequest
 from plait.client.agent_socket import AgentClient, run
@@ -101,11 +101,11 @@ def measure(existing: int, data: Path) -> dict[str, list[float]]:
     ours, made = Ours(), Namespaces()
     theirs = {}
     for peer, subnet in SUBNETS.items():
-        theirs[peer] = Plugin(
-            data / peer, bridge=f"bench-{peer}", subnet=subnet, masquerade=peer == "masq"
-        )
+        ipam = HostLocal(data / peer, "bench", subnet)
+        plugin = bridge(f"bench-{peer}", ipam, masquerade=peer == "masq")
+        theirs[peer] = Chain("bench", [plugin])
         net = ipaddress.IPv4Network(subnet)
-        theirs[peer].reserve([str(net[i]) for i in range(2, existing + 2)])
+        ipam.reserve([str(net[i]) for i in range(2, existing + 2)])
     crowd = [(f"crowd-{i}", made.make()) for i in range(existing)]
     for each in crowd:
         ours.attach(*each)
