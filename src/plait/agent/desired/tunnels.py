@@ -5,7 +5,7 @@ from __future__ import annotations
 from plait.agent.desired.inputs import Host, View, bare
 from plait.agent.desired.paths import endpoint_mtu
 from plait.model.hoststate import Vxlan
-from plait.model.marks import VXLAN_LINK, link_local, vtep_mac
+from plait.model.marks import GATEWAY4, VXLAN_LINK, link_local, vtep_mac
 
 
 def tunnels(view: View, host: Host) -> dict[str, Vxlan]:
@@ -21,6 +21,8 @@ def tunnels(view: View, host: Host) -> dict[str, Vxlan]:
             local=bare(host.underlay.address(host.underlay.tunnel_family)),
             mac=mac,
             mtu=endpoint_mtu(view, host),
-            addresses=(f"{link_local(mac)}/64",),
+            # With no IPv4 address on a link every source fails the kernel's reverse-path check
+            # (fib_validate_source), and other hosts' Services come with an underlay address.
+            addresses=(f"{GATEWAY4}/32", f"{link_local(mac)}/64"),
         )
     }
