@@ -11,7 +11,8 @@ import pytest
 from tests.lab.conftest import eventually
 
 from plait.lab import bringup, daemons
-from plait.lab.demo import CHECKS, Demo
+from plait.lab.demo import CHECKS
+from plait.lab.demo_stage import Demo
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
 
