@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from plait.kubernetes.api import KubernetesApi
-from plait.kubernetes.kinds import Resource
+from plait.kubernetes.kinds import PODS, Resource
 from plait.model.errors import PlaitError
 
 Part = Literal["base", "agents", "cleanup"]
@@ -190,3 +190,12 @@ async def status(api: KubernetesApi, manifest: Manifest) -> dict[str, Any] | Non
             raise
         return None
     return found.get("status") or {}
+
+
+async def pods(api: KubernetesApi, workload: Manifest) -> int:
+    """How many pods of a workload are there, those that end included."""
+    chosen = workload["spec"]["selector"]["matchLabels"]
+    query = {"labelSelector": ",".join(f"{key}={value}" for key, value in chosen.items())}
+    path = PODS.resources[0].path(namespace=workload["metadata"]["namespace"])
+    found = await api.read(path, dict[str, Any], query)
+    return len(found["items"])

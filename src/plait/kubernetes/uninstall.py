@@ -21,13 +21,14 @@ from plait.kubernetes.election import DURATION, LEASES
 from plait.kubernetes.election import NAME as LEASE
 from plait.kubernetes.feedback import NODE, SERVICE
 from plait.kubernetes.held import Held
-from plait.kubernetes.kinds import Resource
+from plait.kubernetes.kinds import PODS, Resource
 from plait.kubernetes.marks import is_touched
 from plait.kubernetes.wanted import Wanted
 from plait.kubernetes.writes import Writes
 from plait.model.errors import PlaitError
-from plait.model.objects import AnyObject
+from plait.model.objects import AnyObject, Node
 
+POD: Final = PODS.resources[0]
 PAGE: Final = "500"
 LOOK: Final = 1.0
 """Seconds between looks at the Lease."""
@@ -54,7 +55,8 @@ async def leave_plait(api: Api, *, dry_run: bool = False) -> AsyncIterator[str]:
         for obj in found:
             held.take(WatchEvent(type="put", object=cast(AnyObject, obj)))
         if found:
-            yield f"{kind.plural} in Plait: {len(found)}"
+            what = "labels of nodes" if kind is Node else kind.plural
+            yield f"{what} in Plait: {len(found)}"
     held.take(WatchEvent(type="synced"))
     if dry_run:
         return
@@ -75,10 +77,10 @@ async def leave_plait(api: Api, *, dry_run: bool = False) -> AsyncIterator[str]:
 
 
 async def leave_kubernetes(
-    api: KubernetesApi, pools: tuple[str, ...], lease_namespace: str, *, dry_run: bool = False
+    api: KubernetesApi, pools: tuple[str, ...], *lease_namespaces: str, dry_run: bool = False
 ) -> AsyncIterator[str]:
-    """Take taints, conditions, addresses of load balancers and the Lease back. `pools` are those
-    of which Plait gave load-balancer addresses."""
+    """Take taints, conditions, addresses of load balancers and Leases back. `pools` are those of
+    which Plait gave load-balancer addresses."""
     async for node in _all(api, NODE, dict[str, Any]):
         async for line in _leave_node(api, node, dry_run=dry_run):
             yield line
@@ -89,10 +91,11 @@ async def leave_kubernetes(
             yield f"load-balancer addresses of service {namespace}/{name}"
             if not dry_run:
                 await api.patch(SERVICE, patch, name, namespace, subresource="status")
-    if await _lease(api, lease_namespace) is not None:
-        yield f"lease {lease_namespace}/{LEASE}"
-        if not dry_run:
-            await _gone(api.delete(LEASES, LEASE, lease_namespace))
+    for namespace in lease_namespaces:
+        if await _lease(api, namespace) is not None:
+            yield f"lease {namespace}/{LEASE}"
+            if not dry_run:
+                await _gone(api.delete(LEASES, LEASE, namespace))
 
 
 async def _leave_node(
@@ -112,6 +115,15 @@ async def _leave_node(
         if not dry_run:
             body = nodes.no_condition()
             await api.patch(NODE, body, name, patch="strategic", subresource="status")
+
+
+async def attached_pods(api: KubernetesApi) -> list[str]:
+    """Pods that have addresses of their own, as `namespace/name`."""
+    return [
+        "/".join(pod.metadata.key)
+        async for pod in _all(api, POD, objects.Pod)
+        if pod.addresses and not pod.spec.host_network and not pod.finished
+    ]
 
 
 async def wait_free(

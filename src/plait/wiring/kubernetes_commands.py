@@ -100,12 +100,15 @@ def install(
 )
 @access_options
 @click.option("--cluster-gone", is_flag=True, help="There is no cluster any more: clean Plait.")
+@click.option("--force", is_flag=True, help="Also while pods are on Plait's network.")
 @dry_run_option
-def uninstall(kubeconfig: Path | None, context: str, cluster_gone: bool, dry_run: bool) -> None:
+def uninstall(
+    kubeconfig: Path | None, context: str, cluster_gone: bool, force: bool, dry_run: bool
+) -> None:
     """Take everything back that `install` and the connector made.
 
-    Taints, conditions and load-balancer addresses in Kubernetes, the manifests, and Kubernetes'
-    objects in Plait. Users' objects stay.
+    Taints, conditions and load-balancer addresses in Kubernetes, the manifests, Plait on the nodes
+    where its agents are pods, and Kubernetes' objects in Plait. Users' objects stay.
     """
     import msgspec
 
@@ -119,7 +122,9 @@ def uninstall(kubeconfig: Path | None, context: str, cluster_gone: bool, dry_run
         config = msgspec.structs.replace(
             said, kubeconfig=said.kubeconfig or config.kubeconfig, network=config.network
         )
-    connect.wait_for(setup.uninstall(config, _paths(), gone=cluster_gone, dry_run=dry_run))
+    connect.wait_for(
+        setup.uninstall(config, _paths(), gone=cluster_gone, force=force, dry_run=dry_run)
+    )
 
 
 @kubernetes.command(

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from plait.kubernetes import manifests
 from plait.kubernetes.api import KubernetesApi
 from plait.kubernetes.kubeconfig import Access
 from plait.kubernetes.manifests import Manifest, Settings
-from plait.kubernetes.uninstall import leave_kubernetes, leave_plait, wait_free
+from plait.kubernetes.uninstall import attached_pods, leave_kubernetes, leave_plait, wait_free
 from plait.model.config import KubernetesConfig
 from plait.model.errors import PlaitError
 from plait.model.objects import Cluster, Network
@@ -38,6 +38,8 @@ DESCRIPTION: Final = "plait kubernetes install"
 """Of these tokens, by which an uninstall finds them."""
 READY_TIMEOUT: Final = 30.0
 """Seconds for the connector to know both sides."""
+MOST_NAMED: Final = 8
+"""Pods that are named."""
 CLEAN_TIMEOUT: Final = 180.0
 """Seconds for all nodes to be clean."""
 POLL: Final = 0.2
@@ -100,24 +102,36 @@ def _absolute(path: str) -> str:
 
 
 async def _until_ready(paths: Paths) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT
     why = ""
-    while time.monotonic() < deadline:
+
+    async def ready() -> bool:
+        nonlocal why
         try:
             report = await asyncio.to_thread(ask, paths.kubernetes_socket)
         except PlaitError as error:
             why = error.why
-        else:
-            if report.connected and report.server_connected:
-                return
-            why = "; ".join(report.problems) or report.summary
+            return False
+        why = "; ".join(report.problems) or report.summary
+        return report.connected and report.server_connected
+
+    if not await _until(ready, READY_TIMEOUT):
+        raise PlaitError(
+            "PLAIT-HOST-008",
+            "the connector did not become ready",
+            why=why,
+            fix=(services(paths).log_hint("kubernetes"), "plait kubernetes status"),
+        )
+
+
+async def _until(good: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    """Ask until it is good; False once the time is over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if await good():
+            return True
+        if time.monotonic() >= deadline:
+            return False
         await asyncio.sleep(POLL)
-    raise PlaitError(
-        "PLAIT-HOST-008",
-        "the connector did not become ready",
-        why=why,
-        fix=(services(paths).log_hint("kubernetes"), "plait kubernetes status"),
-    )
 
 
 # In the cluster
@@ -181,13 +195,18 @@ async def _token(client: ApiClient, role: Role, *, dry_run: bool) -> str:
 # Away with it
 
 
-async def uninstall(config: KubernetesConfig, paths: Paths, *, gone: bool, dry_run: bool) -> None:
+async def uninstall(
+    config: KubernetesConfig, paths: Paths, *, gone: bool, force: bool, dry_run: bool
+) -> None:
     """Take everything back, on both sides and on this host; `gone` where there is no cluster any
-    more."""
+    more. PLAIT-API-011 while pods are on our network, unless `force`."""
+    if not (gone or force or dry_run):
+        await _no_pods(find_access(config, os.environ))
     if paths.kubernetes_config.exists():
         if not dry_run:
             services(paths).forget("kubernetes")
             paths.kubernetes_config.unlink()
+            paths.kubernetes_lock.unlink(missing_ok=True)
         _say("the connector of this host", dry_run)
     async with connect.api() as client:
         cluster = await client.get(Cluster, "plait")
@@ -207,6 +226,23 @@ async def uninstall(config: KubernetesConfig, paths: Paths, *, gone: bool, dry_r
                     await client.revoke_token(token.id)
                 _say(f"token {token.id} ({token.role})", dry_run)
     output.say("On nodes that joined by hand: `plait cni uninstall`, `plait down --purge`.")
+
+
+async def _no_pods(access: Access) -> None:
+    """Without Plait they have no network, and their runtime no plugin to remove them with."""
+    api = KubernetesApi(access)
+    try:
+        names = await attached_pods(api)
+    finally:
+        await api.close()
+    if names:
+        shown = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
+        raise PlaitError(
+            "PLAIT-API-011",
+            "pods of the cluster are on Plait's network",
+            why=shown,
+            fix=("kubectl delete deployments --all -A", "plait kubernetes uninstall --force"),
+        )
 
 
 def _say(line: str, dry_run: bool) -> None:
@@ -233,11 +269,10 @@ async def _leave_cluster(
     for manifest in nodes:
         yield manifests.shown(manifest)
     if nodes and not dry_run:
-        await _clean_nodes(api)
+        await _clean_nodes(api, nodes)
         yield "Plait on the nodes"
-    for namespace in namespaces:
-        async for line in leave_kubernetes(api, pools, namespace, dry_run=dry_run):
-            yield line
+    async for line in leave_kubernetes(api, pools, *namespaces, dry_run=dry_run):
+        yield line
     for manifest in reversed(others):
         if await _delete(api, manifest, dry_run=dry_run):
             yield manifests.shown(manifest)
@@ -249,25 +284,32 @@ async def _delete(api: KubernetesApi, manifest: Manifest, *, dry_run: bool) -> b
     return await manifests.delete(api, manifest)
 
 
-async def _clean_nodes(api: KubernetesApi) -> None:
-    """Have a pod on every node take Plait off it."""
+async def _clean_nodes(api: KubernetesApi, agents: Sequence[Manifest]) -> None:
+    """Have a pod on every node take Plait off it, once no agent runs there."""
     (manifest,) = manifests.load("cleanup")
-    await manifests.apply(api, manifest)
-    deadline = time.monotonic() + CLEAN_TIMEOUT
     status: dict[str, int] = {}
-    while time.monotonic() < deadline:
+
+    async def no_agents() -> bool:
+        return not any([await manifests.pods(api, each) for each in agents])
+
+    async def clean() -> bool:
+        nonlocal status
         status = await manifests.status(api, manifest) or {}
         wanted = status.get("desiredNumberScheduled", 0)
-        if status.get("observedGeneration") and status.get("numberReady", 0) >= wanted:
-            await manifests.delete(api, manifest)
-            return
-        await asyncio.sleep(POLL)
-    raise PlaitError(
-        "PLAIT-HOST-008",
-        "not every node could be cleaned in time",
-        why=f"{status.get('numberReady', 0)} of {status.get('desiredNumberScheduled', 0)} are",
-        fix=(
-            f"kubectl -n {manifests.NAMESPACE} logs -l app.kubernetes.io/name=plait-cleanup",
-            "plait kubernetes uninstall",
-        ),
-    )
+        return bool(status.get("observedGeneration")) and status.get("numberReady", 0) >= wanted
+
+    done = await _until(no_agents, CLEAN_TIMEOUT)
+    if done:
+        await manifests.apply(api, manifest)
+        done = await _until(clean, CLEAN_TIMEOUT)
+    if not done:
+        raise PlaitError(
+            "PLAIT-HOST-008",
+            "not every node could be cleaned in time",
+            why=f"{status.get('numberReady', 0)} of {status.get('desiredNumberScheduled', 0)} are",
+            fix=(
+                f"kubectl -n {manifests.NAMESPACE} logs -l app.kubernetes.io/name=plait-cleanup",
+                "plait kubernetes uninstall",
+            ),
+        )
+    await manifests.delete(api, manifest)

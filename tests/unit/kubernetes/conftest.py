@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,22 +184,31 @@ class Stage:
         await self.kube.stop()
 
 
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+@asynccontextmanager
+async def staged(directory: Path) -> AsyncIterator[Stage]:
+    """Both servers, with what they keep in the directory, until the end of the block."""
     clock = Clock()
     store = MemoryStore()
     await store.open()
     await bootstrap(store, CLUSTER, clock)
     config = Config(
-        listen=(("127.0.0.1", 0),), unix_socket=tmp_path / "server.sock", bookmark_every=0.05
+        listen=(("127.0.0.1", 0),), unix_socket=directory / "server.sock", bookmark_every=0.05
     )
-    server = Server(store, Authority.open(tmp_path / "ca", clock.now), config, clock)
+    server = Server(store, Authority.open(directory / "ca", clock.now), config, clock)
     await server.start()
     kube = FakeKubernetes()
     await kube.start()
     made = Stage(kube, server)
     for name in ("default", "kube-system", "shop"):
         made.put(kinds.NAMESPACES, name)
-    yield made
-    await made.close()
-    await store.close()
+    try:
+        yield made
+    finally:
+        await made.close()
+        await store.close()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as made:
+        yield made
