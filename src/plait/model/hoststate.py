@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 from plait.model.ruleset import Ruleset
-from plait.model.service_table import ServiceTable
+from plait.model.service_table import NOTHING, ServiceTable
 from plait.model.waist import Part as Part
 
 
@@ -199,7 +199,7 @@ class HostState(Part, frozen=True, kw_only=True):
     fdb: frozenset[FdbEntry] = frozenset()
     filter: Filter = Filter()
     policy: Ruleset = Ruleset()
-    services: ServiceTable = ServiceTable()
+    services: ServiceTable = NOTHING
     shapers: dict[str, Shaper] = {}
     """By the name of an endpoint's link."""
     sysctls: dict[str, str] = {}

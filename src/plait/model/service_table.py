@@ -10,7 +10,7 @@ makes it; the agent's programmer makes the kernel do the same. No name of a user
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -68,3 +68,7 @@ class ServiceTable(Part, frozen=True, kw_only=True):
     addresses: Members[str] = msgspec.field(default_factory=Members)
     """Cluster and load-balancer addresses: they are nobody else's, so what is sent to one of them
     and is no frontend is refused at once."""
+
+
+NOTHING: Final = ServiceTable()
+"""Of a host that knows no Service; nobody changes it."""

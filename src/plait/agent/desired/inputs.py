@@ -12,7 +12,7 @@ import msgspec
 from plait.model.hoststate import Shaper
 from plait.model.objects import AddressBlock, Cluster, Network, Node, PublishedPort
 from plait.model.ruleset import Ruleset
-from plait.model.service_table import ServiceTable
+from plait.model.service_table import NOTHING, ServiceTable
 
 V4_ANY: Final = "0.0.0.0/0"
 V6_ANY: Final = "::/0"
@@ -90,7 +90,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     networks: Mapping[str, Network] = {}
     blocks: Mapping[str, AddressBlock] = {}
     policy: Ruleset = Ruleset()
-    services: ServiceTable = ServiceTable()
+    services: ServiceTable = NOTHING
 
 
 def is6(address: str) -> bool:
