@@ -17,12 +17,12 @@ from plait.cli.usage import NetworkUse, network_use
 from plait.client.agent import AgentStatus
 from plait.client.connector import ask as ask_connector
 from plait.model.errors import PlaitError
-from plait.model.objects import AddressBlock, Endpoint, Network, Node
+from plait.model.objects import AddressBlock, Endpoint, Network, Node, Service
 from plait.model.paths import Paths
 from plait.wire.connector import Report
 
 MOST_PROBLEMS: Final = 10
-"""Problems of the connector that are shown; it shows the others."""
+"""Problems of the connector, and of Services, that are shown; others show the rest."""
 _MORE: Final = ("plait kubernetes status",)
 
 
@@ -53,6 +53,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """None: the server does not answer."""
     nodes_ready: int = 0
     endpoints: int = 0
+    balanced: int = 0
+    """Services."""
     networks: tuple[NetworkUse, ...] = ()
     problems: tuple[Trouble, ...] = ()
 
@@ -101,11 +103,13 @@ async def look(paths: Paths) -> Picture:
                 problems.append(_refusal(error))
     nodes: tuple[Node, ...] | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    balanced: tuple[Service, ...] = ()
     uses: list[NetworkUse] = []
     try:
         async with connect.api() as client:
             nodes = await client.list(Node)
             endpoints = await client.list(Endpoint)
+            balanced = await client.list(Service)
             uses = network_use(
                 await client.list(Network), await client.list(AddressBlock), endpoints
             )
@@ -113,6 +117,7 @@ async def look(paths: Paths) -> Picture:
         if states["server"] in {"up", "-"}:
             problems.append(_refusal(error))
     problems += node_troubles(nodes or (), details)
+    problems += balancing_troubles(balanced)
     report: Report | None = None
     # One that runs as a pod is not ours to start, and answers here all the same.
     if states["kubernetes"] != "-" or paths.kubernetes_socket.exists():
@@ -127,6 +132,7 @@ async def look(paths: Paths) -> Picture:
         nodes=None if nodes is None else len(nodes),
         nodes_ready=sum(node.status.ready for node in nodes or ()),
         endpoints=len(endpoints),
+        balanced=len(balanced),
         networks=tuple(uses),
         problems=tuple(dict.fromkeys(problems)),
     )
@@ -160,6 +166,20 @@ def node_troubles(nodes: Iterable[Node], here: AgentStatus | None) -> list[Troub
     return found
 
 
+def balancing_troubles(balanced: Iterable[Service]) -> list[Trouble]:
+    """What Services lack, as the server says."""
+    lacking = [one for one in balanced if one.status.message]
+    found = []
+    for one in lacking[:MOST_PROBLEMS]:
+        space, name = one.metadata.namespace, one.metadata.name
+        fix = f"plait service show {name} -n {space}"
+        found.append(Trouble(f"service {space}/{name}: {one.status.message}", (fix,)))
+    if len(lacking) > MOST_PROBLEMS:
+        more = len(lacking) - MOST_PROBLEMS
+        found.append(Trouble(f"{more} more Services lack something", ("plait service ls",)))
+    return found
+
+
 def as_facts(picture: Picture) -> list[tuple[str, str]]:
     """The picture as labelled values, networks and problems aside."""
     pairs = [("server", picture.server), ("agent", picture.agent)]
@@ -182,4 +202,5 @@ def as_facts(picture: Picture) -> list[tuple[str, str]]:
         *pairs,
         ("nodes", f"{picture.nodes_ready} of {picture.nodes} ready"),
         ("endpoints", str(picture.endpoints)),
+        *([("services", str(picture.balanced))] if picture.balanced else []),
     ]

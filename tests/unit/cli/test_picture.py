@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from plait.cli.picture import node_troubles, setup_trouble
+from plait.cli.picture import MOST_PROBLEMS, balancing_troubles, node_troubles, setup_trouble
 from plait.client.agent import AgentStatus
-from plait.model.objects import Metadata, Node, NodeStatus
+from plait.model.objects import Metadata, Node, NodeStatus, Service
+from plait.model.services import ServiceStatus
 
 
 def node(name: str, *conditions: str, ready: bool = True) -> Node:
@@ -43,3 +44,16 @@ def test_an_interrupted_up_is_to_be_run_again() -> None:
     assert trouble.fix == ("plait up",)
     assert setup_trouble({"server": "up", "agent": "down"}) == []
     assert setup_trouble({"server": "-", "agent": "up"}) == []
+
+
+def test_of_services_that_lack_something_some_are_named() -> None:
+    def lacking(name: str, message: str = "no pool") -> Service:
+        meta = Metadata(name=name, namespace="shop")
+        return Service(metadata=meta, status=ServiceStatus(message=message))
+
+    (one,) = balancing_troubles([lacking("web"), lacking("db", "")])
+    assert one.text == "service shop/web: no pool"
+    assert one.fix == ("plait service show web -n shop",)
+    many = balancing_troubles([lacking(f"s{number}") for number in range(MOST_PROBLEMS + 3)])
+    assert len(many) == MOST_PROBLEMS + 1
+    assert many[-1].text == "3 more Services lack something"
