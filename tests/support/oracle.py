@@ -57,11 +57,22 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     listens: tuple[tuple[str, int], ...] = ()
     """Protocols (lower case) and ports that it serves."""
     node: str = NODE
+    other: str = ""
+    """Its address of the other family, where it has both."""
 
     @property
     def key(self) -> str:
         """`x/a`."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that it has, IPv4 before IPv6."""
+        return (self.ip, self.other) if self.other else (self.ip,)
+
+    def speaking_to(self, address: str) -> str:
+        """Its own address of the family of that one."""
+        return next(own for own in self.addresses if (":" in own) == (":" in address))
 
     def endpoint(self) -> Endpoint:
         """As an object."""
@@ -71,7 +82,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
                 node=self.node,
                 network=NETWORK,
                 name=self.name,
-                addresses=(self.ip,),
+                addresses=self.addresses,
                 named_ports=self.ports,
             ),
         )
@@ -139,6 +150,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     family: Family
     data: dict[str, Any]
 
+    @property
+    def uses_end_port(self) -> bool:
+        """It has ranges of ports, which Kubernetes has since 1.21."""
+        return "endPort" in json.dumps(self.data["steps"])
+
     def scenes(self) -> Iterator[Scene]:
         """Its steps, in order; each holds whatever is there after its changes."""
         state = _fixture(self.family)
@@ -171,6 +187,33 @@ def cases(family: Family) -> tuple[Case, ...]:
         )
         for row in rows
     )
+
+
+def pairs() -> tuple[tuple[Case, Case], ...]:
+    """Every case, in both families."""
+    return tuple(zip(cases(4), cases(6), strict=True))
+
+
+def dual_scenes(four: Case, six: Case) -> Iterator[Scene]:
+    """The steps of a case between pods that have the addresses of both families.
+
+    Where the policies name no addresses, both families are asked of one and the same scene. Every
+    probe says its receiver's address.
+    """
+    for by_four, by_six in zip(four.scenes(), six.scenes(), strict=True):
+        pods = {
+            key: msgspec.structs.replace(pod, other=by_six.pods[key].ip)
+            for key, pod in by_four.pods.items()
+        }
+        both = (by_four, by_six)
+        same = by_four.policies == by_six.policies
+        for scene, asked in [(by_four, both)] if same else [(each, (each,)) for each in both]:
+            probes = tuple(
+                msgspec.structs.replace(probe, address=each.pods[probe.dst].ip)
+                for each in asked
+                for probe in each.probes
+            )
+            yield msgspec.structs.replace(scene, pods=pods, probes=probes)
 
 
 class _State(msgspec.Struct):

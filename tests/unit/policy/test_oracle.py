@@ -9,46 +9,24 @@ from tests.support.oracle import (
     Case,
     Conformance,
     Family,
-    Probe,
     Scene,
     cases,
     conformance,
     needs_oracle,
 )
+from tests.support.oracle_answers import differing
 from tests.support.worlds import network
 
 from plait.model.objects import AnyObject
-from plait.policy.evaluate import Verdict, evaluate
-from plait.policy.flow import Flow
 from plait.policy.world import World
 
 CASES = [case for family in (4, 6) for case in cases(family)]
-
-
 POOLS = network(NETWORK, "10.244.0.0/16", "fd00:10:244::/48")
 
 
 def wrong(scene: Scene, *more: AnyObject) -> list[str]:
     """Probes that are answered otherwise than Kubernetes answers them."""
-    world = World.of([*scene.objects(), *more])
-    found = []
-    for probe in scene.probes:
-        verdict = _ask(world, scene, probe)
-        said = (verdict.egress.allowed, verdict.ingress.allowed, verdict.allowed)
-        expected = (
-            said[0] if probe.egress is None else probe.egress,
-            said[1] if probe.ingress is None else probe.ingress,
-            probe.allowed,
-        )
-        if said != expected:
-            found.append(f"{probe}: {said}, should be {expected}")
-    return found
-
-
-def _ask(world: World, scene: Scene, probe: Probe) -> Verdict:
-    src = world.party(scene.pods[probe.src].ip)
-    dst = world.party(probe.address or scene.pods[probe.dst].ip)
-    return evaluate(world, Flow(src, dst, probe.protocol, probe.port))
+    return differing(World.of([*scene.objects(), *more]), scene)
 
 
 @needs_oracle
