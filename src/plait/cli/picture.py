@@ -53,8 +53,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """None: the server does not answer."""
     nodes_ready: int = 0
     endpoints: int = 0
-    balanced: int = 0
-    """Services."""
+    services: int = 0
     networks: tuple[NetworkUse, ...] = ()
     problems: tuple[Trouble, ...] = ()
 
@@ -132,7 +131,7 @@ async def look(paths: Paths) -> Picture:
         nodes=None if nodes is None else len(nodes),
         nodes_ready=sum(node.status.ready for node in nodes or ()),
         endpoints=len(endpoints),
-        balanced=len(balanced),
+        services=len(balanced),
         networks=tuple(uses),
         problems=tuple(dict.fromkeys(problems)),
     )
@@ -202,5 +201,5 @@ def as_facts(picture: Picture) -> list[tuple[str, str]]:
         *pairs,
         ("nodes", f"{picture.nodes_ready} of {picture.nodes} ready"),
         ("endpoints", str(picture.endpoints)),
-        *([("services", str(picture.balanced))] if picture.balanced else []),
+        *([("services", str(picture.services))] if picture.services else []),
     ]
