@@ -80,7 +80,7 @@ def request(call: Call, identity: Identity, *, default_route: bool) -> AttachReq
         mac=wanted.mac,
         netns=call.netns,
         ifname=call.ifname,
-        workload=Workload(runtime="cni", id=call.attachment.container),
+        workload=Workload(runtime="cni", id=call.attachment.container, pod=identity.pod),
         ports=wanted.ports,
         named_ports=identity.named_ports,
         default_route=default_route,

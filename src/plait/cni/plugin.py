@@ -178,9 +178,14 @@ class CniPlugin:
                 attached = await self._agent.attach(
                     attachment.request(call, identity, default_route=default_route)
                 )
+                try:
+                    ours = attachment.result(call, attached, default_route=default_route)
+                    body = result.encode(result.merge(call.previous, ours), call.version)
+                except BaseException:
+                    await self._agent.detach(ident)
+                    raise
                 self._order.added(ident, call.started, {e.request.id for e in present})
-        ours = attachment.result(call, attached, default_route=default_route)
-        return Answer(result.encode(result.merge(call.previous, ours), call.version))
+        return Answer(body)
 
     def _namespace(self, call: Call) -> int:
         """Inode of the namespace; code 4 when there is none, or when it is the host's own."""
