@@ -15,11 +15,13 @@ from plait.agent.desired.filter_sets import (
     PORTS,
     SRC,
     TO,
+    TO_HOST,
     VTEPS,
 )
 from plait.agent.desired.policy_base import by_policy, policy_base, policy_hooks
 from plait.agent.desired.service_base import (
     answers,
+    encapsulated,
     from_nodes,
     refusal,
     service_chains,
@@ -126,6 +128,7 @@ def base_chains(
             ),
             Hook("nat", "output", 3, -100),
         ),
+        encapsulated(),
         Chain("nat-input", (sticky(),), Hook("nat", "input", 1, 100)),
         *refusal(_dns_marked()),
         Chain(
@@ -412,6 +415,7 @@ def _host_in(vxlan_port: int, logs: bool) -> Chain:
         )
         for f in FAMILIES
     ]
+    rules.append(Rule("may call host", (InSet((e.IIFNAME,), TO_HOST.name), _COUNT, ACCEPT)))
     rules.append(Rule("to host", denied))
     return Chain("host-in", tuple(rules))
 

@@ -48,8 +48,13 @@ def remote_routes(view: View, host: Host) -> frozenset[Route]:
             to_node[key] = None if peer is None else _route(view, host, peer, is6(dst))
         template = to_node[key]
         if template is not None:
+            # The host itself is known to other nodes by its address on the underlay.
             routes[dst] = Route(
-                dst=dst, link=template.link, via=template.via, onlink=template.onlink
+                dst=dst,
+                link=template.link,
+                via=template.via,
+                onlink=template.onlink,
+                src=bare(host.underlay.address(6 if is6(dst) else 4)),
             )
 
     for block in view.blocks.values():

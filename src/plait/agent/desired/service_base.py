@@ -41,6 +41,10 @@ _SERVICE: Final = Masked(e.MARK, marks.SERVICE_MARK)
 _NOT_HERE: Final = Masked(e.MARK, marks.OUTSIDE_MARK | marks.OWN_MARK)
 _STICKY_MARK: Final = marks.SERVICE_MARK | marks.STICKY_MARK
 _LOCAL: Final = Match(e.DADDR_TYPE, e.host32(e.RTN_LOCAL))
+_NOT_LOOPBACK: Final[dict[int, e.Statement]] = {
+    4: e.InPrefix(e.DADDR[4], "127.0.0.0/8", "!="),
+    6: e.InPrefix(e.DADDR[6], "::1/128", "!="),
+}
 _NEW: Final = Masked(e.CT_STATE, e.CT_NEW)
 _ENDPOINT: Final = e.host32(marks.LINK_GROUP)
 
@@ -70,7 +74,8 @@ DISPATCH: Final = (
 
 
 def _is_service(family: Family, door: Door) -> tuple[e.Statement, ...]:
-    local = (_LOCAL,) if door == "port" else ()
+    # A packet of 127.0.0.1 cannot leave the host, so it would find local backends only.
+    local = (_LOCAL, _NOT_LOOPBACK[family]) if door == "port" else ()
     return (e.family(family), *local, InSet(called(family, door), SERVICES[door, family].name))
 
 
@@ -208,6 +213,17 @@ def answers() -> tuple[Rule, ...]:
     )
 
 
+def encapsulated() -> Chain:
+    """The mark of an answer has led it into the tunnel; on what is around it there it would lead
+    that into the tunnel too."""
+    mark = Masked(e.MARK, _FIELD, marks.NODE_MARK)
+    return Chain(
+        "mangle-postrouting",
+        (Rule("answer to another host", (mark, SetMark(_FIELD, 0))),),
+        Hook("filter", "postrouting", 4, -150),
+    )
+
+
 def from_nodes() -> tuple[Rule, ...]:
     """For `ingress`: another host's own packets, and those of its Services' callers. They must
     come the way of that host's address, or out of the tunnel."""
@@ -240,7 +256,8 @@ def strangers() -> tuple[Rule, ...]:
                 e.family(f),
                 InSet((e.DADDR[f],), POOLS[f].name),
                 InSet((e.SADDR[f],), POOLS[f].name, negate=True),
-                Masked(e.MARK, marks.SERVICE_MARK, 0),
+                # The mark is the first packet's alone; what is sent again has only its status.
+                Masked(e.CT_STATUS, e.CT_STATUS_DNAT, 0),
                 _COUNT,
                 DROP,
             ),
