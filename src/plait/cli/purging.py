@@ -22,6 +22,16 @@ def _containers(paths: Paths) -> list[str]:
     return attached_containers([detail for detail in details if detail])
 
 
+def _cni_containers() -> list[str]:
+    """Those of CNI's runtimes, by name or id; none where no agent says."""
+    try:
+        found = connect.wait_for(connect.agent().endpoints())
+    except PlaitError:
+        return []
+    requests = [item.request for item in found if item.request.workload.runtime == "cni"]
+    return [request.name or request.workload.id[:12] for request in requests]
+
+
 def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
     """Stop everything; with `purge` remove everything. What is not there is no error."""
     if purge and not force and (names := _containers(paths)):
@@ -30,6 +40,16 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
             "containers of this host are on Plait networks",
             why=", ".join(names[:8]) + (", …" if len(names) > 8 else ""),
             fix=(f"docker rm -f {' '.join(names[:8])}", "plait down --purge --force"),
+        )
+    if purge and not force and (names := _cni_containers()):
+        raise PlaitError(
+            "PLAIT-API-011",
+            "containers of this host are attached through CNI",
+            why=", ".join(names[:8]) + (", …" if len(names) > 8 else ""),
+            fix=(
+                "kubectl drain NODE   # or remove them with their runtime",
+                "plait down --purge --force",
+            ),
         )
     known = any(place.exists() for place in (paths.state, paths.run, paths.log))
     if not known:

@@ -1,4 +1,4 @@
-"""Take everything of ours off this host: Docker's networks, then kernel objects, then sysctls.
+"""Take everything of ours off this host: CNI plugin, Docker's networks, kernel objects, sysctls.
 
 Runs without the agent. dockerd asks a network's driver before it forgets the network, so a
 stand-in answers on the plug-in's socket for that time: yes to everything.
@@ -15,6 +15,7 @@ from plait.agent.agent import Agent, Config
 from plait.agent.state import Identity
 from plait.client import enrol
 from plait.client.api import ApiClient
+from plait.cni import install
 from plait.docker.engine import DockerEngine, EngineRefused, EngineUnavailable
 from plait.model.paths import Paths
 from plait.wiring.kernel import open_doors
@@ -28,6 +29,8 @@ CONTENT = "application/vnd.docker.plugins.v1.1+json"
 
 async def purge_host(paths: Paths, *, force: bool) -> tuple[str, ...]:
     """Remove everything; returns what could not be removed, in words."""
+    # First, so that no runtime calls a plugin whose agent is gone for ever.
+    install.remove_all(paths)
     failed = await _purge_docker(paths, force=force)
     identity = enrol.read_identity(paths.node)
     async with AsyncExitStack() as stack:
