@@ -216,6 +216,7 @@ def attachment(endpoint: LocalEndpoint) -> Attachment:
         ifname=request.ifname,
         ports=request.ports,
         identified=request.identified,
+        to_host=bool(request.workload.pod),
         default_route=request.default_route,
         shaper=_shaper(request.bandwidth),
     )

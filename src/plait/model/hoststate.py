@@ -153,6 +153,8 @@ class FilterEndpoint(Part, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     """The only source addresses it may use."""
     mac: str = ""
+    to_host: bool = False
+    """It may call this host where no policy denies it."""
 
 
 class PortMap(Part, frozen=True, kw_only=True):

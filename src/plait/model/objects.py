@@ -187,6 +187,9 @@ class Workload(Base, frozen=True, kw_only=True):
     runtime: Literal["docker", "process", "lab", "cni", ""] = ""
     id: str = ""
     """Container id, or pid, or path of the network namespace."""
+    pod: str = ""
+    """Uid of the Pod that it is. A pod may call its own host, unless its network is internal, as
+    Kubernetes expects; any other endpoint only where a policy lets it."""
 
 
 class EndpointSpec(Base, frozen=True, kw_only=True):

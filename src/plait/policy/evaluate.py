@@ -15,10 +15,13 @@ from plait.policy.evaluate_rule import InDomain, Match, decides, rule_matches
 from plait.policy.flow import Flow
 from plait.policy.world import World
 
-Decided = Literal["rule", "isolation", "default", "guard", "dns", "echo", "host", "not asked"]
+Decided = Literal[
+    "rule", "isolation", "default", "guard", "dns", "echo", "pod", "host", "not asked"
+]
 """What decided on one side. `default`: no policy did. `guard`: the other side's address is in a
 pool of ours and nobody's that is known, and a rule that denies or passes could mean it. `dns`,
-`echo`, `host`: an endpoint to its own host. `not asked`: this side has no policies to ask."""
+`echo`, `pod`, `host`: an endpoint to its own host. `not asked`: this side has no policies to
+ask."""
 
 Outcome = Literal["accept", "deny", "pass", "isolated", "none"]
 
@@ -243,8 +246,16 @@ def _names_endpoints(world: World, rule: Rule, direction: Direction) -> bool:
 # To the own host
 
 
+def _is_pod_with_a_way_out(world: World, sender: Endpoint | None) -> bool:
+    if sender is None or not sender.spec.workload.pod:
+        return False
+    network = world.networks.get(sender.spec.network)
+    return network is None or not network.spec.internal
+
+
 def _to_host(world: World, flow: Flow, in_domain: InDomain | None) -> Side:
-    """DNS and neighbour discovery pass; a policy may open more or close; echo; nothing else."""
+    """DNS and neighbour discovery pass; a policy may open more or close; echo, and what a pod
+    sends; nothing else."""
     side = judge(world, "egress", flow, in_domain)
     if reach.is_dns(flow) or reach.is_discovery(flow):
         return side._replace(
@@ -252,5 +263,8 @@ def _to_host(world: World, flow: Flow, in_domain: InDomain | None) -> Side:
         )
     if side.decided != "default":
         return side
-    echo = reach.is_echo(flow)
-    return side._replace(allowed=echo, decided="echo" if echo else "host")
+    if reach.is_echo(flow):
+        return side._replace(allowed=True, decided="echo")
+    if _is_pod_with_a_way_out(world, flow.src.endpoint):
+        return side._replace(allowed=True, decided="pod")
+    return side._replace(allowed=False, decided="host")

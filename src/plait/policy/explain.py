@@ -23,6 +23,7 @@ _DECIDED: Final = {
     "guard": REASONS["guard"],
     "dns": "DNS and neighbour discovery always reach the host",
     "echo": "an endpoint may ping its host",
+    "pod": "a pod may talk to its host, unless a policy denies it",
     "host": "endpoints may not talk to hosts, unless a policy accepts it",
 }
 SHOWN: Final = 6

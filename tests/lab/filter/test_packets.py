@@ -124,6 +124,21 @@ def test_an_endpoint_reaches_of_its_host_dns_and_echo_only(world: Any, v: int) -
         assert peer[0] == HOST[v]
 
 
+@both
+def test_a_pod_reaches_all_of_its_host_but_the_tunnel_and_loopback(world: Any, v: int) -> None:
+    pod = msgspec.structs.replace(world.filter.endpoints["pla1"], to_host=True)
+    world.apply(
+        msgspec.structs.replace(world.filter, endpoints={**world.filter.endpoints, "pla1": pod})
+    )
+    try:
+        with world.socket("host", HOST[v], 7) as server:
+            assert world.talk("a1", (HOST[v], 7), server) == A1[v]
+        world.expect_drop("vxlan from endpoint", lambda: world.send("a1", (HOST[v], 4789)))
+        world.expect_drop("to host", lambda: world.send("a2", (HOST[v], 7)))
+    finally:
+        world.apply()
+
+
 def test_loopback_of_the_host_is_out_of_reach(world: Any) -> None:
     with world.loopback_leads_to_host("a1", marks.GATEWAY4):
         world.expect_drop("loopback", lambda: world.send("a1", ("127.0.0.1", 53), src=A1[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +85,9 @@ def test_an_endpoints_elements_begin_with_its_link() -> None:
     found = ruleset.endpoint_elements("pl0123456789a", endpoint)
     assert {x.set for x in found} == {"known", "src4", "src6"}
     assert {ruleset.link_of(x.key) for x in found} == {"pl0123456789a"}
+    may_call = msgspec.structs.replace(endpoint, to_host=True)
+    (more,) = ruleset.endpoint_elements("pl0123456789a", may_call) - found
+    assert (more.set, ruleset.link_of(more.key)) == ("tohost", "pl0123456789a")
 
 
 def test_pools_inside_each_other_become_one_range() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from tests.support.worlds import (
     accept,
@@ -15,6 +16,7 @@ from tests.support.worlds import (
     tcp,
 )
 
+from plait.model.objects import Workload
 from plait.model.policies import Peer
 from plait.model.selectors import Selector
 from plait.policy.evaluate import Verdict, evaluate
@@ -35,6 +37,7 @@ BASE = (
 )
 WEB, FAR, ALIEN, SECRET, FRIEND = "10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
 H1, H2, GATEWAY, OUTSIDE = "192.0.2.1", "192.0.2.2", "169.254.1.1", "203.0.113.9"
+POD = Workload(runtime="cni", pod="uid")
 NODES = Peer(nodes=Selector())
 
 
@@ -78,6 +81,18 @@ def test_who_reaches_whom_without_a_policy(src: str, dst: str, kind: str, allowe
     assert verdict.way.kind == kind
     assert verdict.allowed is allowed
     assert verdict.way.text
+
+
+def test_a_pod_may_call_its_own_host_unless_a_policy_denies_it() -> None:
+    out, inner = (
+        msgspec.structs.replace(found, spec=msgspec.structs.replace(found.spec, workload=POD))
+        for found in (endpoint("pod", "10.0.0.3"), endpoint("in", "10.0.2.3", network="inner"))
+    )
+    assert ask("10.0.0.3", H1, policies=(out,)).allowed
+    assert not ask("10.0.2.3", H1, policies=(inner,)).allowed
+    closed = policy("closed", egress=(deny(NODES),))
+    verdict = ask("10.0.0.3", H1, policies=(out, closed))
+    assert (verdict.way.kind, verdict.allowed) == ("to host", False)
 
 
 # Published ports

@@ -32,7 +32,12 @@ def surroundings(view: View, host: Host) -> Filter:
 
 def endpoint(item: Attachment, network: Network) -> FilterEndpoint:
     """An endpoint that may send and receive: unknown ones are dropped (P5)."""
-    return FilterEndpoint(network=network_id(network), addresses=item.addresses, mac=item.mac)
+    return FilterEndpoint(
+        network=network_id(network),
+        addresses=item.addresses,
+        mac=item.mac,
+        to_host=item.to_host and not network.spec.internal,
+    )
 
 
 def _network(network: Network) -> FilterNetwork:

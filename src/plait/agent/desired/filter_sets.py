@@ -14,6 +14,8 @@ SRC: Final = {
 }
 """Host-side link and address of every known endpoint."""
 KNOWN: Final = Set("known", (nft.IFNAME,))
+TO_HOST: Final = Set("tohost", (nft.IFNAME,))
+"""Host-side link of every known endpoint that may call this host."""
 FROM: Final = {
     4: Set("from4", (nft.IPV4,), verdicts=True, interval=True),
     6: Set("from6", (nft.IPV6,), verdicts=True, interval=True),
@@ -104,7 +106,7 @@ VIPS: Final = {f: Set(f"vips{f}", (nft.ADDRESS[f],)) for f in FAMILIES}
 """Addresses of Services."""
 VIP_POOLS: Final = {f: Set(f"vippools{f}", (nft.ADDRESS[f],), interval=True) for f in FAMILIES}
 """Pools of such addresses."""
-ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN)
+ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN, TO_HOST)
 NETWORK_SETS: Final = (FROM[4], FROM[6], TO[4], TO[6])
 PORT_SETS: Final = (PORTS[4], PORTS[6], HOSTPORTS[4], HOSTPORTS[6])
 BASE_SETS: Final = (*POOLS.values(), *VTEPS.values(), *VIP_POOLS.values())

@@ -58,6 +58,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     ifname: str = "eth0"
     ports: tuple[PublishedPort, ...] = ()
     identified: bool = True
+    to_host: bool = False
+    """It may call its own host where no policy denies it."""
     default_route: bool = True
     shaper: Shaper | None = None
     """Rates and bursts as they were asked for."""

@@ -41,6 +41,7 @@ from plait.agent.desired.filter_sets import (
     PORTS,
     SRC,
     TO,
+    TO_HOST,
     VIP_POOLS,
     VTEPS,
 )
@@ -205,6 +206,8 @@ def endpoint_elements(link: str, wanted: FilterEndpoint) -> frozenset[Element]:
     """
     name = e.ifname(link)
     found = [Element(KNOWN.name, name, None)]
+    if wanted.to_host:
+        found.append(Element(TO_HOST.name, name, None))
     for address in wanted.addresses:
         ip = ipaddress.ip_address(address)
         found.append(Element(SRC[ip.version].name, nft.concat(name, ip.packed), None))
