@@ -175,14 +175,14 @@ def check_foreign(state: State, address: Address, where: str) -> bool:
     """Refuse an address of a network; whether it lies outside of the pools for Services, so that
     a new network could take it."""
     spec = settings(state)
-    owners = [
+    if any(address in parsed(pool) for pool in (*spec.service_pools, *spec.load_balancer_pools)):
+        return False  # Those are apart from all networks.
+    owners = (
         Use(parsed(pool), f"network {network.metadata.name}")
         for network in state.networks()
         for pool in network.spec.pools
-    ]
-    mine = ipaddress.ip_network(address)
-    other = pools.overlap(mine, owners)
+    )
+    other = pools.overlap(ipaddress.ip_network(address), owners)
     if other is not None:
         raise _overlaps(f"the address {address}", other, where)
-    ours = (*spec.service_pools, *spec.load_balancer_pools)
-    return not any(address in parsed(pool) for pool in ours)
+    return True

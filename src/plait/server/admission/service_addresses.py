@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Collection
+from functools import cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -132,14 +132,14 @@ USED_UP: Final = "it has no load-balancer address: those of the cluster's pools 
 def free_for_balancing(state: State, free: Free, taken: Collection[str] = ()) -> Free:
     """Whether an address is nobody's: no Service's, no host's own, and not among those that are
     about to be `taken`."""
-    hosts = {
-        str(ipaddress.ip_interface(text).ip)
-        for node in state.nodes()
-        for text in node.spec.addresses
-    }
+
+    @cache
+    def hosts() -> frozenset[str]:
+        addresses = (text for node in state.nodes() for text in node.spec.addresses)
+        return frozenset(text.partition("/")[0] for text in addresses)
 
     def usable(text: str) -> bool:
-        known = text in hosts or text in taken
+        known = text in taken or text in hosts()
         return not known and free(claims.cluster(text)) and free(claims.outside(text))
 
     return usable
