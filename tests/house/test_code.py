@@ -38,7 +38,7 @@ def test_the_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("package", ["agent", "model", "policy", "selection", "services"])
+@pytest.mark.parametrize("package", ["agent", "cni", "model", "policy", "selection", "services"])
 def test_a_charter_names_every_module(package: str) -> None:
     folder = ROOT / "src/plait" / package
     charter = ast.get_docstring(tree(folder / "__init__.py")) or ""
