@@ -393,3 +393,33 @@ def test_the_fake_fails_on_request() -> None:
     rule = rt.RuleInfo(rt.AF_INET, 112, 112, 1, 1, 112)
     address = rt.new_address(1, "192.0.2.1/32")
     assert codes(netlink, address, rt.new_rule(rule), rt.new_rule(rule)) == [0, errno.EBUSY, 0]
+
+
+def test_one_link_and_its_addresses(stage: Stage) -> None:
+    index = veth(stage.netlink)
+    up(stage.netlink, "lo")
+    assert codes(stage.netlink, rt.new_address(index, "192.0.2.7/24", 112)) == [0]
+    found = stage.netlink.link(index)
+    assert found is not None
+    assert (found.name, found.group, found.mtu) == ("pl1", 112, 1450)
+    assert stage.netlink.link(77777) is None
+    addresses = stage.netlink.addresses(rt.AF_INET, index)
+    assert [a.address for a in addresses] == ["192.0.2.7/24"]
+
+
+def test_the_route_that_a_packet_would_take(stage: Stage) -> None:
+    netlink = stage.netlink
+    index = veth(netlink)
+    up(netlink, "pl1", "pt1")
+    routes = (
+        rt.RouteInfo("10.9.0.0/16", kind="unreachable", metric=4096, protocol=112),
+        rt.RouteInfo("10.9.0.1/32", index=index, protocol=112),
+        rt.RouteInfo("fd00::1/128", index=index, protocol=112),
+    )
+    assert codes(netlink, *map(rt.new_route, routes)) == [0, 0, 0]
+    for address, dst in (("10.9.0.1", "10.9.0.1/32"), ("fd00::1", "fd00::1/128")):
+        found = netlink.route_to(address)
+        assert found is not None
+        assert (found.dst, found.index, found.protocol) == (dst, index, 112)
+    assert netlink.route_to("10.9.0.2") is None
+    assert netlink.route_to("198.51.100.1") is None

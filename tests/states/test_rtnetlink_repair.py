@@ -581,3 +581,77 @@ def test_a_shaper_that_waited_to_be_reaped_is_not_in_the_way(stage: Stage) -> No
         assert settle(suite, HostState()) == []
     assert suite.shapers.reap() == 1
     assert stage.netlink.links("ifb") == []
+
+
+OF_THE_ENDPOINT = (
+    "link deleted",
+    "link lowered",
+    "group changed",
+    "MTU changed",
+    "MAC changed",
+    "gateway deleted",
+    "route deleted",
+    "alias changed",
+    "route led elsewhere",
+    "shaper deleted",
+    "shaper lowered",
+    "bucket deleted",
+    "bucket widened",
+    "redirection deleted",
+    "filters deleted",
+)
+
+
+def checked(suite: Suite, wanted: HostState) -> list[str]:
+    parts = (suite.links, suite.shapers, suite.routes)
+    return [text for part in parts for text in part.check(wanted, NAME)]
+
+
+@pytest.mark.parametrize("damage", OF_THE_ENDPOINT)
+def test_a_check_finds_what_an_endpoint_lacks(stage: Stage, damage: str) -> None:
+    wanted = whole(*stage.add_netns())
+    suite = observed(stage)
+    assert settle(suite, wanted) == []
+    assert checked(suite, wanted) == []
+    by_hand = {**HEARD, **UNHEARD}[damage]
+    assert stage.netlink.execute([by_hand(stage.netlink)]) == [None]
+    assert checked(suite, wanted) != []
+    # Neither the kernel nor what is known of it was changed: the next look finds the damage.
+    for programmer in suite:
+        programmer.observe()
+    assert differences(suite, wanted) != []
+
+
+INSIDE: dict[str, Hand] = {
+    "address": lambda n: rt.del_address(n.index("eth0"), "10.9.0.1/32"),
+    "route": lambda n: rt.del_route(
+        rt.RouteInfo("0.0.0.0/0", via=marks.GATEWAY4, index=n.index("eth0"), protocol=112)
+    ),
+    "neighbour": lambda n: rt.del_neighbour(n.index("eth0"), marks.GATEWAY4),
+    "MTU": lambda n: wl.set_link(n.index("eth0"), mtu=1300),
+    "down": lambda n: wl.set_link(n.index("eth0"), up=False),
+}
+
+
+@pytest.mark.parametrize("damage", INSIDE)
+def test_a_check_looks_inside(stage: Stage, damage: str) -> None:
+    path, inode = stage.add_netns()
+    wanted = whole(path, inode)
+    suite = observed(stage)
+    assert settle(suite, wanted) == []
+    inside = stage.inside(path)
+    assert inside.execute([INSIDE[damage](inside)]) == [None]
+    assert checked(suite, wanted) != []
+
+
+def test_a_link_that_was_made_over_keeps_its_mtu(stage: Stage) -> None:
+    """CNI's tuning plugin, behind ours, gave it another MAC and MTU."""
+    path, inode = stage.add_netns()
+    wanted = whole(path, inode)
+    suite = observed(stage)
+    assert settle(suite, wanted) == []
+    inside = stage.inside(path)
+    index = inside.index("eth0")
+    made_over = (wl.set_link(index, mac=OTHER), wl.set_link(index, mtu=1300))
+    assert inside.execute(made_over) == [None, None]
+    assert checked(suite, wanted) == []

@@ -24,8 +24,5 @@ class Checking:
         if want is None:
             raise refusals.not_ready()
         named = frozenset(words(endpoint))
-        return tuple(
-            f"{op.part}: {one_line(op.text)}"
-            for op in self._loop.preview(want)
-            if op.concerns(named)
-        )
+        due = self._loop.check(want, endpoint.interface, named)
+        return tuple(f"the kernel lacks: {one_line(text)}" for text in due)

@@ -361,6 +361,20 @@ class Loop:
         self._applied.clear()
         return tuple(ops)
 
+    def check(self, want: HostState, link: str, words: Set[str]) -> tuple[str, ...]:
+        """Commands that would put right what the kernel lacks of the endpoint with this link;
+        `words` are what its objects are called. Reads little but what is the endpoint's."""
+        found: list[str] = []
+        for programmer in self._programmers:
+            look = getattr(programmer, "check", None)
+            if look is not None:
+                found += look(want, link)
+            elif programmer.name in FILTERS:
+                # Our table is read anew only if somebody else can have changed it.
+                programmer.observe()
+                found += [op.text for op in programmer.plan(want) if op.concerns(words)]
+        return tuple(found)
+
     def _bring(self, programmer: Programmer, want: HostState) -> tuple[Op, ...]:
         """Plan and apply a programmer in one step, unless it is there already."""
         wished = fields(programmer, want)

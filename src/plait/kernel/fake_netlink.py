@@ -10,6 +10,7 @@ hold it against the real one.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import itertools
 import os
 import struct
@@ -210,9 +211,26 @@ class FakeNetlink:
         found = [link.dump() for link in self.space.links.values()]
         return [link for link in found if not kind or link.kind == kind]
 
-    def addresses(self, family: int) -> list[rt.AddressInfo]:
+    def link(self, index: int) -> wl.LinkInfo | None:
+        """See `Rtnetlink.link`."""
+        link = self.space.links.get(index)
+        return link.dump() if link is not None else None
+
+    def addresses(self, family: int, index: int = 0) -> list[rt.AddressInfo]:
         """See `Rtnetlink.addresses`."""
-        return [a for a in self.space.addresses if rt.family_of(a.address) == family]
+        return [
+            found
+            for found in self.space.addresses
+            if rt.family_of(found.address) == family and index in {0, found.index}
+        ]
+
+    def route_to(self, address: str) -> rt.RouteInfo | None:
+        """See `Rtnetlink.route_to`."""
+        ip = ipaddress.ip_address(address)
+        found = [r for r in self.space.routes if r.table == 254]
+        found = [r for r in found if ip in ipaddress.ip_network(r.dst)]
+        best = min(found, key=lambda r: (-int(r.dst.partition("/")[2]), r.metric), default=None)
+        return best if best is not None and best.kind in {"unicast", "local"} else None
 
     def routes(self, family: int, protocol: int = 0) -> list[rt.RouteInfo]:
         """See `Rtnetlink.routes`."""

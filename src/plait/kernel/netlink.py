@@ -83,11 +83,18 @@ class Rtnetlink(Protocol):
     def links(self, kind: str = "") -> list[wl.LinkInfo]:
         """Links, of one kind (`veth`, `vxlan`) or all."""
 
-    def addresses(self, family: int) -> list[rt.AddressInfo]:
-        """Addresses of a family."""
+    def link(self, index: int) -> wl.LinkInfo | None:
+        """One link; None when there is none of that index."""
+
+    def addresses(self, family: int, index: int = 0) -> list[rt.AddressInfo]:
+        """Addresses of a family, of one link or all."""
 
     def routes(self, family: int, protocol: int = 0) -> list[rt.RouteInfo]:
         """Routes of all tables, of one protocol or all."""
+
+    def route_to(self, address: str) -> rt.RouteInfo | None:
+        """The route that a packet to this address would take; None when there is none, or one
+        that leads nowhere."""
 
     def rules(self, family: int) -> list[rt.RuleInfo]:
         """Policy-routing rules."""
@@ -372,8 +379,26 @@ class Netlink:
         self._seen[request] = now
         return list(now.values())
 
-    def addresses(self, family: int) -> list[rt.AddressInfo]:
+    def link(self, index: int) -> wl.LinkInfo | None:
+        """See `Rtnetlink.link`."""
+        return self._one(wl.get_link(index), wl.parse_link)
+
+    def _one(self, request: bytes, parse: Callable[[bytes], T]) -> T | None:
+        """The answer to a question about one object; None when it is refused."""
+        self._sequence += 1
+        sequence = self._sequence
+        buffer = bytearray(request)
+        struct.pack_into("=I", buffer, nl.SEQUENCE_OFFSET, sequence)
+        self._socket.send(buffer)
+        while True:
+            for header, payload in nl.messages(self._socket.recv(_DATAGRAM)):
+                if header.sequence == sequence:
+                    return None if header.type == nl.NLMSG_ERROR else parse(payload)
+
+    def addresses(self, family: int, index: int = 0) -> list[rt.AddressInfo]:
         """See `Rtnetlink.addresses`."""
+        if index:
+            return self._dump(rt.dump_addresses(family, index), rt.parse_address)
         return self._known(rt.dump_addresses(family), rt.parse_address)
 
     def routes(self, family: int, protocol: int = 0) -> list[rt.RouteInfo]:
@@ -382,6 +407,10 @@ class Netlink:
         dump = self._known if protocol else self._dump
         found = dump(rt.dump_routes(family, protocol), rt.parse_route)
         return [r for r in found if r is not None and protocol in {0, r.protocol}]
+
+    def route_to(self, address: str) -> rt.RouteInfo | None:
+        """See `Rtnetlink.route_to`."""
+        return self._one(rt.get_route(address), rt.parse_route)
 
     def rules(self, family: int) -> list[rt.RuleInfo]:
         """See `Rtnetlink.rules`."""

@@ -205,6 +205,12 @@ def dump_links(kind: str = "") -> bytes:
     return nl.message(RTM_GETLINK, nl.NLM_F_DUMP, payload)
 
 
+def get_link(index: int) -> bytes:
+    """One link."""
+    payload = _ifinfo(index) + nl.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    return nl.message(RTM_GETLINK, 0, payload)
+
+
 def index_of(payload: bytes) -> int:
     """Index of the link that a message is about."""
     return int(_IFINFO.unpack_from(payload)[3])

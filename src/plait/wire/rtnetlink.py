@@ -38,6 +38,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5,
 RTA_MULTIPATH, RTA_TABLE, RTA_VIA, RTA_NH_ID = 9, 15, 18, 30
 RTAX_MTU: Final = 2
 RTNH_F_ONLINK: Final = 4
+RTM_F_FIB_MATCH: Final = 0x2000
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST, RT_SCOPE_NOWHERE = 0, 253, 254, 255
 RT_TABLE_COMPAT: Final = 252
 IP6_RT_PRIO_USER: Final = 1024
@@ -247,6 +248,13 @@ def dump_routes(family: int, protocol: int = 0) -> bytes:
     """Routes of every table; of one protocol where the socket checks strictly."""
     payload = _ROUTE.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0)
     return nl.message(RTM_GETROUTE, nl.NLM_F_DUMP, payload)
+
+
+def get_route(address: str) -> bytes:
+    """`ip route get fibmatch ADDRESS`: the route that a packet to the address would take."""
+    family, dst, length = _split(address)
+    payload = _ROUTE.pack(family, length, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+    return nl.message(RTM_GETROUTE, 0, payload + nl.attribute(RTA_DST, dst))
 
 
 def parse_route(payload: bytes) -> RouteInfo | None:

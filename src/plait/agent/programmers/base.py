@@ -67,6 +67,17 @@ def all_failed(ops: Iterable[Op], error: PlaitError | OSError) -> tuple[Failure,
     return tuple(Failure(op=op, error=str(error), errno=number) for op in ops)
 
 
+class Checking(Protocol):
+    """A programmer that can look at what it made for one endpoint, and at nothing else."""
+
+    name: str
+
+    def check(self, desired: HostState, link: str) -> tuple[str, ...]:
+        """Commands that would put right what the kernel lacks of the endpoint with this link;
+        changes neither the kernel nor what the programmer knows."""
+        ...
+
+
 class Programmer(Protocol):
     """See the module's docstring."""
 

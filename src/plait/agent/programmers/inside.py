@@ -31,7 +31,9 @@ def steps(peer: Peer, index: int = 0, loopback: int = 1) -> list[Step]:
 def missing(netlink: Rtnetlink, peer: Peer, mtu: int) -> list[Step] | None:
     """What has to be done again inside, ours that is no longer wanted included.
 
-    None: the interface is not there under its name. Foreign addresses and routes are left.
+    None: the interface is not there under its name. Foreign addresses and routes are left. With
+    another MAC the link was made over by somebody after us (CNI's tuning plugin): then its MTU is
+    theirs, and the neighbours, which went when it was lowered for that, are found by asking.
     """
     index = netlink.index(peer.name)
     link = next((found for found in netlink.links("veth") if found.index == index), None)
@@ -39,7 +41,8 @@ def missing(netlink: Rtnetlink, peer: Peer, mtu: int) -> list[Step] | None:
         return None
     at = f"nsenter --net={peer.netns} ip"
     found: list[Step] = []
-    if link.mtu != mtu:
+    theirs = link.mac != peer.mac
+    if link.mtu != mtu and not theirs:
         text = f"{at} link set {peer.name} mtu {mtu}"
         found.append(Step(text, wl.set_link(index, mtu=mtu)))
     if not link.up:
@@ -51,7 +54,7 @@ def missing(netlink: Rtnetlink, peer: Peer, mtu: int) -> list[Step] | None:
         there = {(n.address, n.mac) for n in netlink.neighbours(family, index) if n.permanent}
         found += [
             _neighbour(at, peer, address, mac, index)
-            for address, mac in peer.neighbours
+            for address, mac in (() if theirs else peer.neighbours)
             if rt.family_of(address) == family and (address, mac) not in there
         ]
     return found + _routes(netlink, peer, index, at) + delete

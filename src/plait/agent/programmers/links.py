@@ -276,6 +276,26 @@ class Links:
             return Failure(op=op, error=str(problem), errno=errno.ENOENT, gone=True)
         return refused(op, failed[1], failed[0].text) if failed is not None else None
 
+    def check(self, desired: HostState, link: str) -> tuple[str, ...]:
+        """See base.Checking. Enters the namespace, which a resync never does."""
+        want = desired.links.get(link)
+        if want is None:
+            return ()
+        index = self._netlink.index(link)
+        info = self._netlink.link(index) if index else None
+        if info is None:
+            return (host_side.pair(link, want, -1).text,)
+        families = (rt.AF_INET, rt.AF_INET6)
+        addresses = [a for family in families for a in self._netlink.addresses(family, index)]
+        found = self._difference(link, want, host_side.observed(info, addresses, None))
+        inner: tuple[str, ...] = ()
+        if want.peer.netns:
+            try:
+                inner = self.check_inside(want)
+            except NamespaceGone as problem:
+                inner = (f"# {problem}",)
+        return (*found.splitlines(), *inner)
+
     def check_inside(self, want: Link) -> tuple[str, ...]:
         """Commands that would put the inside of an endpoint right; empty when it is.
 

@@ -155,6 +155,20 @@ class Routes:
                     failures.append(refused(op, problem))
         return failures
 
+    def check(self, desired: HostState, link: str) -> tuple[str, ...]:
+        """See base.Checking; of the routes that lead to the endpoint's own addresses."""
+        index = self._netlink.index(link)
+        found = []
+        for want in (route for route in desired.routes if route.link == link):
+            have = self._netlink.route_to(want.dst.partition("/")[0])
+            if have is None or (have.dst, have.index, have.protocol) != (
+                want.dst,
+                index,
+                marks.PROTOCOL,
+            ):
+                found.append(_op("add", key_of(want), want=want).text)
+        return tuple(sorted(found))
+
     def forget_link(self, link: str) -> None:
         """The link is gone, and the routes over it."""
         for key in [key for key, have in self.actual.items() if have.route.link == link]:

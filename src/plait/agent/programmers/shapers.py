@@ -66,6 +66,12 @@ class Shapers:
 
     def observe(self) -> None:
         """Read IFB links, qdiscs and filters; a host that shapes nothing has none to read."""
+        if self._seen and not self.actual and not self._netlink.links("ifb"):
+            return
+        self._seen = True
+        self.actual = self._read()
+
+    def _read(self) -> dict[str, Actual]:
         found: dict[str, dict[str, Any]] = {}
         ifbs: dict[int, str] = {}
         for info in self._netlink.links("ifb"):
@@ -76,9 +82,6 @@ class Shapers:
                     "up": info.up,
                     "addrgen_none": info.addrgen_none,
                 }
-        if self._seen and not found and not self.actual:
-            return
-        self._seen = True
         names = {seen.index: name for name, seen in self._links().items()}
         for qdisc in self._netlink.qdiscs():
             ours = qdisc.handle == marks.QDISC_HANDLE and qdisc.parent == tc.ROOT
@@ -93,7 +96,7 @@ class Shapers:
                 found.setdefault(name, {})["to"] = qdisc.bucket
             elif qdisc.kind == "clsact" and (target := self._redirect(qdisc.index)):
                 found.setdefault(name, {})["redirect"] = target
-        self.actual = {name: Actual(**have) for name, have in found.items()}
+        return {name: Actual(**have) for name, have in found.items()}
 
     def _redirect(self, index: int) -> int:
         return next(
@@ -160,6 +163,14 @@ class Shapers:
         """Take the filters' qdisc away, if nobody else has a filter in it."""
         if not any(self._netlink.filters(link, parent) for parent in (tc.INGRESS, tc.EGRESS)):
             self._netlink.execute([tc.del_clsact(link)])
+
+    def check(self, desired: HostState, link: str) -> tuple[str, ...]:
+        """See base.Checking. A host that shapes one endpoint reads all of its qdiscs: the kernel
+        shows them in no other way."""
+        want = desired.shapers.get(link)
+        if want is None:
+            return ()
+        return tuple(_text(link, want, self._read().get(link, NOTHING)).splitlines())
 
     def reap(self) -> int:
         """Delete the IFB links that wait for it; how many there were."""
