@@ -74,6 +74,21 @@ async def test_addresses_that_come_free_go_to_who_waits(
     assert not served.status.message
 
 
+async def test_nobody_waits_for_an_address_that_comes_free_at_the_same_moment(
+    rig: Rig, server: Server, api: ApiClient
+) -> None:
+    await prepare(api, service_pools=("10.79.0.0/16",), load_balancer_pools=("192.0.2.240/32",))
+    others = rig.admin(await rig.serve())
+    await api.create(service("s0", type="LoadBalancer"))
+    for i in range(1, 12):
+        await asyncio.gather(
+            api.create(service(f"s{i}", type="LoadBalancer")),
+            others.delete(Service, f"s{i - 1}", "shop"),
+        )
+        made = await api.get(Service, f"s{i}", "shop")
+        assert made.spec.load_balancer_addresses == ("192.0.2.240",)
+
+
 async def test_a_batch_brings_all_that_belongs_together_and_makes_its_namespace(
     rig: Rig, server: Server, api: ApiClient
 ) -> None:

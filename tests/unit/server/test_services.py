@@ -39,6 +39,7 @@ from plait.model.services import (
     SlicePort,
 )
 from plait.server import claims
+from plait.server.admission import service as service_module
 from plait.server.authorize import Actor
 from plait.server.state import State
 from plait.server.writes import Plan, plan
@@ -313,6 +314,17 @@ def test_who_gets_none_is_told_and_gets_the_next_that_comes_free(state: State) -
     apply(state, service("s0"))
     assert stored(state, "s5").load_balancer_addresses == ("192.0.2.240",)
     assert not state.claimants(claims.LACKING)
+
+
+def test_who_begins_to_lack_and_who_frees_meet_in_a_guard(state: State) -> None:
+    """Otherwise one could wait for what another frees at the same moment."""
+    for i in range(4):
+        assert service_module.BALANCERS_GUARD not in apply(state, balancer(f"s{i}")).guards
+    assert service_module.BALANCERS_GUARD in apply(state, balancer("s4")).guards
+    assert service_module.BALANCERS_GUARD in delete(state, balancer("s0")).guards
+    assert service_module.BALANCERS_GUARD in apply(state, service("s1")).guards
+    more = cluster(load_balancer_pools=("192.0.2.240/30", "192.0.2.0/30"))
+    assert service_module.BALANCERS_GUARD in apply(state, more).guards
 
 
 def test_pools_that_come_later_serve_those_who_wait(state: State) -> None:

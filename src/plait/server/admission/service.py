@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
@@ -38,6 +38,10 @@ from plait.server.admission.base import (
     known_network,
 )
 from plait.server.state import Entry, State, with_revision
+
+BALANCERS_GUARD: Final = "/guards/balancers"
+"""Guard of the rule that nobody lacks a load-balancer address while one is free: whoever begins to
+lack one, and whoever frees some, touches it."""
 
 
 class Given(NamedTuple):
@@ -80,6 +84,7 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
             *claims.guards(fresh),
             *given.guards,
             *((POOLS_GUARD,) if foreign else ()),
+            *((BALANCERS_GUARD,) if claims.LACKING in fresh else ()),
         ),
     )
 
@@ -153,7 +158,7 @@ def give(
         taken |= got
         fresh += [claims.outside(text) for text in got]
         services.append(cast(Service, with_revision(changed, 0)))
-    return Given(tuple(services), claims.guards(fresh))
+    return Given(tuple(services), (*claims.guards(fresh), BALANCERS_GUARD))
 
 
 def remove(state: State, entry: Entry) -> Removal:
