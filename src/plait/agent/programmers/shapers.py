@@ -2,7 +2,7 @@
 
 Towards the endpoint a bucket is the root qdisc of the host side's veth. What the endpoint sends
 cannot wait there, for a link queues only what leaves by it: a filter leads it, before anything
-else sees it, through an IFB link of its own, whose root is the other bucket (decision 0010).
+else sees it, through an IFB link of its own, whose root is the other bucket (decision 0011).
 
 A bucket is ours by its handle, an IFB link by name and group, a filter by its priority. Another's
 qdisc in the place of ours is never replaced: the kernel refuses, and we tell. An IFB link that
