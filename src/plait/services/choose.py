@@ -23,7 +23,9 @@ class Here(NamedTuple):
 def having(backends: Iterable[Backend], port: int, number: int) -> list[Backend]:
     """Those that have a port of the Service and are of a family."""
     return [
-        backend for backend in backends if backend.ports[port] and family(backend.address) == number
+        backend
+        for backend in backends
+        if 0 < backend.ports[port] < 65536 and family(backend.address) == number
     ]
 
 

@@ -77,10 +77,10 @@ class Engine:
     def __init__(
         self, node: str, *, moved: Callable[[str, str], None] = lambda _namespace, _name: None
     ) -> None:
-        """`moved` is told namespace and name of a Service each time that it, or who answers for
-        it, may be other than before."""
         self._node = node
         self.moved = moved
+        """Told namespace and name of a Service each time that it, or who answers for it, may be
+        other than before."""
         self._services: dict[Key, Service] = {}
         self._slices: dict[Key, _Slice] = {}
         self._sliced: dict[Key, set[Key]] = {}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from plait.model.service_table import Frontend
 from plait.model.services import Service, ServicePort, ServiceSpec
 from plait.selection.parties import canonical
-from plait.selection.ranges import join, of_cidr, text
+from plait.selection.ranges import Range, join, of_cidr, text
 
 Protocol = Literal["tcp", "udp", "sctp"]
 Reach = Literal["Cluster", "Local"]
@@ -104,11 +105,18 @@ def family(address: str) -> Literal[4, 6]:
 
 
 def sources(spec: ServiceSpec, number: int) -> tuple[str, ...]:
-    """Who of a family may call the load-balancer addresses: see `service_table.Entry`."""
-    ranges = join(map(of_cidr, spec.source_ranges))
+    """Who of a family may call the load-balancer addresses: see `service_table.Entry`. What is no
+    CIDR lets nobody in."""
+    ranges = join(_ranges(spec.source_ranges))
     found = tuple(text(one) for one in ranges if one.family == number)
     whole = text(of_cidr("0.0.0.0/0" if number == 4 else "::/0"))
     return () if found == (whole,) else found or (NOBODY[number],)
+
+
+def _ranges(cidrs: Iterable[str]) -> Iterator[Range]:
+    for cidr in cidrs:
+        with contextlib.suppress(ValueError):
+            yield of_cidr(cidr)
 
 
 def _is_called(spec: ServiceSpec) -> bool:
