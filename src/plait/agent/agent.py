@@ -478,6 +478,8 @@ class Agent:
             gauge("plait_agent_problems", len(self.service.problems())),
             gauge("plait_agent_server_connected", self.sync.connected),
             gauge("plait_agent_revision", self.state.snapshot.revision),
+            gauge("plait_services", len(self.state.snapshot.services)),
+            gauge("plait_service_frontends", len(self.state.balancer.table().frontends)),
             *(
                 counter("plait_agent_repairs", count, part=part)
                 for part, count in sorted(self.loop.repairs.items())
