@@ -83,7 +83,7 @@ def _names(key: str, load: WorkloadState) -> tuple[str, ...]:
     return (load.name, f"{load.host}/{load.name}", f"{load.namespace}/{load.name}", key)
 
 
-def _control(load: WorkloadState) -> str:
+def control(load: WorkloadState) -> str:
     """Path of the control socket inside the host; short, for sun_path holds 108 bytes."""
     digest = hashlib.sha256(f"{load.namespace}/{load.name}".encode()).hexdigest()[:16]
     return f"{CONTROL}/{digest}.sock"
@@ -112,7 +112,7 @@ def start(
     try:
         child = hosts.popen(
             running,
-            [*WORKLOAD, name, _control(load), str(write), *listen],
+            [*WORKLOAD, name, control(load), str(write), *listen],
             pass_fds=(write,),
             start_new_session=True,
             stdin=subprocess.DEVNULL,
@@ -231,7 +231,7 @@ def probe(lab: Lab, load: WorkloadState, orders: Sequence[Order]) -> tuple[Resul
     if not orders:
         return ()
     # The socket lives in the host's /run; its root is reached through PID 1.
-    path = f"/proc/{lab.host(load.host).pid}/root{_control(load)}"
+    path = f"/proc/{lab.host(load.host).pid}/root{control(load)}"
     deadline = time.monotonic() + max(order.timeout for order in orders) + 10
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(deadline - time.monotonic())

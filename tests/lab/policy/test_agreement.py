@@ -13,18 +13,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.lab.policy.stage import (
-    OPEN,
-    SHUT,
-    TOLD,
-    Outcomes,
-    Pod,
-    Probe,
-    Scene,
-    Stage,
-    network,
-    staged,
-)
+from tests.lab.policy.ground import OPEN, SHUT, TOLD, Outcomes, Probe
+from tests.lab.policy.stage import Pod, Scene, Stage, network, staged
 from tests.support import policies as drawn
 
 from plait.lab.lab import Lab

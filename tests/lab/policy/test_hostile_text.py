@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from tests.lab.census import inside, status, table, verbs
 from tests.lab.conftest import eventually
-from tests.lab.policy.stage import OPEN, SHUT, Pod, Probe, Scene, Stage, network, staged
+from tests.lab.policy.ground import OPEN, SHUT, Probe
+from tests.lab.policy.stage import Pod, Scene, Stage, network, staged
 
 from plait.client.agent import AttachRequest
 from plait.client.agent_socket import run as at_once
