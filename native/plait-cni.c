@@ -36,7 +36,9 @@ enum {
     HEAD_MAX = 512,          /* bytes of the request's HTTP head */
     CALL_MAX = 1000 * 1000,  /* of variables and configuration: less than the agent takes */
     ANSWER_MAX = 1024 * 1024,
-    PATIENCE_S = 120,        /* for the whole call; a configuration's deadline is at most 100 s */
+    /* For the whole call. The agent has 100 s for an ADD or GC, 25 s for others. */
+    LONG_PATIENCE_S = 120,
+    SHORT_PATIENCE_S = 30,
     /* Codes of the specification, section 5. */
     CODE_ENVIRONMENT = 4,
     CODE_IO = 5,
@@ -271,9 +273,9 @@ static struct outcome receive(int fd) {
         .answered = 1, .status = (int)status, .body = body, .length = wanted - (size_t)(body - answer)};
 }
 
-static struct outcome ask(const char *root) {
+static struct outcome ask(const char *root, int patience) {
     clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_sec += PATIENCE_S;
+    deadline.tv_sec += patience;
     int fd = reach(root);
     if (fd < 0)
         return why_not();
@@ -388,7 +390,8 @@ int main(void) {
 
     const char *root = getenv("PLAIT_ROOT");
     root = root == NULL || strcmp(root, "/") == 0 ? "" : root;
-    struct outcome outcome = ask(root);
+    int slow = strcmp(verb, "ADD") == 0 || strcmp(verb, "GC") == 0;
+    struct outcome outcome = ask(root, slow ? LONG_PATIENCE_S : SHORT_PATIENCE_S);
     if (outcome.answered)
         return write_all(STDOUT_FILENO, outcome.body, outcome.length) < 0 ? CODE_IO
                                                                           : outcome.status;

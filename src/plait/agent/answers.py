@@ -71,6 +71,7 @@ class Answers:
             docker=self._state.docker,
             repairs=sum(self._loop.repairs.values()),
             problems=self.problems(),
+            forgotten=self._state.forgotten,
         )
 
     def problems(self) -> tuple[str, ...]:

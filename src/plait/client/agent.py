@@ -135,6 +135,9 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     repairs: int
     """Kernel objects that were put right since the agent started."""
     problems: tuple[str, ...] = ()
+    forgotten: bool = False
+    """The server does not know this node any more: its endpoints have no traffic, and it takes no
+    others."""
 
 
 class Agent(Protocol):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+from plait.client.agent import LocalEndpoint
+
 FORGET: Final = 150 * 10**9
 """Nanoseconds after which no call of that age is under way any more: the shim waits 120 s."""
 SLACK: Final = 1000
@@ -33,12 +35,12 @@ class Order:
         """What is attached now was asked for after this DEL began."""
         return 0 < started < self._added.get(endpoint, 0)
 
-    def added(self, endpoint: str, started: int, present: Collection[str]) -> None:
+    def added(self, endpoint: str, started: int, present: Collection[LocalEndpoint]) -> None:
         """An ADD was served; `present` are the endpoints that there are."""
         self._added[endpoint] = started
         if len(self._added) > 2 * len(present) + SLACK:
             # Those of namespaces that vanished: no DEL has come for them.
-            kept = {*present, endpoint}
+            kept = {endpoint, *(other.request.id for other in present)}
             self._added = {key: at for key, at in self._added.items() if key in kept}
 
     def deleted(self, endpoint: str, started: int) -> None:

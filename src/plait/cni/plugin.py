@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 import structlog
@@ -26,8 +26,12 @@ from plait.wire.cni import errors, result
 from plait.wire.cni.call import Call, Verb, parse
 from plait.wire.cni.errors import CniError
 
-PATIENCE: Final = 60.0
-"""Seconds for a verb other than ADD, whose configuration says it."""
+PATIENCE: Final[Mapping[Verb, float]] = {"GC": 100.0}
+USUAL_PATIENCE: Final = 25.0
+"""Seconds for a verb other than ADD, whose configuration says it; the shim waits 120 for ADD and
+GC, 30 for others."""
+AT_ONCE: Final = 32
+"""Attachments that a GC removes at a time: one turn of the agent's loop does for all of them."""
 LOOK: Final = 10.0
 """Seconds between looks for kept DELs that nobody else came upon."""
 OWN_NAMESPACE: Final = "/proc/self/ns/net"
@@ -55,13 +59,11 @@ class CniPlugin:
         kept: Kept,
         *,
         boottime: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-        patience: float = PATIENCE,
     ) -> None:
-        """`boottime` gives nanoseconds since boot, sleep included; `patience` is in seconds."""
+        """`boottime` gives nanoseconds since boot, sleep included."""
         self._agent = agent
         self._kept = kept
         self._boottime = boottime
-        self._patience = patience
         self._order = Order()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._adding: dict[str, dict[asyncio.Task[Answer], int]] = {}
@@ -79,13 +81,13 @@ class CniPlugin:
     async def handle(self, body: bytes, gone: Callable[[], bool] = _never) -> Answer:
         """The answer to a call, an error being one, too. `gone` says that nobody waits for it any
         more: what an ADD has made is then taken away."""
-        version = errors.LATEST
+        version, patience = errors.LATEST, USUAL_PATIENCE
         try:
             call = parse(body)
-            version = call.version
+            version, patience = call.version, PATIENCE.get(call.verb, USUAL_PATIENCE)
             if call.verb == "ADD":
                 return await self._add(call, gone)
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(patience):
                 return await self._verbs[call.verb](call)
         except CniError as error:
             refusal = error
@@ -93,7 +95,7 @@ class CniPlugin:
             refusal = as_cni(error)
             refusal.version = version
         except TimeoutError:
-            refusal = CniError(errors.TRY_AGAIN, f"it was not done within {self._patience:g} s")
+            refusal = CniError(errors.TRY_AGAIN, f"it was not done within {patience:g} s")
             refusal.version = version
         except Exception:
             log.exception("a call of CNI failed")
@@ -184,7 +186,7 @@ class CniPlugin:
                 except BaseException:
                     await self._agent.detach(ident)
                     raise
-                self._order.added(ident, call.started, {e.request.id for e in present})
+                self._order.added(ident, call.started, present)
         return Answer(body)
 
     def _namespace(self, call: Call) -> int:
@@ -265,37 +267,46 @@ class CniPlugin:
         await self.empty()
         own = attachment.prefix(call.name)
         valid = {endpoint_id(call.name, item) for item in call.valid}
-        failed = []
-        for endpoint in await self._agent.endpoints():
-            ident = endpoint.request.id
-            if not ident.startswith(own) or ident in valid:
-                continue
-            log.info("garbage", endpoint=ident, container=endpoint.request.workload.id)
-            try:
-                async with self._alone(ident):
-                    await self._agent.detach(ident)
-            except PlaitError as error:
-                failed.append(f"{ident}: {error}")
+        garbage = [
+            endpoint
+            for endpoint in await self._agent.endpoints()
+            if endpoint.request.id.startswith(own) and endpoint.request.id not in valid
+        ]
+        few = asyncio.Semaphore(AT_ONCE)
+        results = await asyncio.gather(*(self._remove(endpoint, few) for endpoint in garbage))
+        failed = [why for why in results if why]
         if failed:
             raise CniError(
                 errors.FAILED, f"{len(failed)} attachments cannot be removed", "; ".join(failed)
             )
         return Answer(b"")
 
+    async def _remove(self, endpoint: LocalEndpoint, few: asyncio.Semaphore) -> str:
+        """Detach; why that failed, or empty."""
+        ident = endpoint.request.id
+        async with few, self._alone(ident):
+            log.info("garbage", endpoint=ident, container=endpoint.request.workload.id)
+            try:
+                await self._agent.detach(ident)
+            except PlaitError as error:
+                return f"{ident}: {error}"
+        return ""
+
     async def _status(self, call: Call) -> Answer:
         """Whether an ADD would be served now."""
         status = await self._agent.status()
-        if not status.ready:
+        why = "; ".join(status.problems)
+        if status.forgotten:
             raise CniError(
-                errors.NOT_AVAILABLE,
-                "the agent does not know the network yet",
-                "; ".join(status.problems),
+                errors.LIMITED_CONNECTIVITY, "the server does not know this node any more", why
             )
+        if not status.ready:
+            raise CniError(errors.NOT_AVAILABLE, "the agent does not know the network yet", why)
         if call.settings.identity == "kubernetes" and not status.server_connected:
             raise CniError(
                 errors.NOT_AVAILABLE,
                 "the server is away: who new pods are cannot be known",
-                "; ".join(status.problems),
+                why,
             )
         return Answer(b"")
 

@@ -170,6 +170,11 @@ async def test_gc_goes_on_after_an_error_and_tells_all(
 async def test_status(runtime: Runtime) -> None:
     await runtime("STATUS")
     await runtime("STATUS", identity="kubernetes")
+    runtime.agent.sync.connected = False
+    assert (await runtime.refused("STATUS", identity="kubernetes"))["code"] == 50
+    await runtime("STATUS")
+    runtime.agent.state.forgotten = True
+    assert (await runtime.refused("STATUS"))["code"] == 51
 
 
 async def test_kept_dels_are_served_before_an_add(runtime: Runtime) -> None:
