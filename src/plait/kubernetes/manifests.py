@@ -129,6 +129,12 @@ def _settings(settings: Settings) -> Iterator[Manifest]:
         yield _object("Secret", AGENT_TOKEN, stringData={"token": settings.agent_token})
 
 
+def settings_shells() -> list[Manifest]:
+    """The objects that an overlay makes of its settings, without their content."""
+    secrets = (CONNECTOR_TOKEN, AGENT_TOKEN)
+    return [_object("ConfigMap", CONFIG), *(_object("Secret", name) for name in secrets)]
+
+
 def _object(kind: str, name: str, **content: Any) -> Manifest:
     labels = {"app.kubernetes.io/part-of": "plait"}
     meta = {"name": name, "namespace": NAMESPACE, "labels": labels}

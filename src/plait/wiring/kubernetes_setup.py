@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -40,6 +40,8 @@ READY_TIMEOUT: Final = 30.0
 """Seconds for the connector to know both sides."""
 MOST_NAMED: Final = 8
 """Pods that are named."""
+GONE_TIMEOUT: Final = 60.0
+"""Seconds for Kubernetes to finish deleting what it was told to delete."""
 CLEAN_TIMEOUT: Final = 180.0
 """Seconds for all nodes to be clean."""
 POLL: Final = 0.2
@@ -137,12 +139,13 @@ async def _until(good: Callable[[], Awaitable[bool]], seconds: float) -> bool:
 # In the cluster
 
 
-def program_path(argv0: str) -> str:
-    """Directories in which nodes look for `plait`: where this one stands comes first."""
-    found = shutil.which(argv0) or shutil.which("plait")
-    here = str(Path(found).absolute().parent) if found else ""
-    known = [manifests.CARRIED, *manifests.SYSTEM_PATH.split(":")]
-    return ":".join(dict.fromkeys([manifests.CARRIED, *([here] if here else []), *known]))
+def program_path(interpreter: str) -> str:
+    """Directories in which nodes look for `plait`: where an image puts it, beside this
+    interpreter if one stands there, and where programs usually are."""
+    beside = Path(interpreter).parent
+    own = [str(beside)] if (beside / "plait").exists() else []
+    usual = manifests.SYSTEM_PATH.split(":")
+    return ":".join(dict.fromkeys([manifests.CARRIED, *own, *usual]))
 
 
 def api_address(access: Access, said: str) -> tuple[str, str]:
@@ -164,7 +167,7 @@ async def install_cluster(
             api_host=host,
             api_port=port,
             network=config.network,
-            path=options.path or program_path(sys.argv[0]),
+            path=options.path or program_path(sys.executable),
             connector_token=await _token(client, "connector", dry_run=dry_run),
             agent_token=await _token(client, "join", dry_run=dry_run) if options.agents else "",
             image=options.image,
@@ -241,7 +244,7 @@ async def _no_pods(access: Access) -> None:
             "PLAIT-API-011",
             "pods of the cluster are on Plait's network",
             why=shown,
-            fix=("kubectl delete deployments --all -A", "plait kubernetes uninstall --force"),
+            fix=("kubectl get pods -A -o wide", "plait kubernetes uninstall --force"),
         )
 
 
@@ -273,9 +276,16 @@ async def _leave_cluster(
         yield "Plait on the nodes"
     async for line in leave_kubernetes(api, pools, *namespaces, dry_run=dry_run):
         yield line
-    for manifest in reversed(others):
+    for manifest in reversed([*others, *manifests.settings_shells()]):
         if await _delete(api, manifest, dry_run=dry_run):
             yield manifests.shown(manifest)
+    if not dry_run and not await _until(partial(_is_gone, api, others), GONE_TIMEOUT):
+        yield f"left: namespaces/{manifests.NAMESPACE}: it is being deleted, and not yet gone"
+
+
+async def _is_gone(api: KubernetesApi, listed: Sequence[Manifest]) -> bool:
+    """Whether Kubernetes has finished with all of them: it empties namespaces in its own time."""
+    return not any([await manifests.status(api, each) is not None for each in listed])
 
 
 async def _delete(api: KubernetesApi, manifest: Manifest, *, dry_run: bool) -> bool:
