@@ -337,6 +337,8 @@ async def up(options: UpOptions, paths: Paths, *, dry_run: bool) -> None:
             await enrol_with_own_server(paths, agent)
     with step("agent ready"):
         await start_agent(paths)
+    if paths.kubernetes_config.exists():
+        services(paths).start("kubernetes")
     if first:
         for line in next_steps(await join_command(paths)):
             output.say(line)

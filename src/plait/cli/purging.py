@@ -51,6 +51,13 @@ def down(paths: Paths, *, purge: bool, force: bool, dry_run: bool) -> None:
                 "plait down --purge --force",
             ),
         )
+    if purge and not force and paths.kubernetes_config.exists():
+        raise PlaitError(
+            "PLAIT-API-011",
+            "this host connects a Kubernetes cluster",
+            why="taints, conditions and addresses of Plait would stay in the cluster",
+            fix=("plait kubernetes uninstall", "plait down --purge --force"),
+        )
     known = any(place.exists() for place in (paths.state, paths.run, paths.log))
     if not known:
         output.say("Plait is not set up on this host: there is nothing to stop.")

@@ -35,6 +35,10 @@ REFUSED: Final = (1.0, 60.0)
 GONE: Final = "PLAIT-API-004"
 CONFLICTS: Final = (GONE, "PLAIT-API-005", "PLAIT-API-006")
 """Somebody else was faster: what is there now decides."""
+IN_USE: Final = "PLAIT-API-011"
+"""A namespace goes once its endpoints are gone, and runtimes take their time."""
+PATIENCE: Final = 6
+"""Times that this is no problem yet: about a minute."""
 AT_ONCE: Final = 3
 """Conflicts of one object in a row after which the next try waits."""
 NOT_OF_THE_OBJECT: Final = (401, 408, 421, 429)
@@ -48,7 +52,7 @@ class Refusal(NamedTuple):
     """An object that the server does not take."""
 
     text: str
-    """Empty for a conflict that is only begun anew."""
+    """Empty for what is no problem: a conflict that is begun anew, a wait."""
     times: int
     """In a row."""
     until: float
@@ -213,7 +217,9 @@ class Writes:
             return
         wait = min(REFUSED[1], REFUSED[0] * 2.0 ** min(times - 1, 16))
         text = f"{error.code}: {error.detail}" + (f" ({error.why})" if error.why else "")
-        if key not in self._later or self._later[key].text != text:
+        if error.code == IN_USE and times <= PATIENCE:
+            text = ""
+        if text and (key not in self._later or self._later[key].text != text):
             log.error("Plait's server refused an object", key=key, error=text)
         self._later[key] = Refusal(text, times, now + wait * (0.5 + self._rng() / 2))
 
