@@ -62,6 +62,8 @@ class Snapshot:
         self.networks: dict[str, Network] = {}
         self.blocks: dict[str, AddressBlock] = {}
         self.endpoints: dict[tuple[str, str], Endpoint] = {}
+        self.own: dict[str, Endpoint] = {}
+        """Endpoints of this node, by key."""
         self.namespaces: dict[str, Namespace] = {}
         self.policies: dict[str, Policy] = {}
         self.groups: dict[str, Group] = {}
@@ -157,6 +159,10 @@ class Snapshot:
                 self.blocks[name] = obj
             case Endpoint():
                 self.endpoints[obj.metadata.namespace, name] = obj
+                if obj.spec.node == self._node:
+                    self.own[obj.key] = obj
+                else:
+                    self.own.pop(obj.key, None)
             case Namespace():
                 self.namespaces[name] = obj
             case Policy():
@@ -185,6 +191,7 @@ class Snapshot:
                 self.blocks.pop(name, None)
             case Endpoint():
                 self.endpoints.pop((obj.metadata.namespace, name), None)
+                self.own.pop(obj.key, None)
             case Namespace():
                 self.namespaces.pop(name, None)
             case Policy():

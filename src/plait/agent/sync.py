@@ -297,16 +297,13 @@ class Sync:
             return
 
     async def _write_endpoints(self) -> None:
-        want = {obj.key: obj for obj in map(self._objects.get, self._endpoints())}
-        self._objects.turn()
-        have = {
-            obj.key: obj for obj in self._snapshot.endpoints.values() if obj.spec.node == self._node
-        }
+        want = self._objects.by_key(self._endpoints())
+        have = self._snapshot.own
         now = self._clock()
         ops: list[BatchOp] = []
         for key, obj in want.items():
             there = have.get(key)
-            if there is None or not same_endpoint(there, obj):
+            if there is None or not self._objects.agrees(there, key):
                 refused = self._refused.get(key)
                 if refused is None or refused[0] != obj or refused[1] <= now:
                     ops.append(BatchOp(verb="update", object=obj))
@@ -413,22 +410,51 @@ def _same_party(one: Endpoint, other: Endpoint) -> bool:
     )
 
 
+class _Entry:
+    """An endpoint, its object, and what the server was last seen to have of it that is the same."""
+
+    __slots__ = ("agreed", "endpoint", "key", "object")
+
+    def __init__(self, endpoint: LocalEndpoint, obj: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.object = obj
+        self.key = obj.key
+        self.agreed: Endpoint | None = None
+
+
 class Objects:
     """Objects of local endpoints, made anew only for what changed: one attach among thousands
     costs one."""
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._old: dict[str, tuple[LocalEndpoint, Endpoint]] = {}
-        self._new: dict[str, tuple[LocalEndpoint, Endpoint]] = {}
+        self._old: dict[str, _Entry] = {}
+        self._new: dict[str, _Entry] = {}
+        self._by_key: dict[str, _Entry] = {}
 
     def get(self, endpoint: LocalEndpoint) -> Endpoint:
         """The endpoint as the server keeps it."""
-        entry = self._old.get(endpoint.request.id)
-        if entry is None or entry[0] is not endpoint:
-            entry = (endpoint, endpoint_object(self._node, endpoint))
-        self._new[endpoint.request.id] = entry
-        return entry[1]
+        ident = endpoint.request.id
+        entry = self._old.get(ident)
+        if entry is None or entry.endpoint is not endpoint:
+            entry = _Entry(endpoint, endpoint_object(self._node, endpoint))
+        self._new[ident] = entry
+        return entry.object
+
+    def by_key(self, endpoints: Iterable[LocalEndpoint]) -> dict[str, Endpoint]:
+        """The objects of these endpoints, and of no others, by key."""
+        for endpoint in endpoints:
+            self.get(endpoint)
+        self.turn()
+        self._by_key = {entry.key: entry for entry in self._old.values()}
+        return {key: entry.object for key, entry in self._by_key.items()}
+
+    def agrees(self, there: Endpoint, key: str) -> bool:
+        """The object of `by_key` says what the server has; asked once of each pair."""
+        entry = self._by_key[key]
+        if entry.agreed is not there and same_endpoint(there, entry.object):
+            entry.agreed = there
+        return entry.agreed is there
 
     def turn(self) -> None:
         """End of a pass over all: forget those that were not asked for."""
