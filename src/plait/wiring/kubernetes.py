@@ -105,6 +105,8 @@ def listener(address: str) -> socket.socket:
     """A socket that is bound to `ADDRESS:PORT`; PLAIT-HOST-007 where that is taken."""
     host, _, port = address.rpartition(":")
     try:
+        if not 0 <= int(port) <= 65535:
+            raise ValueError(port)  # getaddrinfo takes any number.
         found = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
