@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from tests.lab.census import inside
 from tests.lab.conftest import eventually, made, unique
+from tests.support import shim
 
 from plait.lab import daemons, hosts, image, workloads
 from plait.lab.lab import Lab
@@ -115,6 +117,25 @@ def test_down_alone_keeps_the_traffic_and_purge_follows(bare: Lab, before: Pictu
     assert plait(bare, "down").returncode == 0, "twice is no error"
     assert plait(bare, "down", "--purge").returncode == 0
     assert plait(bare, "down", "--purge").returncode == 0, "twice is no error"
+    assert_as_before(bare, before)
+
+
+@pytest.mark.skipif(not shim.COMPILER, reason=shim.NO_COMPILER)
+def test_purge_takes_the_cni_plugin_away(bare: Lab, before: Picture) -> None:
+    """Not while containers are attached, whose removal needs it, unless that is wanted."""
+    assert plait(bare, "up").returncode == 0
+    assert plait(bare, "cni", "install").returncode == 0
+    config = bare.run(HOST, ["cat", "/etc/cni/net.d/10-plait.conflist"]).stdout
+    plugin = json.dumps(
+        {**json.loads(config)["plugins"][0], "name": "plait", "cniVersion": "1.0.0"}
+    )
+    bare.run(HOST, ["ip", "netns", "add", "c1"])
+    call = ["CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_NETNS=/run/netns/c1"]
+    bare.run(HOST, ["env", *call, "/opt/cni/bin/plait"], stdin=stdin)
+    done = plait(bare, "down", "--purge")
+    assert "error[PLAIT-API-011]" in done.stderr
+    assert plait(bare, "down", "--purge", "--force").returncode == 0
+    bare.run(HOST, ["ip", "netns", "delete", "c1"])
     assert_as_before(bare, before)
 
 

@@ -7,11 +7,9 @@ call. Files of others are never touched: ours are known by what is in them.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -140,22 +138,48 @@ def put(path: Path, content: bytes, mode: int) -> bool:
     return True
 
 
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """What installs have done on this host, for `uninstall` and `plait down --purge`."""
+
+    places: tuple[tuple[str, str], ...] = ()
+    made: tuple[str, ...] = ()
+    """Directories that were not there before, the inner ones first."""
+
+
 def remember(paths: Paths, at: Places) -> None:
-    """Note where the files are, for `plait down --purge`."""
-    _note(paths, sorted({*_remembered(paths), at}))
+    """Note where the files are about to be, and which directories they need."""
+    known = _remembered(paths)
+    missing = {
+        str(directory) for path in at for directory in path.parents if not directory.exists()
+    }
+    made = sorted({*known.made, *missing}, key=len, reverse=True)
+    here = (str(at.shim), str(at.conflist))
+    _note(paths, Installed(places=tuple(sorted({*known.places, here})), made=tuple(made)))
 
 
-def _note(paths: Paths, known: Sequence[Places]) -> None:
-    content = json.dumps([[str(path) for path in at] for at in known])
-    put(paths.cni_installed, content.encode(), 0o600)
-
-
-def _remembered(paths: Paths) -> tuple[Places, ...]:
+def _remembered(paths: Paths) -> Installed:
     try:
-        known = msgspec.json.decode(paths.cni_installed.read_bytes(), type=list[tuple[str, str]])
+        return msgspec.json.decode(paths.cni_installed.read_bytes(), type=Installed)
     except (FileNotFoundError, msgspec.DecodeError):
-        return ()
-    return tuple(Places(Path(shim), Path(config)) for shim, config in known)
+        return Installed()
+
+
+def _note(paths: Paths, installed: Installed) -> None:
+    put(paths.cni_installed, msgspec.json.encode(installed), 0o600)
+
+
+def _forget(paths: Paths, at: Places) -> None:
+    """Nothing of ours is there any more: with the last place go the directories that we made."""
+    known = _remembered(paths)
+    left = tuple(place for place in known.places if place != (str(at.shim), str(at.conflist)))
+    if left:
+        _note(paths, msgspec.structs.replace(known, places=left))
+        return
+    for directory in known.made:
+        # Not empty: somebody else uses it by now.
+        with contextlib.suppress(OSError):
+            Path(directory).rmdir()
+    paths.cni_installed.unlink(missing_ok=True)
 
 
 def remove_conflist(at: Places) -> bool:
@@ -173,33 +197,26 @@ def remove_shim(paths: Paths, at: Places) -> bool:
     ours = is_shim(at.shim) and not others
     if ours:
         at.shim.unlink()
-    left = [item for item in _remembered(paths) if item != at]
-    if left:
-        put(
-            paths.cni_installed,
-            json.dumps([[str(p) for p in item] for item in left]).encode(),
-            0o600,
-        )
-    else:
-        paths.cni_installed.unlink(missing_ok=True)
+    _forget(paths, at)
     return ours
 
 
 def remove_all(paths: Paths) -> None:
     """Remove what any install put anywhere; no error for what is not there."""
-    for at in {*_remembered(paths), places(paths, Choices().name, None, None)}:
+    everywhere = [Places(Path(shim), Path(conf)) for shim, conf in _remembered(paths).places]
+    everywhere.append(places(paths, Choices().name, None, None))
+    for at in everywhere:
         with contextlib.suppress(OSError):
             remove_conflist(at)
+    for at in everywhere:
+        with contextlib.suppress(OSError):
             remove_shim(paths, at)
 
 
 def look(paths: Paths, at: Places) -> Found:
     """What is installed."""
-    part = (
-        conflist.plugin_of(at.conflist.read_text(errors="replace"))
-        if at.conflist.is_file()
-        else None
-    )
+    text = at.conflist.read_text(errors="replace") if at.conflist.is_file() else ""
+    part = conflist.plugin_of(text)
     ours = is_shim(at.shim)
     before = [p.name for p in _configurations(at.conflist.parent) if p.name < at.conflist.name]
     queue = paths.cni_queue

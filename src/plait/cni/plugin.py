@@ -69,6 +69,7 @@ class CniPlugin:
         self._adding: dict[str, dict[asyncio.Task[Answer], int]] = {}
         """ADDs under way, with their beginnings."""
         self._emptying = asyncio.Lock()
+        self._serving: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._verbs: dict[Verb, Callable[[Call], Awaitable[Answer]]] = {
             "DEL": self._del,
@@ -116,10 +117,19 @@ class CniPlugin:
         tasks = [task for tasks in self._adding.values() for task in tasks]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._serving, return_exceptions=True)
 
     async def empty(self) -> None:
         """Serve the DELs that are kept. One that fails stays, and holds nobody up."""
+        if not self._kept.count():
+            return
+        # Whoever waits for it may be cut off; a DEL is not left half done.
+        serving = asyncio.create_task(self._serve_kept())
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        await asyncio.shield(serving)
+
+    async def _serve_kept(self) -> None:
         async with self._emptying:
             for kept in tuple(self._kept.calls()):
                 try:

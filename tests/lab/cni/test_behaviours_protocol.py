@@ -72,6 +72,7 @@ def test_26_required_variables(box: Box, verb: str, missing: str) -> None:
         ("CNI_ARGS", "IgnoreUnknown=1;MAC=xx"),
         ("CNI_NETNS", "/run/netns/none"),
         ("CNI_NETNS", "/etc/hostname"),
+        ("CNI_NETNS", "relative"),
         ("CNI_NETNS", "/proc/1/ns/net"),
     ],
 )

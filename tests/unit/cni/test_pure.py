@@ -268,7 +268,15 @@ class TestInstalling:
         for at in (usual, other):
             self.install(paths, at)
         installing.remove_all(paths)
-        assert not any(path.exists() for at in (usual, other) for path in at)
+        assert not any(path.parent.exists() for at in (usual, other) for path in at)
+
+    def test_directories_of_others_stay(self, paths: Paths, at: installing.Places) -> None:
+        at.shim.parent.mkdir(parents=True)
+        self.install(paths, at)
+        (at.conflist.parent / "99-other.conf").touch()
+        installing.remove_all(paths)
+        assert at.shim.parent.exists()
+        assert at.conflist.parent.exists()
 
     def test_configurations_before_ours_are_told(self, paths: Paths, at: installing.Places) -> None:
         self.install(paths, at)

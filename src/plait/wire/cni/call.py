@@ -173,6 +173,9 @@ def _check_environment(verb: Verb, environment: Mapping[str, str]) -> None:
     missing = [name for name in REQUIRED[verb] if not environment.get(name)]
     if missing:
         raise CniError(BAD_ENVIRONMENT, f"required variables are missing: {', '.join(missing)}")
+    netns = environment.get("CNI_NETNS", "")
+    if "CNI_NETNS" in REQUIRED[verb] and not netns.startswith("/"):
+        raise CniError(BAD_ENVIRONMENT, "CNI_NETNS is no absolute path", f"{netns[:80]!a}")
     container = environment.get("CNI_CONTAINERID", "")
     if "CNI_CONTAINERID" in REQUIRED[verb] and (
         _NAME.fullmatch(container) is None or len(container) > MAX_VALUE
