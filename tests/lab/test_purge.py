@@ -126,9 +126,8 @@ def test_purge_takes_the_cni_plugin_away(bare: Lab, before: Picture) -> None:
     assert plait(bare, "up").returncode == 0
     assert plait(bare, "cni", "install").returncode == 0
     config = bare.run(HOST, ["cat", "/etc/cni/net.d/10-plait.conflist"]).stdout
-    plugin = json.dumps(
-        {**json.loads(config)["plugins"][0], "name": "plait", "cniVersion": "1.0.0"}
-    )
+    (plugin,) = json.loads(config)["plugins"]
+    stdin = json.dumps({**plugin, "name": "plait", "cniVersion": "1.0.0"})
     bare.run(HOST, ["ip", "netns", "add", "c1"])
     call = ["CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_NETNS=/run/netns/c1"]
     bare.run(HOST, ["env", *call, "/opt/cni/bin/plait"], stdin=stdin)
