@@ -138,8 +138,7 @@ class Controller:
     def _take(self, event: WatchEvent) -> None:
         """A word of Plait's server."""
         self._following = event.type != "disconnected"
-        if self._following:
-            self._refusal = ""
+        self._refusal = "" if self._following else f"Plait's server: {event.reason}"
         self._changed(self._held.take(event))
         if event.type == "synced":
             self._writes.touch_all()

@@ -43,6 +43,9 @@ AT_ONCE: Final = 3
 """Conflicts of one object in a row after which the next try waits."""
 NOT_OF_THE_OBJECT: Final = (401, 408, 421, 429)
 """HTTP statuses of refusals that say nothing of what was sent."""
+VERSION: Final = "PLAIT-AGENT-002"
+RIGHTS: Final = "PLAIT-AUTH-"
+"""A connector's token may do all that a connector does: one that may not is no connector's."""
 _INDEX: Final = re.compile(r"ops\[(\d+)\]")
 
 log: Final = structlog.get_logger("plait.kubernetes")
@@ -181,7 +184,7 @@ class Writes:
                 try:
                     stored = await self._api.batch(batch)
                 except PlaitError as error:
-                    if error.status >= 500 or error.status in NOT_OF_THE_OBJECT:
+                    if _is_of_all(error):
                         raise
                     bad = _culprit(error, len(batch))
                     if bad is None:
@@ -233,6 +236,16 @@ class Writes:
             self._changed(self._held.removed(obj.key))
         else:
             self._changed(self._held.stored(found))
+
+
+def _is_of_all(error: PlaitError) -> bool:
+    """Whether a refusal says nothing of what was sent, so that all of it is sent again."""
+    return (
+        error.status >= 500
+        or error.status in NOT_OF_THE_OBJECT
+        or error.code == VERSION
+        or error.code.startswith(RIGHTS)
+    )
 
 
 def _culprit(error: PlaitError, count: int) -> int | None:

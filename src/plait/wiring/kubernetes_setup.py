@@ -30,7 +30,7 @@ from plait.model.errors import PlaitError
 from plait.model.objects import Cluster, Network
 from plait.model.paths import Paths
 from plait.wire.api import Role, TokenRequest
-from plait.wiring.kubernetes import find_access
+from plait.wiring.kubernetes import find_access, read_config
 
 YEAR: Final = 365 * 86400.0
 """Seconds that the tokens of an installation live."""
@@ -92,9 +92,14 @@ async def install_here(config: KubernetesConfig, paths: Paths, *, dry_run: bool)
     if dry_run:
         output.good(f"a connector to {access.server} would run on this host")
         return
+    changed = read_config(paths) != config
     write_config(paths.kubernetes_config, config)
+    manager = services(paths)
     with step(f"connector to {access.server}"):
-        services(paths).start("kubernetes")
+        if changed and manager.state("kubernetes") != "down":
+            manager.restart("kubernetes")
+        else:
+            manager.start("kubernetes")
         await _until_ready(paths)
     output.say("On every node: `plait join`, then `plait cni install --kubernetes`.")
 
@@ -205,12 +210,9 @@ async def uninstall(
     more. PLAIT-API-011 while pods are on our network, unless `force`."""
     if not (gone or force or dry_run):
         await _no_pods(find_access(config, os.environ))
-    if paths.kubernetes_config.exists():
-        if not dry_run:
-            services(paths).forget("kubernetes")
-            paths.kubernetes_config.unlink()
-            paths.kubernetes_lock.unlink(missing_ok=True)
-        _say("the connector of this host", dry_run)
+    here = paths.kubernetes_config.exists()
+    if here and not dry_run:
+        services(paths).forget("kubernetes")
     async with connect.api() as client:
         cluster = await client.get(Cluster, "plait")
         if not gone:
@@ -228,6 +230,12 @@ async def uninstall(
                 if not dry_run:
                     await client.revoke_token(token.id)
                 _say(f"token {token.id} ({token.role})", dry_run)
+    if here:
+        # Last: whoever was interrupted finds it again.
+        if not dry_run:
+            paths.kubernetes_lock.unlink(missing_ok=True)
+            paths.kubernetes_config.unlink()
+        _say("the connector of this host", dry_run)
     output.say("On nodes that joined by hand: `plait cni uninstall`, `plait down --purge`.")
 
 
