@@ -179,7 +179,8 @@ async def install_cluster(
         )
     wanted = manifests.filled(settings)
     if not apply:
-        output.say(manifests.to_yaml(wanted))
+        output.say(manifests.to_yaml(wanted).rstrip())
+        output.say("apply them with `kubectl apply -f`; they hold tokens", err=True)
         return
     kubernetes = KubernetesApi(access)
     try:
