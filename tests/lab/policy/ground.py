@@ -24,9 +24,9 @@ from plait.model.objects import AnyObject, Metadata, Namespace
 
 PATIENCE = 0.4
 """Seconds for which a probe waits; whoever is let through answers within a few milliseconds."""
-SECOND_LOOK = 2.0
+LATER_LOOKS = (2.0, 8.0)
 """Seconds for which it waits when a packet that should have passed did not: one may be lost on a
-busy machine, and only one that passes proves a thing at once."""
+busy machine, or a thousand be asked at once; and only one that passes proves a thing at once."""
 
 Outcomes = frozenset[str]
 """What may come of a probe."""
@@ -136,11 +136,16 @@ class Ground:
     def wrong(self, expected: Mapping[Probe, Outcomes]) -> list[Wrong]:
         """Answers that differ. What passes though it should not is wrong for good; what was met
         with silence is asked again."""
-        first = self._differing(expected, PATIENCE)
-        lost = [item for item in first if {item.found} == SHUT]
-        final = [item for item in first if {item.found} != SHUT]
-        again = {item.probe: item.expected for item in lost}
-        return final + (self._differing(again, SECOND_LOOK) if again else [])
+        final: list[Wrong] = []
+        lost: list[Wrong] = []
+        for patience in (PATIENCE, *LATER_LOOKS):
+            differing = self._differing(expected, patience)
+            lost = [item for item in differing if {item.found} == SHUT]
+            final += [item for item in differing if {item.found} != SHUT]
+            expected = {item.probe: item.expected for item in lost}
+            if not lost:
+                break
+        return final + lost
 
     def _differing(self, expected: Mapping[Probe, Outcomes], timeout: float) -> list[Wrong]:
         found = self.ask(expected, timeout)
