@@ -8,7 +8,7 @@ backends a host prefers, and which of them are on it, is left aside.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint, Service
@@ -16,6 +16,9 @@ from plait.model.services import ServicePort
 from plait.policy.find_parties import Who
 from plait.policy.questions import PortAsked, endpoint_names
 from plait.policy.world import Party, World, canonical
+
+OPENED: Final = ("NodePort", "LoadBalancer")
+"""Types of Services that have node ports."""
 
 
 class Backend(NamedTuple):
@@ -50,15 +53,18 @@ class Call(NamedTuple):
 def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") -> Call | None:
     """What a receiver and a port mean, if they mean a Service.
 
-    None when there is no such Service, or when it has not this port but an endpoint of this name
-    may. PLAIT-API-004 when nobody else has the address or the name, or several namespaces do.
+    A host and a node port mean one too. None when there is no such Service, or when it has not this
+    port but an endpoint of this name may. PLAIT-API-004 when nobody else has the address or the
+    name, or several namespaces do.
     """
     service = _service(world, text, namespace)
-    if service is None or service.spec.type == "ExternalName":
+    if service is None:
+        return _at_node(world, text, asked)
+    if service.spec.type == "ExternalName":
         return None
     found = [port for port in service.spec.ports if _is_asked(port, asked)]
     if found:
-        return Call(service, found[0], _usable(tuple(_backends(world, service, found[0]))))
+        return _call(world, service, found[0])
     if service.spec.headless or (not canonical(text) and _is_endpoint(world, service)):
         return None
     having = ", ".join(f"{port.port}/{port.protocol.lower()}" for port in service.spec.ports)
@@ -68,6 +74,24 @@ def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") ->
         f"service `{name}` has no port `{asked.text}`: such flows are refused",
         why=f"it has {having}" if having else "it has no ports",
     )
+
+
+def _at_node(world: World, text: str, asked: PortAsked) -> Call | None:
+    """The Service of a node port, unless an endpoint publishes that port on the host."""
+    address = canonical(text)
+    node = world.party(address).node if address else world.nodes.get(text.removeprefix("node:"))
+    protocol = asked.protocol or "TCP"
+    if node is None or (node.metadata.name, protocol, asked.port) in world.published:
+        return None
+    for service in world.services.values():
+        for port in service.spec.ports if service.spec.type in OPENED else ():
+            if port.node_port and (port.node_port, port.protocol) == (asked.port, protocol):
+                return _call(world, service, port)
+    return None
+
+
+def _call(world: World, service: Service, port: ServicePort) -> Call:
+    return Call(service, port, _usable(tuple(_backends(world, service, port))))
 
 
 def _service(world: World, text: str, namespace: str) -> Service | None:

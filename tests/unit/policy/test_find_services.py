@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.support.worlds import endpoint, labelled
+from tests.support.worlds import endpoint, labelled, node
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint, EndpointSlice, EndpointStatus, Metadata, Service
@@ -128,3 +128,18 @@ def test_of_slices_those_that_drain_serve_when_none_is_ready() -> None:
         world = World.of((*ENDPOINTS, service(selector=None), slices(*states)))
         found = find_call(world, "web", parse_asked("http"))
         assert [address for address, _ in led(found)] == addresses
+
+
+def test_a_host_and_a_node_port_mean_a_service_unless_an_endpoint_publishes_the_port() -> None:
+    ports = (ServicePort(port=80, target_port="http", node_port=30080),)
+    made = service(type="NodePort", ports=ports)
+    host = node("h1", "192.0.2.1/24")
+    world = World.of((*ENDPOINTS, host, made))
+    for text in ("192.0.2.1", "node:h1", "h1"):
+        assert len(led(find_call(world, text, parse_asked("30080")))) == 3
+        assert find_call(world, text, parse_asked("30080/udp")) is None
+        assert find_call(world, text, parse_asked("80")) is None
+    published = endpoint("shop/p", "10.0.0.9", published=((30080, 80),))
+    assert find_call(World.of((host, made, published)), "h1", parse_asked("30080")) is None
+    inside = service(ports=ports)
+    assert find_call(World.of((host, inside)), "h1", parse_asked("30080")) is None
