@@ -135,7 +135,7 @@ def measure(chains: dict[str, Chain], taken: int, crowd: int) -> dict[str, list[
 def listening(path: str) -> Iterator[None]:
     """An iperf3 server in a network namespace."""
     argv = ["nsenter", f"--net={path}", "iperf3", "-s", "--forceflush"]
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert child.stdout is not None
         while "listening" not in child.stdout.readline():

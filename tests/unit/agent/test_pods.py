@@ -160,6 +160,14 @@ async def test_a_name_with_dots_is_another_in_dns(stage: Stage) -> None:
     assert stage.endpoints["e1"].request.name == "etcd-node-example"
 
 
+async def test_an_endpoint_follows_whatever_it_is_called(stage: Stage) -> None:
+    """A static pod's name is no label: etcd-node.example."""
+    stage.attach(name="etcd-node-example")
+    stage.put(pod(name="etcd-node.example", labels={"app": "etcd"}))
+    await stage.pods.settle()
+    assert stage.labels() == {"app": "etcd"}
+
+
 async def test_a_change_during_the_attach_is_not_missed(stage: Stage) -> None:
     stage.put(pod(labels={"app": "new"}))
     await stage.pods.settle()
