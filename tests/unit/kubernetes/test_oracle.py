@@ -87,7 +87,7 @@ class Play:
             if object_key(Node, node.metadata.name) not in self._held.objects:
                 await self._stage.agent(node.metadata.name, address)
         self._write({_key(manifest): manifest for manifest in _manifests(scene)})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self._unwritten():
                 await self._told.wait()
                 self._told.clear()
