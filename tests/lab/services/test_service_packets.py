@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 from collections import Counter
 from typing import Any
 
@@ -27,6 +28,7 @@ FAR = ("198.51.100.2", "fd08::2")
 FAR_OWN = ("198.51.100.1", "fd08::1")
 """The host, as `far` knows it."""
 GATEWAY = (marks.GATEWAY4, marks.RESOLVER6)
+_RCVBUFFORCE = 33
 both = pytest.mark.parametrize("v", [0, 1], ids=["v4", "v6"])
 kinds = pytest.mark.parametrize("kind", ["tcp", "udp"])
 
@@ -330,6 +332,38 @@ def test_a_question_to_a_service_of_names_is_the_resolvers(stage: Any, v: int) -
         assert proxy.recv(64) == b"question"
         with stage.servers("udp", ("a1", A1[v], 53)) as servers:
             stage.ask("host", (VIP[v], 53), servers)
+
+
+@both
+def test_a_flow_meets_the_backends_before_a_change_or_after_it(stage: Any, v: int) -> None:
+    ports = range(8001, 8007)
+    called = Frontend(VIP[v], "udp", 80)
+    states = [entry(to(*[(A1[v], port) for port in ports[:count]])) for count in (1, 5, 2, 6, 3)]
+    stage.go({called: states[0]})
+    stop, sent = threading.Event(), 0
+
+    def call() -> None:
+        nonlocal sent
+        while not stop.is_set() and sent < 2000:
+            # Each from a port of its own: a flow of its own.
+            stage.send("a2", (VIP[v], 80))
+            sent += 1
+
+    with stage.servers("udp", *[("a1", A1[v], port) for port in ports]) as servers:
+        for server in servers:
+            server.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, 8 << 20)
+        caller = threading.Thread(target=call)
+        caller.start()
+        for number in range(60):
+            stage.go({called: states[number % len(states)]})
+        stop.set()
+        caller.join()
+        got = 0
+        while ready := select.select(list(servers), [], [], 0.2)[0]:
+            for server in ready:
+                server.recv(8)
+                got += 1
+    assert got == sent
 
 
 @both

@@ -96,14 +96,18 @@ def shape_chain(use: Use) -> ChainRules:
 def dispatch_chains(used: frozenset[Use], *, some: bool) -> Mapping[str, ChainRules]:
     """The rules of the chains of `DISPATCH`, by name. `some`: there are frontends at all."""
     rules: dict[str, list[Rule]] = {name: [] for name in DISPATCH}
+    leads: dict[str, list[Rule]] = {}
     # The smallest first: most Services have few backends.
     for use in sorted(used, key=lambda use: (SCOPES.index(use.scope), use)):
         f, held = use.family, _FRONTENDS[use.scope][use.door, use.family].name
         to = MapIs(called(f, use.door), held, use.shape)
         lead = Rule("shape", (e.family(f), to, e.goto(shape_name(use))))
-        rules[dispatch_chain(f, use.door, use.scope)].append(lead)
+        leads.setdefault(dispatch_chain(f, use.door, use.scope), []).append(lead)
         if seconds(use.shape):
             rules[STICKY].append(_stays(use, held))
+    for name, found in leads.items():
+        # Twice: a frontend whose shape changes between two look-ups might be missed by all.
+        rules[name] = found * 2 if len(found) > 1 else found
     if some:
         for f in FAMILIES:
             for door in DOORS:
