@@ -110,19 +110,12 @@ def answers(
     from plait.model.errors import PlaitError
     from plait.policy.evaluate import evaluate
     from plait.policy.find_parties import find, meetings
-    from plait.policy.flow import Flow
     from plait.policy.questions import parse_asked
 
     asked = parse_asked(port)
     senders = find(world, src, namespace)
     if call is not None:
-        return [
-            evaluate(world, Flow(here, there, call.port.protocol, number))
-            for one in senders
-            for other, number in call.whos(world)
-            for here, there in meetings(one, other)
-            if (":" in here.address) == (":" in there.address)
-        ]
+        return [evaluate(world, flow) for one in senders for flow in call.flows(world, one)]
     receivers = find(world, dst, namespace)
     many = len(senders) > 1 or len(receivers) > 1
     found = [

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from plait.model.errors import PlaitError
-from plait.model.objects import Endpoint, Service
+from plait.model.objects import Endpoint, Node, Service
 from plait.model.services import ServicePort
-from plait.policy.find_parties import Who
+from plait.policy.find_parties import Who, meetings
+from plait.policy.flow import Flow
 from plait.policy.questions import PortAsked, endpoint_names
 from plait.policy.world import Party, World, canonical
 
@@ -38,6 +39,8 @@ class Call(NamedTuple):
     port: ServicePort
     backends: tuple[Backend, ...]
     """Those that flows go to, the ready ones or, without any, those that still serve."""
+    node: Node | None = None
+    """The host whose node port is called; None: an address of the Service's own is."""
 
     @property
     def name(self) -> str:
@@ -48,6 +51,26 @@ class Call(NamedTuple):
         """Each backend, and its port."""
         called = endpoint_names(world.endpoints)
         return tuple((_who(called, backend), backend.port) for backend in self.backends)
+
+    def flows(self, world: World, sender: Who) -> Iterator[Flow]:
+        """What comes of a sender's flows: one to each backend of a family that it has."""
+        for backend, number in self.whos(world):
+            for here, there in meetings(sender, backend):
+                if (":" in here.address) == (":" in there.address):
+                    seen = self._seen_as(world, here, there)
+                    yield Flow(
+                        seen, there, self.port.protocol, number, published=here.endpoint is None
+                    )
+
+    def _seen_as(self, world: World, sender: Party, backend: Party) -> Party:
+        """Whom a backend sees: a sender outside as the host that it came to, unless it is there."""
+        if sender.endpoint is not None or self.node is None:
+            return sender
+        if backend.endpoint is not None and backend.endpoint.spec.node == self.node.metadata.name:
+            return sender
+        hosts = world.parties(self.node)
+        same = (h for h in hosts if (":" in h.address) == (":" in backend.address))
+        return next(same, sender)
 
 
 def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") -> Call | None:
@@ -86,7 +109,7 @@ def _at_node(world: World, text: str, asked: PortAsked) -> Call | None:
     for service in world.services.values():
         for port in service.spec.ports if service.spec.type in OPENED else ():
             if port.node_port and (port.node_port, port.protocol) == (asked.port, protocol):
-                return _call(world, service, port)
+                return _call(world, service, port)._replace(node=node)
     return None
 
 

@@ -20,7 +20,7 @@ class Flow(NamedTuple):
     icmp_type: int = -1
     icmp_code: int = -1
     published: bool = False
-    """It was sent to a published port, and its receiver found by that."""
+    """It was sent to a published port or to a Service, and its receiver found by that."""
 
     def __str__(self) -> str:
         return f"{self.src} -> {self.dst} {port_text(self)}"

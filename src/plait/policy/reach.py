@@ -122,6 +122,8 @@ def _to_endpoint(world: World, flow: Flow, receiver: Endpoint) -> Way:
     if network.spec.internal:
         text = f"network {name} is internal: there is no way in"
         return Way("internal", text, ingress=flow)
+    if flow.published:
+        return Way("published", f"a Service leads to {flow.dst}", ingress=flow)
     text = f"from outside only published ports of {flow.dst} are reached"
     return Way("from outside", text, ingress=flow)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.support.worlds import endpoint, labelled, node
+from tests.support.worlds import endpoint, labelled, network, node
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint, EndpointSlice, EndpointStatus, Metadata, Service
@@ -16,6 +16,8 @@ from plait.model.services import (
     SliceEndpoint,
     SlicePort,
 )
+from plait.policy.evaluate import evaluate
+from plait.policy.find_parties import find
 from plait.policy.find_services import Call, find_call
 from plait.policy.questions import parse_asked
 from plait.policy.world import World
@@ -143,3 +145,26 @@ def test_a_host_and_a_node_port_mean_a_service_unless_an_endpoint_publishes_the_
     assert find_call(World.of((host, made, published)), "h1", parse_asked("30080")) is None
     inside = service(ports=ports)
     assert find_call(World.of((host, inside)), "h1", parse_asked("30080")) is None
+
+
+def test_backends_see_senders_outside_as_the_host_unless_they_are_on_it() -> None:
+    ports = (ServicePort(port=80, target_port=80, node_port=30080),)
+    hosts = (node("h1", "192.0.2.1/24"), node("h2", "192.0.2.2/24"))
+    net = network("net", "10.0.0.0/24", "fd00::/64")
+    far = ready("shop/far", "10.0.0.7", labels=WEB, node="h2")
+    near = ready("shop/near", "10.0.0.8", labels=WEB, node="h1")
+    world = World.of((*hosts, net, far, near, service(type="NodePort", ports=ports)))
+    (outside, _) = find(world, "world")
+    call = find_call(world, "h1", parse_asked("30080"))
+    assert call is not None
+    flows = {flow.dst.address: flow for flow in call.flows(world, outside)}
+    assert flows["10.0.0.7"].src.address == "192.0.2.1"
+    assert flows["10.0.0.8"].src == outside.parties[0]
+    assert all(evaluate(world, flow).allowed for flow in flows.values())
+    (inside,) = find(world, "shop/far")
+    call = find_call(world, "10.96.0.1", parse_asked("80"))
+    assert call is not None
+    assert {flow.published for flow in call.flows(world, inside)} == {False}
+    closed = network("net", "10.0.0.0/24", "fd00::/64", internal=True)
+    world = World.of((*hosts, closed, far, near, service(type="NodePort", ports=ports)))
+    assert not any(evaluate(world, flow).allowed for flow in call.flows(world, outside))
