@@ -136,7 +136,7 @@ def base_chains(
             (
                 Rule("from endpoint", (_FROM_ENDPOINT, e.goto("egress"))),
                 Rule("to endpoint", (_TO_ENDPOINT, e.goto("ingress"))),
-                *strangers(),
+                *strangers(vxlan_port),
             ),
             Hook("filter", "forward", 2, -3),
         ),

@@ -41,11 +41,14 @@ _SERVICE: Final = Masked(e.MARK, marks.SERVICE_MARK)
 _NOT_HERE: Final = Masked(e.MARK, marks.OUTSIDE_MARK | marks.OWN_MARK)
 _STICKY_MARK: Final = marks.SERVICE_MARK | marks.STICKY_MARK
 _LOCAL: Final = Match(e.DADDR_TYPE, e.host32(e.RTN_LOCAL))
+_NOT_LOCAL: Final = Match(e.DADDR_TYPE, e.host32(e.RTN_LOCAL), "!=")
 _NOT_LOOPBACK: Final[dict[int, e.Statement]] = {
     4: e.InPrefix(e.DADDR[4], "127.0.0.0/8", "!="),
     6: e.InPrefix(e.DADDR[6], "::1/128", "!="),
 }
 _NEW: Final = Masked(e.CT_STATE, e.CT_NEW)
+_NO_FLOW: Final = Masked(e.CT_STATE, e.CT_NEW | e.CT_ESTABLISHED | e.CT_RELATED, 0)
+_BEGINS: Final = Masked(e.CT_STATE, e.CT_ESTABLISHED | e.CT_RELATED, 0)
 _ENDPOINT: Final = e.host32(marks.LINK_GROUP)
 
 
@@ -148,7 +151,17 @@ def _untranslated(dns_marked: Masked) -> Chain:
         rules += [
             Rule("service", (*_is_service(f, "address"), e.goto(refusing_chain(f, "address")))),
             *[
-                Rule("no service", (e.family(f), InSet((e.DADDR[f],), of.name), e.goto(UNSERVED)))
+                Rule(
+                    "no service",
+                    # What is a host's own stays so, also where a pool for balancers lies around it.
+                    (
+                        e.family(f),
+                        InSet((e.DADDR[f],), of.name),
+                        InSet((e.DADDR[f],), VTEPS[f].name, negate=True),
+                        _NOT_LOCAL,
+                        e.goto(UNSERVED),
+                    ),
+                )
                 for of in (VIPS[f], VIP_POOLS[f])
             ],
             Rule("service", (*_is_service(f, "port"), e.goto(refusing_chain(f, "port")))),
@@ -245,22 +258,43 @@ def from_nodes() -> tuple[Rule, ...]:
     )
 
 
-def strangers() -> tuple[Rule, ...]:
-    """For the forward hook: what this host sends on to endpoints of others they take for its own,
-    so it must be a Service's."""
-    return tuple(
-        Rule(
-            "to an endpoint elsewhere",
-            (
-                _NEW,
-                e.family(f),
-                InSet((e.DADDR[f],), POOLS[f].name),
-                InSet((e.SADDR[f],), POOLS[f].name, negate=True),
-                # The mark is the first packet's alone; what is sent again has only its status.
-                Masked(e.CT_STATUS, e.CT_STATUS_DNAT, 0),
-                _COUNT,
-                DROP,
+def strangers(vxlan_port: int) -> tuple[Rule, ...]:
+    """For the forward hook, of what is neither from endpoints here nor to some: what this host
+    sends on other hosts take for its own or, out of the tunnel, for what it says it is."""
+    found = []
+    for f in FAMILIES:
+        to_ours = (e.family(f), InSet((e.DADDR[f],), POOLS[f].name))
+        stranger = (*to_ours, InSet((e.SADDR[f],), POOLS[f].name, negate=True))
+        found += [
+            Rule(
+                "source by a wrong way",
+                (
+                    _BEGINS,
+                    *to_ours,
+                    InSet((e.SADDR[f],), POOLS[f].name),
+                    Match(e.SOURCE_LINK, bytes(4)),
+                    _COUNT,
+                    DROP,
+                ),
             ),
-        )
-        for f in FAMILIES
-    )
+            # It must be a Service's. What is not tracked has no status, and is none's.
+            Rule("to an endpoint elsewhere", (_NO_FLOW, *stranger, _COUNT, DROP)),
+            Rule(
+                "to an endpoint elsewhere",
+                # The mark is the first packet's alone; what is sent again has only its status.
+                (_NEW, *stranger, Masked(e.CT_STATUS, e.CT_STATUS_DNAT, 0), _COUNT, DROP),
+            ),
+            Rule(
+                "vxlan by a service",
+                (
+                    e.family(f),
+                    e.protocol("udp"),
+                    Match(e.DPORT, e.port(vxlan_port)),
+                    InSet((e.DADDR[f],), VTEPS[f].name),
+                    Masked(e.CT_STATUS, e.CT_STATUS_DNAT),
+                    _COUNT,
+                    DROP,
+                ),
+            ),
+        ]
+    return tuple(found)
