@@ -242,6 +242,19 @@ class _Parsed(NamedTuple):
     info: wl.LinkInfo
 
 
+def _parsed(payload: bytes, known: _Parsed | None) -> _Parsed:
+    """A link; parsed only if it changed since the last dump, its counters left out."""
+    if (
+        known is not None
+        and known.length == len(payload)
+        and known.digest == hash(payload[: known.begin] + payload[known.end :])
+    ):
+        return known
+    begin, end = wl.counters(payload)
+    digest = hash(payload[:begin] + payload[end:])
+    return _Parsed(len(payload), begin, end, digest, wl.parse_link(payload))
+
+
 class Netlink:
     """The real door. `fd` is a namespace's descriptor, not kept; None: the calling thread's."""
 
@@ -253,7 +266,8 @@ class Netlink:
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._ioctl: socket.socket | None = None
         self._sequence = 0
-        self._parsed: dict[int, _Parsed] = {}
+        self._parsed: dict[str, dict[int, _Parsed]] = {}
+        """Links of the last dump of a kind, by index."""
         self._seen: dict[bytes, dict[bytes, Any]] = {}
 
     def close(self) -> None:
@@ -348,28 +362,13 @@ class Netlink:
 
     def links(self, kind: str = "") -> list[wl.LinkInfo]:
         """See `Rtnetlink.links`."""
-        payloads = self._dump(wl.dump_links(kind), bytes)
-        found = [self._parse_link(payload) for payload in payloads]
-        if len(self._parsed) > 2 * len(found) + 64:
-            self._parsed = {}  # Most of it are links that have gone.
+        before, now = self._parsed.get(kind, {}), {}
+        for payload in self._dump(wl.dump_links(kind), bytes):
+            index = wl.index_of(payload)
+            now[index] = _parsed(payload, before.get(index))
+        self._parsed[kind] = now
         # A kernel that does not know the kind dumps everything.
-        return [link for link in found if not kind or link.kind == kind]
-
-    def _parse_link(self, payload: bytes) -> wl.LinkInfo:
-        """A link; parsed only if it changed since the last dump, its counters left out."""
-        index = wl.index_of(payload)
-        known = self._parsed.get(index)
-        if (
-            known is not None
-            and known.length == len(payload)
-            and known.digest == hash(payload[: known.begin] + payload[known.end :])
-        ):
-            return known.info
-        begin, end = wl.counters(payload)
-        digest = hash(payload[:begin] + payload[end:])
-        info = wl.parse_link(payload)
-        self._parsed[index] = _Parsed(len(payload), begin, end, digest, info)
-        return info
+        return [link.info for link in now.values() if not kind or link.info.kind == kind]
 
     def _known(self, request: bytes, parse: Callable[[bytes], T]) -> list[T]:
         """A dump in which an object that was there the last time is not parsed again."""
