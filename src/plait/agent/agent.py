@@ -476,6 +476,7 @@ class Agent:
             counter("plait_agent_turns", self.loop.turns),
             gauge("plait_agent_refused", len(self.loop.failures)),
             gauge("plait_agent_problems", len(self.service.problems())),
+            gauge("plait_agent_waiting_for_pods", self.pods.waiting),
             gauge("plait_agent_server_connected", self.sync.connected),
             gauge("plait_agent_revision", self.state.snapshot.revision),
             gauge("plait_services", len(self.state.snapshot.services)),

@@ -93,6 +93,11 @@ class Pods:
             and uid in ("", pod.spec.uid)
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their Pod."""
+        return sum(map(len, self._waiting.values()))
+
     async def wait(self, namespace: str, name: str, uid: str, seconds: float) -> Pod:
         """The Pod, as soon as it is known; PLAIT-AGENT-009 when it is not in that time."""
         key = (namespace, name)
