@@ -6,8 +6,10 @@ that begin with a dot are being written.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,6 +18,8 @@ import structlog
 from plait.wire.cni.call import Call, parse
 from plait.wire.cni.errors import CniError
 
+STALE: Final = 600.0
+"""Seconds after which a file that is being written has been given up: its shim was killed."""
 MAX_SIZE: Final = 1 << 20
 """Bytes: the shim takes less than that from a runtime."""
 
@@ -33,19 +37,29 @@ class KeptCall(NamedTuple):
 class Kept:
     """The directory."""
 
-    def __init__(self, directory: Path, boot: str) -> None:
-        """`boot` is the kernel's boot id: of an earlier boot nothing is left to delete."""
+    def __init__(
+        self, directory: Path, boot: str, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`boot` is the kernel's boot id: of an earlier boot nothing is left to delete. `clock`
+        gives Unix time in seconds."""
         self._directory = directory
         self._boot = boot
+        self._clock = clock
 
     def calls(self) -> Iterator[KeptCall]:
-        """What is there now. What belongs to another boot, or cannot be read, is removed."""
+        """What is there now. What belongs to another boot, cannot be read, or was never finished
+        is removed."""
+        for path in self._files(".*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < self._clock() - STALE:
+                    path.unlink()
         for path in self._files():
             try:
                 with path.open("rb") as file:
                     inode = os.fstat(file.fileno()).st_ino
                     body = file.read(MAX_SIZE)
-            except FileNotFoundError:
+            except OSError as error:
+                log.error("a kept DEL cannot be read", file=path.name, error=str(error))
                 continue
             try:
                 call = parse(body)
@@ -64,16 +78,16 @@ class Kept:
         try:
             if kept.path.stat().st_ino == kept.inode:
                 kept.path.unlink()
-        except FileNotFoundError:
-            return
+        except OSError as error:
+            log.error("a kept DEL cannot be removed", file=kept.path.name, error=str(error))
 
     def count(self) -> int:
         """How many wait."""
         return len(self._files())
 
-    def _files(self) -> list[Path]:
+    def _files(self, pattern: str = "[!.]*") -> list[Path]:
         try:
-            paths = sorted(self._directory.iterdir())
-        except FileNotFoundError:
+            return sorted(self._directory.glob(pattern))
+        except OSError as error:
+            log.error("kept DELs cannot be read", error=str(error))
             return []
-        return [path for path in paths if not path.name.startswith(".")]

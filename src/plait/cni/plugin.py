@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -64,6 +65,8 @@ class CniPlugin:
         self._agent = agent
         self._kept = kept
         self._boottime = boottime
+        self.served: Counter[tuple[str, int]] = Counter()
+        """Calls by verb and code, 0 for success; `none` is the verb of what is no call."""
         self._order = Order()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._adding: dict[str, dict[asyncio.Task[Answer], int]] = {}
@@ -82,33 +85,47 @@ class CniPlugin:
     async def handle(self, body: bytes, gone: Callable[[], bool] = _never) -> Answer:
         """The answer to a call, an error being one, too. `gone` says that nobody waits for it any
         more: what an ADD has made is then taken away."""
-        version, patience = errors.LATEST, USUAL_PATIENCE
+        call: Call | None = None
+        patience = USUAL_PATIENCE
         try:
             call = parse(body)
-            version, patience = call.version, PATIENCE.get(call.verb, USUAL_PATIENCE)
-            if call.verb == "ADD":
-                return await self._add(call, gone)
-            async with asyncio.timeout(patience):
-                return await self._verbs[call.verb](call)
+            patience = PATIENCE.get(call.verb, USUAL_PATIENCE)
+            answer = await self._serve(call, gone, patience)
+            self.served[call.verb, 0] += 1
+            return answer
         except CniError as error:
             refusal = error
         except PlaitError as error:
             refusal = as_cni(error)
-            refusal.version = version
         except TimeoutError:
             refusal = CniError(errors.TRY_AGAIN, f"it was not done within {patience:g} s")
-            refusal.version = version
         except Exception:
             log.exception("a call of CNI failed")
             refusal = CniError(errors.FAILED, "the agent failed", "see /var/log/plait/agent.log")
-            refusal.version = version
-        log.warning("refused", code=refusal.code, msg=refusal.msg, details=refusal.details)
+        verb = "none"
+        if call is not None:
+            verb, refusal.version = call.verb, call.version
+        self.served[verb, refusal.code] += 1
+        log.warning(
+            "refused", verb=verb, code=refusal.code, msg=refusal.msg, details=refusal.details
+        )
         return Answer(refusal.encode(), min(refusal.code, 255))
+
+    async def _serve(self, call: Call, gone: Callable[[], bool], patience: float) -> Answer:
+        if call.verb == "ADD":
+            return await self._add(call, gone)
+        async with asyncio.timeout(patience):
+            return await self._verbs[call.verb](call)
+
+    @property
+    def waiting(self) -> int:
+        """DELs that are kept."""
+        return self._kept.count()
 
     async def run(self) -> None:
         """Serve the DELs that are kept, now and whenever some are found, until cancelled."""
         while True:
-            await self.empty()
+            await self._serve_kept()
             await asyncio.sleep(LOOK)
 
     async def stop(self) -> None:
@@ -134,8 +151,8 @@ class CniPlugin:
             for kept in tuple(self._kept.calls()):
                 try:
                     await self._del(kept.call)
-                except (CniError, PlaitError) as error:
-                    log.error("a kept DEL failed", file=kept.path.name, error=str(error))
+                except Exception:
+                    log.exception("a kept DEL failed", file=kept.path.name)
                 else:
                     self._kept.done(kept)
                     log.info("a kept DEL was served", container=kept.call.attachment.container)

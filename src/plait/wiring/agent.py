@@ -53,7 +53,7 @@ from plait.model.paths import Paths
 from plait.wiring.daemon import notify
 from plait.wiring.kernel import open_doors
 from plait.wiring.names import Names
-from plait.wiring.telling import dns_metrics, docker_metrics
+from plait.wiring.telling import cni_metrics, dns_metrics, docker_metrics
 
 RENEW_CHECK: Final = 600.0
 """Seconds between looks at the age of the node's certificate."""
@@ -152,6 +152,7 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
         agent.metric_sources += [
             partial(dns_metrics, resolver),
             partial(docker_metrics, plugin),
+            partial(cni_metrics, cni),
         ]
         tasks = Tasks(stack)
         tasks.start("agent", agent.failed())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from plait.agent.metrics import Metric, counter, gauge
+from plait.cni.plugin import CniPlugin
 from plait.dns.server import DnsServer
 from plait.docker.plugin import DockerPlugin
 from plait.kernel.conntrack import FlowReaper
@@ -55,3 +56,10 @@ def docker_metrics(plugin: DockerPlugin) -> Iterator[Metric]:
     """Of the Docker plug-in."""
     yield gauge("plait_docker_connected", plugin.connected)
     yield gauge("plait_docker_problems", len(plugin.problems))
+
+
+def cni_metrics(plugin: CniPlugin) -> Iterator[Metric]:
+    """Of the CNI plugin."""
+    yield gauge("plait_cni_kept_dels", plugin.waiting)
+    for (verb, code), count in sorted(plugin.served.items()):
+        yield counter("plait_cni_calls", count, verb=verb, code=str(code))

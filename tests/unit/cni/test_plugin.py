@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from tests.unit.cni.conftest import Runtime, until
 
+from plait.agent.metrics import render
 from plait.client.agent import AttachRequest
 from plait.cni import attachment
 from plait.model.errors import PlaitError
 from plait.model.objects import Metadata, Pod
 from plait.model.pods import PodSpec
 from plait.wire.cni.call import Attachment
+from plait.wiring.telling import cni_metrics
 
 POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=uid-web-0"
 
@@ -42,7 +44,8 @@ async def test_add_check_del(runtime: Runtime) -> None:
 
 async def test_what_is_there_already_is_refused_and_stays(runtime: Runtime) -> None:
     await runtime("ADD")
-    assert (await runtime.refused("ADD"))["code"] == 101
+    said = await runtime.refused("ADD", cniVersion="0.4.0")
+    assert (said["code"], said["cniVersion"]) == (101, "0.4.0")
     assert await runtime.attached() == {("c1", "eth0")}
 
 
@@ -217,3 +220,13 @@ async def test_kept_dels_are_found_without_a_call(runtime: Runtime) -> None:
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
     assert await runtime.attached() == set()
+
+
+async def test_calls_are_counted(runtime: Runtime) -> None:
+    await runtime("ADD")
+    await runtime.refused("ADD")
+    await runtime.plugin.handle(b"junk")
+    assert runtime.plugin.served == {("ADD", 0): 1, ("ADD", 101): 1, ("none", 4): 1}
+    text = render(cni_metrics(runtime.plugin)).decode()
+    assert 'plait_cni_calls_total{code="101",verb="ADD"} 1' in text
+    assert "plait_cni_kept_dels 0" in text

@@ -10,7 +10,7 @@ import pytest
 from plait.client.agent import AttachRequest, AttachResult, LocalEndpoint
 from plait.cni import attachment, checking, conflist
 from plait.cni import install as installing
-from plait.cni.kept import Kept
+from plait.cni.kept import STALE, Kept
 from plait.cni.order import FORGET, Order
 from plait.cni.refusals import CODES, as_cni
 from plait.model.errors import CODES as KNOWN
@@ -191,6 +191,14 @@ class TestKept:
         kept = Kept(tmp_path / "none", "boot")
         assert list(kept.calls()) == []
         assert kept.count() == 0
+
+    def test_what_a_shim_never_finished_goes_a_while_later(self, tmp_path: Path) -> None:
+        (tmp_path / ".half").write_bytes(b"PLAIT_BOOT=boot")
+        written = (tmp_path / ".half").stat().st_mtime
+        for later, left in ((STALE / 2, [".half"]), (STALE + 1, [])):
+            kept = Kept(tmp_path, "boot", clock=lambda later=later: written + later)
+            assert list(kept.calls()) == []
+            assert [path.name for path in tmp_path.iterdir()] == left
 
     def test_a_file_that_was_replaced_meanwhile_stays(self, tmp_path: Path) -> None:
         body = b"PLAIT_BOOT=boot\0CNI_COMMAND=DEL\0CNI_CONTAINERID=c1\0CNI_IFNAME=eth0\0\0"
