@@ -19,6 +19,8 @@ Of these each host uses for a port and a family:
 `externalTraffic` rules what senders outside send to external and load-balancer addresses and to
 node ports; senders of our own get all backends there. `internalTraffic` rules cluster addresses.
 
+A Service of an internal network refuses everybody outside.
+
 A frontend without backends refuses at once (TCP reset, ICMP port unreachable); to senders outside
 one of `externalTraffic: Local` without a backend on this host drops while other hosts have some, so
 that whoever balances outside looks there. A backend that goes takes its UDP flows with it;

@@ -1,9 +1,10 @@
 """How a flow would travel before any policy is asked: what the networks allow.
 
 Endpoints of one network reach each other, and the outside unless the network is internal. From
-outside only published ports are reached. A host reaches its own endpoints; they reach it for DNS
-and echo, and for what a policy accepts. All that is so on a network whose object is known; where
-it is not, as in manifests of Kubernetes, hosts and the outside are reached as policies say.
+outside only published ports and Services are reached. Hosts reach all endpoints; those reach their
+own host for DNS and echo, and for what a policy accepts. All that is so on a network whose object
+is known; where it is not, as in manifests of Kubernetes, hosts and the outside are reached as
+policies say.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Kind = Literal[
     "outside",
     "published",
     "own host",
+    "other host",
     "to host",
     "resolver",
     "itself",
@@ -28,9 +30,9 @@ Kind = Literal[
     "internal",
     "from outside",
 ]
-"""The last four refuse. `own host`: a host to its own endpoint, which no policy rules; `to host`:
-an endpoint to its own host; `resolver`: a question that the host's resolver
-takes."""
+"""The last four refuse. `own host`: a host to its own endpoint, which no policy rules; `other host`:
+to another's; `to host`: an endpoint to its own host; `resolver`: a question that the host's
+resolver takes."""
 
 REFUSALS: Final[frozenset[Kind]] = frozenset(
     {"no common family", "another network", "internal", "from outside"}
@@ -109,6 +111,9 @@ def _to_endpoint(world: World, flow: Flow, receiver: Endpoint) -> Way:
     src = flow.src
     if world.is_host_of(src.address, receiver):
         return Way("own host", f"{src} is the host that {flow.dst} is on")
+    if src.node is not None:
+        text = f"{src} is another host of Plait's, as are its Services' callers from outside"
+        return Way("other host", text, ingress=flow)
     name = receiver.spec.network
     network = world.networks.get(name)
     pool = world.network_at(src.address)

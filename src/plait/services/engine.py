@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from plait.model.entries import Entries
 from plait.model.members import Tally
-from plait.model.objects import AnyObject, Endpoint, EndpointSlice, Node, Service
+from plait.model.objects import AnyObject, Endpoint, EndpointSlice, Network, Node, Service
 from plait.model.service_table import Choice, Entry, Frontend, ServiceTable
 from plait.model.services import EndpointSliceSpec
 from plait.selection.parties import (
@@ -87,6 +87,8 @@ class Engine:
         """Slices by their Service."""
         self._roster: Roster[Key] = Roster(node, self._changed)
         self._sites: dict[str, str] = {}
+        self._internal: set[str] = set()
+        """Networks without a way in."""
         self._stale: set[Key] = set()
         self._frontends: Entries[Frontend, Entry] = Entries()
         self._rivals: dict[Frontend, dict[str, Entry]] = {}
@@ -115,6 +117,8 @@ class Engine:
                 self._roster.put(("endpoint", key), None if here else obj, ready=ready)
             case Node():
                 self._put_node(obj.metadata.name, obj)
+            case Network():
+                self._put_network(obj.metadata.name, internal=obj.spec.internal)
             case _:
                 pass
 
@@ -130,6 +134,8 @@ class Engine:
                 self._roster.put(("endpoint", key), None)
             case Node():
                 self._put_node(obj.metadata.name, None)
+            case Network():
+                self._put_network(obj.metadata.name, internal=False)
             case _:
                 pass
 
@@ -183,6 +189,12 @@ class Engine:
             for key, service in self._services.items()
             if name == self._node or service.spec.prefer
         )
+
+    def _put_network(self, name: str, *, internal: bool) -> None:
+        if internal == (name in self._internal):
+            return
+        (self._internal.add if internal else self._internal.discard)(name)
+        self._changed(key for key, one in self._services.items() if one.spec.network == name)
 
     def _changed(self, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -276,7 +288,9 @@ class Engine:
             number = family(opening.frontend.address)
             inside = chosen(opening.port, number, opening.inside, False)
             outside = inside
-            if opening.outside != opening.inside:
+            if spec.network in self._internal:
+                outside = Choice((), spec.affinity_seconds)
+            elif opening.outside != opening.inside:
                 outside = chosen(opening.port, number, opening.outside, True)
             entries[opening.frontend] = Entry(
                 ident, inside, None if outside == inside else outside, opening.sources

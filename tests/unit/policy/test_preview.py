@@ -76,6 +76,7 @@ def test_an_allowing_policy_closes_the_receiver_for_the_others() -> None:
         ("shop/front", "shop/db", False),
         ("shop/api", "shop/db", False),
         ("ops/admin", "shop/db", False),
+        ("other hosts", "shop/db", False),
     }
     ports = {src: c.ports for c in changes for src in c.srcs}
     assert ports["shop/api"] == ("other tcp", "other udp", "icmp")
@@ -87,7 +88,9 @@ def test_a_policy_that_goes_opens_again() -> None:
     isolated = World.of([*BASE, isolate_policy("shop")])
     assert {c.by for c in preview(isolated, World.of(BASE))} == {"no policy"}
     assert pairs(preview(isolated, World.of(BASE))) == {
-        ("ops/admin", f"shop/{dst}", True) for dst in ("front", "api", "db")
+        (src, f"shop/{dst}", True)
+        for src in ("ops/admin", "other hosts")
+        for dst in ("front", "api", "db")
     }
 
 

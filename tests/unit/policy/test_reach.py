@@ -66,7 +66,7 @@ def ask(
         (SECRET, "10.0.1.200", "internal", False),
         (OUTSIDE, SECRET, "internal", False),
         (OUTSIDE, WEB, "from outside", False),
-        (H2, WEB, "from outside", False),
+        (H2, WEB, "other host", True),
         (H1, WEB, "own host", True),
         (GATEWAY, WEB, "own host", True),
         (WEB, H1, "to host", False),

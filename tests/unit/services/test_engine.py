@@ -14,6 +14,8 @@ from plait.model.objects import (
     EndpointStatus,
     Metadata,
     NamedPort,
+    Network,
+    NetworkSpec,
     Node,
     NodeSpec,
     Service,
@@ -84,6 +86,10 @@ def slices(*endpoints: SliceEndpoint, name: str = "web-1", port: int = 8080) -> 
         metadata=Metadata(name=name, namespace="shop"),
         spec=EndpointSliceSpec(service="web", ports=(SlicePort(port=port),), endpoints=endpoints),
     )
+
+
+def internal(closed: bool) -> Network:
+    return Network(metadata=Metadata(name=NETWORK), spec=NetworkSpec(internal=closed))
 
 
 def told(*objects: AnyObject) -> Engine:
@@ -281,6 +287,23 @@ class TestChoice:
 
 
 class TestFrontends:
+    def test_of_an_internal_network_are_closed_to_the_outside(self) -> None:
+        ports = (ServicePort(port=80, node_port=30080),)
+        engine = told(
+            service(type="NodePort", ports=ports, selector=WEB),
+            endpoint("10.1.0.1"),
+            internal(True),
+        )
+        for frontend in (("10.96.0.1", 80), ("0.0.0.0", 30080)):
+            opened = entry(engine.table(), *frontend)
+            assert addresses(opened.inside) == ["10.1.0.1"]
+            assert opened.outside == Choice(())
+        engine.put(internal(False))
+        assert entry(engine.table()).outside is None
+        engine.put(internal(True))
+        engine.delete(internal(True))
+        assert entry(engine.table()).outside is None
+
     def test_headless_and_aliases_have_none(self) -> None:
         engine = told(
             service(headless=True),
