@@ -30,9 +30,9 @@ Kind = Literal[
     "internal",
     "from outside",
 ]
-"""The last four refuse. `own host`: a host to its own endpoint, which no policy rules; `other host`:
-to another's; `to host`: an endpoint to its own host; `resolver`: a question that the host's
-resolver takes."""
+"""The last four refuse. `own host`: a host to its own endpoint, which no policy rules;
+`other host`: to another's; `to host`: an endpoint to its own host; `resolver`: a question that the
+host's resolver takes."""
 
 REFUSALS: Final[frozenset[Kind]] = frozenset(
     {"no common family", "another network", "internal", "from outside"}
