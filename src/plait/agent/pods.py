@@ -1,6 +1,7 @@
 """Pods of this host: those who attach wait for theirs, and endpoints follow theirs.
 
-An endpoint belongs to the Pod of its uid (`AttachRequest.pod`). Name, labels and named ports come
+An endpoint belongs to the Pod of its uid (`AttachRequest.pod`) in its namespace: a uid alone could
+be somebody else's word (`kubernetes.io/config.mirror`). Name, labels and named ports come
 from there at the attach, labels and named ports whenever the Pod changes. When the Pod goes the
 endpoint keeps its last identity, and its rules, until the runtime detaches it: it may still run.
 So it does when the Pod has finished, for until then its address is nobody else's.
@@ -138,9 +139,14 @@ class Pods:
         due: list[tuple[LocalEndpoint, Pod]] = []
         if changed:
             # By uid, for a pod's name may have dots, which an endpoint's has not.
-            pods = {p.spec.uid: p for p in self._pods().values() if p.spec.uid in changed}
+            pods = {
+                (p.metadata.namespace, p.spec.uid): p
+                for p in self._pods().values()
+                if p.spec.uid in changed
+            }
             for endpoint in self._endpoints():
-                pod = pods.get(endpoint.request.pod) if endpoint.request.pod else None
+                request = endpoint.request
+                pod = pods.get((request.namespace, request.pod)) if request.pod else None
                 if pod is not None and _differ(endpoint, pod):
                     due.append((endpoint, pod))
         # Together, so that one turn of the loop does for all.

@@ -168,6 +168,20 @@ async def test_an_endpoint_follows_whatever_it_is_called(stage: Stage) -> None:
     assert stage.labels() == {"app": "etcd"}
 
 
+async def test_no_pod_of_another_namespace_is_followed(stage: Stage) -> None:
+    """Whoever may create pods can write any uid into the annotation of a mirror."""
+    stage.put(pod())
+    stage.attach()
+    forged = pod(labels={"app": "admin"})
+    stage.put(
+        msgspec.structs.replace(
+            forged, metadata=msgspec.structs.replace(forged.metadata, namespace="foe")
+        )
+    )
+    assert await stage.pods.settle() == set()
+    assert stage.labels() == {"app": "web"}
+
+
 async def test_a_change_during_the_attach_is_not_missed(stage: Stage) -> None:
     stage.put(pod(labels={"app": "new"}))
     await stage.pods.settle()
