@@ -6,7 +6,8 @@
   served while there are Services of an orchestrator's (proxy_health.go).
 
 The ports are open to whoever reaches the host. They say what a connection would show anyway, read
-nothing from the request but its path, and can change nothing.
+nothing from the request but its path, and can change nothing. A connection lasts a short time, and
+of too many the oldest goes: nobody uses up the agent's files by holding them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from plait.services.engine import HealthCheck
 
@@ -31,6 +34,12 @@ BEHIND: Final = 60.0
 RETRY: Final = 5.0
 """Seconds before a port that was taken is tried again."""
 BACKLOG: Final = 64
+MOST: Final = 256
+"""Connections at a time, of all ports together: one ends when so many newer ones came."""
+LONGEST: Final = 10.0
+"""Seconds that a connection may last: those who ask wait for a second or so."""
+
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 log: Final = structlog.get_logger("plait.agent.health")
 
@@ -58,6 +67,23 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
         return self.behind is not None and self.behind < BEHIND
 
 
+class _Brief(web.Server):
+    """Ends connections; see the module's docstring."""
+
+    def __init__(self, answer: Answer, longest: float) -> None:
+        super().__init__(answer, access_log=None)
+        self._longest = longest
+        self._last: deque[RequestHandler] = deque()
+
+    def __call__(self) -> RequestHandler:
+        if len(self._last) >= MOST:
+            self._last.popleft().force_close()
+        handler = super().__call__()
+        self._last.append(handler)
+        asyncio.get_running_loop().call_later(self._longest, handler.force_close)
+        return handler
+
+
 class HealthPorts:
     """See the module's docstring."""
 
@@ -69,6 +95,7 @@ class HealthPorts:
         wall: Callable[[], float],
         retry: float = RETRY,
         proxy: int = PROXY,
+        longest: float = LONGEST,
     ) -> None:
         """`health` and `condition` are asked at each request; `follow` says that `health` changed.
         `proxy` is the port of `/healthz`."""
@@ -77,7 +104,7 @@ class HealthPorts:
         self._wall = wall
         self._retry = retry
         self._proxy = proxy
-        self._runner = web.ServerRunner(web.Server(self._answer), access_log=None)
+        self._runner = web.ServerRunner(_Brief(self._answer, longest))
         self._open: dict[int, web.SockSite] = {}
         self._taken: dict[int, str] = {}
         """Ports that cannot be had, and why."""

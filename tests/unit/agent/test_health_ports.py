@@ -13,6 +13,8 @@ import pytest
 
 from plait.agent.health_ports import (
     BEHIND,
+    LONGEST,
+    MOST,
     Condition,
     Health,
     HealthPorts,
@@ -84,9 +86,16 @@ class Told:
 
 
 @contextlib.asynccontextmanager
-async def serving(told: Told, proxy: int = 0) -> AsyncIterator[HealthPorts]:
+async def serving(
+    told: Told, proxy: int = 0, longest: float = LONGEST
+) -> AsyncIterator[HealthPorts]:
     ports = HealthPorts(
-        lambda: told.health, lambda: GOOD, wall=lambda: 1000.0, retry=0.02, proxy=proxy
+        lambda: told.health,
+        lambda: GOOD,
+        wall=lambda: 1000.0,
+        retry=0.02,
+        proxy=proxy,
+        longest=longest,
     )
     task = asyncio.create_task(ports.run())
     try:
@@ -156,3 +165,24 @@ class TestPorts:
                 holder.close()
                 await until(200, lambda: status(port))
                 assert ports.problems() == ()
+
+    async def test_a_connection_that_says_nothing_is_ended(self) -> None:
+        told, port = Told(), free_port()
+        told.health = Health(checks={port: HealthCheck("shop", "web", 1)})
+        async with serving(told, longest=0.05), asyncio.timeout(5):
+            await until(200, lambda: status(port))
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: ")
+            assert await reader.read() == b""
+            writer.close()
+
+    async def test_of_too_many_connections_the_oldest_ends(self) -> None:
+        told, port = Told(), free_port()
+        told.health = Health(checks={port: HealthCheck("shop", "web", 1)})
+        async with serving(told), asyncio.timeout(20):
+            await until(200, lambda: status(port))
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST + 1)]
+            assert await held[0][0].read() == b""
+            assert await status(port) == 200
+            for _, writer in held:
+                writer.close()
