@@ -151,8 +151,8 @@ class Controller:
             _, plural, *scope, name = key.split("/")
             kind = PLURALS[plural]
             if kind is Cluster:
-                domain = obj.spec.domain if isinstance(obj, Cluster) else ClusterSpec().domain
-                self._writes.touch(self._wanted.set_domain(domain))
+                spec = obj.spec if isinstance(obj, Cluster) else ClusterSpec()
+                self._writes.touch(self._wanted.set_cluster(spec))
                 self._feedback.touch_all()
                 continue
             if kind is Node:

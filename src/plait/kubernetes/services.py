@@ -6,12 +6,15 @@ an address (pkg/proxy, `noProxyName` and `noHeadlessEndpoints`).
 
 Addresses of load balancers that somebody wrote into the status count, whoever it was; where there
 are none yet, Plait's server gives some, unless the Service is for a load balancer of another class.
+
+`loadBalancerIP` is written by whoever may make Services: it counts only within the pools of which
+Plait gives such addresses, or anybody could lead an address of somebody else's to pods of theirs.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, Literal
 
 from plait.kubernetes import objects
@@ -78,7 +81,18 @@ def ingress(found: objects.Service) -> tuple[str, ...]:
     return tuple(each.ip for each in listed if each.ip and each.ip_mode != "Proxy")
 
 
-def service(found: objects.Service, network: str) -> Service | None:
+def within(text: str, pools: Iterable[str]) -> bool:
+    """Whether an address is of one of these CIDRs."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return any(address in ipaddress.ip_network(pool) for pool in pools)
+
+
+def service(
+    found: objects.Service, network: str, balancer_pools: Collection[str] = ()
+) -> Service | None:
     """The Service; None for one that another proxy serves."""
     if is_others(found):
         return None
@@ -96,7 +110,7 @@ def service(found: objects.Service, network: str) -> Service | None:
         )
     balancers: tuple[str, ...] = ()
     if kind == "LoadBalancer":
-        asked = (spec.load_balancer_ip,) if spec.load_balancer_ip else ()
+        asked = (spec.load_balancer_ip,) if within(spec.load_balancer_ip, balancer_pools) else ()
         balancers = (asked or ingress(found)) if is_balanced_here(found) else ingress(found)
         if not balancers and (not is_balanced_here(found) or found.status.load_balancer.ingress):
             # Somebody else balances, and not to an address of its own: what is left of a

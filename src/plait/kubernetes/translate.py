@@ -58,6 +58,8 @@ class Surroundings(NamedTuple):
     """Of Plait's own names."""
     host: Callable[[str], str]
     """Our name of a node of Kubernetes."""
+    balancer_pools: tuple[str, ...] = ()
+    """CIDRs of which Plait gives load-balancer addresses."""
 
 
 class Translated(NamedTuple):
@@ -126,7 +128,7 @@ def _policy(read: Callable[..., tuple[Policy | None, str]]) -> Callable[..., Tra
 
 
 def _service(found: objects.Service, around: Surroundings) -> Translated:
-    made = service(found, around.network)
+    made = service(found, around.network, around.balancer_pools)
     return Translated(None if made is None else marked(made))
 
 

@@ -14,7 +14,7 @@ from plait.kubernetes.hosts import Hosts
 from plait.kubernetes.kinds import NODES
 from plait.kubernetes.replica import Change, Key
 from plait.kubernetes.translate import ROWS, Row, Surroundings, target_key, translate
-from plait.model.objects import AnyObject, Node
+from plait.model.objects import AnyObject, ClusterSpec, Node
 
 Source = tuple[str, str, str]
 """Kind, namespace and name in Kubernetes."""
@@ -65,11 +65,12 @@ class Wanted:
         """A Node of ours came, changed or went."""
         return self._again() if self.hosts.put_ours(name, node) else set()
 
-    def set_domain(self, domain: str) -> set[str]:
-        """Plait's own names end so."""
-        if domain == self._around.domain:
+    def set_cluster(self, spec: ClusterSpec) -> set[str]:
+        """The settings of our network."""
+        around = self._around._replace(domain=spec.domain, balancer_pools=spec.load_balancer_pools)
+        if around == self._around:
             return set()
-        self._around = self._around._replace(domain=domain)
+        self._around = around
         return self._again(everything=True)
 
     def _again(self, *, everything: bool = False) -> set[str]:

@@ -95,7 +95,8 @@ def test_a_static_pod_has_the_uid_that_its_runtime_knows() -> None:
 def spec_of(**fields: Any) -> ServiceSpec:
     status = fields.pop("status", {})
     labels = {"labels": fields.pop("labels", {})}
-    found = service(read(objects.Service, metadata=labels, spec=fields, status=status), "plait")
+    read_in = read(objects.Service, metadata=labels, spec=fields, status=status)
+    found = service(read_in, "plait", ("198.51.100.0/28", "fd00:1b::/64"))
     assert found is not None
     return found.spec
 
@@ -166,6 +167,11 @@ NODE_PORT = [{"port": 80, "nodePort": 30080}]
         ({"loadBalancerClass": "c.example/lb", "ports": NODE_PORT}, "NodePort", ()),
         ({"loadBalancerClass": "c.example/lb", "status": VIP}, "LoadBalancer", ("192.0.2.1",)),
         ({"loadBalancerClass": "plait.dev/load-balancer"}, "LoadBalancer", ()),
+        ({"loadBalancerIP": "198.51.100.3"}, "LoadBalancer", ("198.51.100.3",)),
+        # Anybody may write it: an address that Plait does not give is none of theirs to take.
+        ({"loadBalancerIP": "8.8.8.8"}, "LoadBalancer", ()),
+        ({"loadBalancerIP": "nonsense"}, "LoadBalancer", ()),
+        ({"loadBalancerIP": "8.8.8.8", "status": VIP}, "LoadBalancer", ("192.0.2.1",)),
     ],
 )
 def test_who_balances_decides_what_is_left_for_us(
