@@ -70,7 +70,7 @@ def test_every_path_of_an_endpoint_ends_in_a_verdict() -> None:
 
 def test_without_dns_no_packet_is_proxied() -> None:
     chains = {c.name: c for c in filter_chains.base_chains(4789, 0x706C, dns=False)}
-    assert "dns" not in [rule.why for rule in chains["mangle-prerouting"].rules]
+    assert "dns" not in [rule.why for rule in chains["mangle"].rules]
 
 
 def test_an_internal_network_has_no_published_ports() -> None:

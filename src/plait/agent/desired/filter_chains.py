@@ -20,8 +20,8 @@ from plait.agent.desired.filter_sets import (
 )
 from plait.agent.desired.policy_base import by_policy, policy_base, policy_hooks
 from plait.agent.desired.service_base import (
+    answered,
     answers,
-    encapsulated,
     from_nodes,
     refusal,
     service_chains,
@@ -70,6 +70,7 @@ def base_chains(
         *service_chains(),
         _source(logs),
         _dns(),
+        Chain("mangle", (*([_DNS] if dns else []), *answers())),
         _ports(),
         _foreign(logs),
         _ingress(logs),
@@ -95,10 +96,7 @@ def base_chains(
         ),
         Chain(
             "mangle-prerouting",
-            (
-                *([_dns_rule()] if dns else []),
-                *answers(),
-            ),
+            (Rule("from endpoint", (_FROM_ENDPOINT, e.goto("mangle"))),),
             Hook("filter", "prerouting", 0, -150),
         ),
         Chain(
@@ -128,12 +126,12 @@ def base_chains(
             ),
             Hook("nat", "output", 3, -100),
         ),
-        encapsulated(),
         Chain("nat-input", (sticky(),), Hook("nat", "input", 1, 100)),
         *refusal(_dns_marked()),
         Chain(
             "filter-forward",
             (
+                answered(),
                 Rule("from endpoint", (_FROM_ENDPOINT, e.goto("egress"))),
                 Rule("to endpoint", (_TO_ENDPOINT, e.goto("ingress"))),
                 *strangers(vxlan_port),
@@ -183,8 +181,7 @@ _LOCAL: Final = e.host32(e.RTN_LOCAL)
 _LOOPBACK6: Final = ipaddress.IPv6Address("::1").packed
 
 
-def _dns_rule() -> Rule:
-    return Rule("dns", (_FROM_ENDPOINT, Match(e.DPORT, e.port(53)), e.goto("dns")))
+_DNS: Final = Rule("dns", (Match(e.DPORT, e.port(53)), e.goto("dns")))
 
 
 def _dns_marked() -> e.Masked:

@@ -208,13 +208,13 @@ def source(own: tuple[str, ...]) -> tuple[Rule, ...]:
 
 
 def answers() -> tuple[Rule, ...]:
-    """For the mangle hook: what an endpoint answers to another host goes back as it came, through
-    the tunnel where that is the way, and not with its own address over the underlay."""
+    """For the mangle hook of endpoints' packets: what one answers to another host goes back as it
+    came, through the tunnel where that is the way, and not with its own address over the
+    underlay."""
     return tuple(
         Rule(
             "answer to another host",
             (
-                Match(e.IIFGROUP, _ENDPOINT),
                 Match(CT_DIRECTION, REPLY),
                 e.family(f),
                 InSet((e.DADDR[f],), VTEPS[f].name),
@@ -226,15 +226,11 @@ def answers() -> tuple[Rule, ...]:
     )
 
 
-def encapsulated() -> Chain:
-    """The mark of an answer has led it into the tunnel; on what is around it there it would lead
-    that into the tunnel too."""
+def answered() -> Rule:
+    """For the forward hook: the mark of an answer has led it where it should go, and is taken off.
+    What the tunnel puts around it inherits its mark, and would be led into the tunnel again."""
     mark = Masked(e.MARK, _FIELD, marks.NODE_MARK)
-    return Chain(
-        "mangle-postrouting",
-        (Rule("answer to another host", (mark, SetMark(_FIELD, 0))),),
-        Hook("filter", "postrouting", 4, -150),
-    )
+    return Rule("answer to another host", (mark, SetMark(_FIELD, 0)))
 
 
 def from_nodes() -> tuple[Rule, ...]:
