@@ -176,6 +176,23 @@ def test_no_address_of_a_network_is_a_services(state: State) -> None:
     refused("PLAIT-SERVICE-006", state, balancer(load_balancer_addresses=("fd00:1::5",)))
 
 
+def test_no_address_of_a_host_is_a_services_alone(state: State) -> None:
+    node = NodeSpec(addresses=("192.0.2.241/24", "fd00:9::1/64"))
+    other = NodeSpec(addresses=("198.51.100.1/24",))
+    apply(state, Node(metadata=Metadata(name="h1"), spec=node))
+    apply(state, Node(metadata=Metadata(name="h2"), spec=other))
+    refused("PLAIT-SERVICE-001", state, service(addresses=("fd00:9::1",)))
+    refused("PLAIT-SERVICE-001", state, balancer(load_balancer_addresses=("192.0.2.241",)))
+    # It leads to that host, whoever balances.
+    apply(state, service("a", external_addresses=("192.0.2.241",)))
+    apply(state, balancer("b", load_balancer_addresses=("198.51.100.1",)))
+    # A host that comes later does not keep a Service from being written.
+    apply(state, service("c", addresses=("10.96.0.9",)))
+    late = NodeSpec(addresses=("10.96.0.9/24",))
+    apply(state, Node(metadata=Metadata(name="h3"), spec=late))
+    apply(state, service("c", addresses=("10.96.0.9",), affinity_seconds=60))
+
+
 def test_no_network_gets_addresses_of_services(state: State) -> None:
     def network(*pools: str) -> Network:
         return Network(metadata=Metadata(name="x"), spec=NetworkSpec(pools=pools))

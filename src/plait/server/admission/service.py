@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from plait.model import syntax
+from plait.model.errors import PlaitError
 from plait.model.objects import (
     AnyObject,
     Cluster,
@@ -65,6 +66,7 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
     ports = syntax.port_range(cluster.node_ports, "spec.nodePorts")
     spec = service_ports.choose(spec, before, ports, seed, free)
     foreign = _check_foreign(state, spec, before)
+    _check_hosts(state, cluster, spec, before)
     usable = service_addresses.free_for_balancing(state, free)
     balanced = service_addresses.balance(spec, before, cluster, usable)
     admitted = _balanced(new, spec, balanced)
@@ -114,6 +116,32 @@ def _check_foreign(state: State, spec: ServiceSpec, before: ServiceSpec | None) 
                 address = ipaddress.ip_address(text)
                 foreign |= service_pools.check_foreign(state, address, f"spec.{name}[{i}]")
     return foreign
+
+
+def _check_hosts(
+    state: State, cluster: ClusterSpec, spec: ServiceSpec, before: ServiceSpec | None
+) -> None:
+    """PLAIT-SERVICE-001 when a cluster address, or one of the load-balancer pools, is a host's own.
+    Elsewhere a balancer may well lead to hosts by their own addresses."""
+    pools = [*map(service_pools.parsed, cluster.load_balancer_pools)]
+    known = (*before.addresses, *before.load_balancer_addresses) if before is not None else ()
+    given = [("spec.addresses", text) for text in spec.addresses]
+    given += [
+        ("spec.loadBalancerAddresses", text)
+        for text in spec.load_balancer_addresses
+        if any(ipaddress.ip_address(text) in pool for pool in pools)
+    ]
+    fresh = [(where, text) for where, text in given if text not in known]
+    hosts = service_addresses.of_hosts(state) if fresh else frozenset()
+    for where, text in fresh:
+        if text in hosts:
+            raise PlaitError(
+                "PLAIT-SERVICE-001",
+                f"the address {text} is a host's own",
+                where=where,
+                why="whoever calls the host would come to the Service",
+                fix=("leave it out",),
+            )
 
 
 def _pass_on(

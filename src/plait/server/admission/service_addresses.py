@@ -129,14 +129,19 @@ NO_POOL: Final = "it has no load-balancer address: the cluster has no pool for t
 USED_UP: Final = "it has no load-balancer address: those of the cluster's pools are used up"
 
 
+def of_hosts(state: State) -> frozenset[str]:
+    """Hosts' own addresses."""
+    addresses = (text for node in state.nodes() for text in node.spec.addresses)
+    return frozenset(text.partition("/")[0] for text in addresses)
+
+
 def free_for_balancing(state: State, free: Free, taken: Collection[str] = ()) -> Free:
     """Whether an address is nobody's: no Service's, no host's own, and not among those that are
     about to be `taken`."""
 
     @cache
     def hosts() -> frozenset[str]:
-        addresses = (text for node in state.nodes() for text in node.spec.addresses)
-        return frozenset(text.partition("/")[0] for text in addresses)
+        return of_hosts(state)
 
     def usable(text: str) -> bool:
         known = text in taken or text in hosts()
