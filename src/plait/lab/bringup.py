@@ -89,11 +89,12 @@ def up(
             )
             say(f"{count} hosts on {sites} {'site' if sites == 1 else 'sites'}")
             daemons.start_upstream(lab)
-            if kubernetes:
-                cluster.launch(lab)
             if not bare:
                 daemons.start_plait(lab)
                 say(f"server on {daemons.FIRST}, an agent on every host")
+            # Not earlier: an API server that starts takes all of a small machine for seconds.
+            if kubernetes:
+                cluster.launch(lab)
             if docker:
                 daemons.start_dockers(lab)
                 say(f"dockerd on {', '.join(lab.dockers)}")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.lab.kubernetes.stage import PATIENCE, Stage, deployment, ready_nodes, service
+from tests.lab.kubernetes.stage import (
+    PATIENCE,
+    PORT,
+    Stage,
+    authority,
+    deployment,
+    ready_nodes,
+    service,
+)
 
 from plait.lab import bringup
 from plait.lab.kubernetes import control_plane
@@ -93,13 +101,18 @@ def test_scaling_down_loses_no_request(stage: Stage) -> None:
     )
     stage.apply(service("web"))
     caller(stage)
+    before = {pod.name: pod for pod in stage.pods("web")}
     stage.kubectl("scale", "deployment/web", "--replicas=1")
-    stage.until(
-        "one server is left",
-        lambda: len(stage.get("pods", "", "--selector=app=web")["items"]) == 1,
+    (last,) = stage.until(
+        "one server is to stay", lambda: pods if len(pods := stage.pods("web")) == 1 else None
     )
-    (last,) = stage.pods("web")
-    stage.until("it alone answers", lambda: answered(stage)[1] == last.name)
+    for gone in before.values():
+        if gone.name != last.name:
+            where = authority(gone.addresses[0], PORT)
+            stage.until("it serves no more", lambda where=where: stage.ask_from("h1", where).error)
+    done, _ = answered(stage)
+    stage.until("the caller goes on", lambda: answered(stage)[0] > done + 10)
+    assert answered(stage)[1] == last.name
     said = stop(stage)
     assert "lost" not in said, said
 

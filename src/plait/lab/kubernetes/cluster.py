@@ -1,7 +1,6 @@
 """The cluster of a lab: up, back after a reboot, and asked through kubectl.
 
-`launch` is quick and `finish` waits: the API server needs most of the time until a cluster is
-ready, and Plait comes up in it.
+`launch` is quick and `finish` waits: dockerds come up while the API server does.
 """
 
 from __future__ import annotations
