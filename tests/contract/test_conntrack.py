@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from plait.kernel import netns
-from plait.kernel.conntrack import Conntrack, FakeConntrack, FlowReaper
+from plait.kernel.conntrack import Called, Conntrack, FakeConntrack, FlowReaper, Led
 from plait.wire.ctnetlink import Flow, Tuple
 
 CLIENT, SERVER, WEB = "10.7.0.1", "10.7.0.2", "10.7.0.3"
@@ -164,6 +164,42 @@ def test_a_tcp_flow_that_was_not_translated_is_not_ours() -> None:
     door = FakeConntrack([other, flow(CLIENT, SERVER, 80, via=WEB, proto=6)])
     assert door.forget_ports([("tcp", 80)]) == 1
     assert door.flows() == (other,)
+
+
+@pytest.mark.parametrize(
+    ("called", "led", "gone"),
+    [
+        # Led to a backend that it has, to one that it has not, and to none.
+        ((17, SERVER, 80), Led(frozenset({(WEB, 8080)})), set()),
+        ((17, SERVER, 80), Led(frozenset({(WEB, 8081)})), {SENT[1]}),
+        ((17, SERVER, 53), Led(frozenset({(WEB, 53)})), {SENT[0]}),
+        ((17, SERVER6, 53), Led(frozenset()), {SENT[3]}),
+        # At a port of the host: what is another's translation is not ours.
+        ((17, "0.0.0.0", 80), Led(frozenset()), set()),
+        ((17, "0.0.0.0", 80), Led(frozenset(), frozenset({(WEB, 8080)})), {SENT[1]}),
+        ((17, "0.0.0.0", 53), Led(frozenset({(WEB, 53)})), {SENT[0]}),
+        ((17, "::", 53), Led(frozenset()), {SENT[3]}),
+        ((6, SERVER, 80), Led(frozenset()), set()),
+    ],
+)
+def test_flows_that_miss_their_services_backends_are_forgotten(
+    door: Door, called: Called, led: Led, gone: Summary
+) -> None:
+    door.forget_services({called: led})
+    assert left(door) == set(SENT) - gone
+
+
+def test_the_reaper_knows_of_a_service_what_was_said_last() -> None:
+    kept, ended = flow(*SENT[1], via=WEB, port=8080), flow(*SENT[1], via=WEB, port=8081)
+    door = FakeConntrack([kept, ended])
+    reaper = FlowReaper(door)
+    one, two = (WEB, 8080), (WEB, 8081)
+    called = (17, "0.0.0.0", 80)
+    reaper.forget_services({called: Led(frozenset({two}), frozenset({one}))})
+    reaper.forget_services({called: Led(frozenset({one}), frozenset({two}))})
+    assert reaper.wait(5)
+    reaper.close()
+    assert ended not in door.flows()
 
 
 def test_the_reaper_forgets_beside_the_caller(door: Door) -> None:

@@ -233,6 +233,7 @@ def test_a_large_set_is_loaded_and_read_whole(door: NftDoor) -> None:
 
 COUNTING = nft.Chain("counting", (nft.Rule("count", (CountIn("c1"), e.DROP)),))
 PORTS = nft.Set("ports", (nft.PROTO, nft.SERVICE), interval=True)
+STAY = nft.Set("stay", (nft.IPV4,), (nft.IPV4, nft.SERVICE), timeout=True, size=1024)
 TIMED = nft.Set("timed", (nft.IPV4,), timeout=True)
 A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
 
@@ -282,6 +283,18 @@ def test_elements_may_have_an_end(door: NftDoor) -> None:
     left = door.live("timed")
     assert left.keys() == {A, B}
     assert 60000 < left[B] <= 90000 < left[A] <= 120000
+
+
+def test_what_a_map_remembers_for_a_time(door: NftDoor) -> None:
+    assert door.elements("stay") == {}
+    value = nft.concat(A, (80).to_bytes(2, "big"))
+    remembered = nft.AddTimed(STAY, ((A, value),), 60000)
+    assert not door.commit([*SKELETON, nft.AddSet(STAY), remembered])
+    assert door.elements("stay") == {A: value}
+    assert door.live("stay").keys() == {A}
+    assert read(door).sets["stay"] == nft_read.describe(STAY)
+    assert not door.commit([nft.DeleteElements(STAY, ((A, None),))])
+    assert door.elements("stay") == {}
 
 
 def test_an_element_goes_by_itself(door: NftDoor) -> None:
