@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from tests.lab.cni.conftest import Box, ours, refused
 from tests.lab.conftest import eventually
-from tests.support.libcni import VERSIONS, Attachment
+from tests.support.libcni import VERSIONS, Attachment, PluginError
 
 from plait.cni.attachment import endpoint_id
 from plait.lab.workloads import PLAIT
@@ -192,8 +192,8 @@ DAMAGE = {
     "neighbour": ("neigh", "delete", GATEWAY4, "dev", "eth0"),
     "link down": ("link", "set", "eth0", "down"),
     "mtu": ("link", "set", "eth0", "mtu", "1300"),
-    "link": ("link", "delete", "eth0"),
 }
+"""Nobody repairs what is inside a container before it is asked for."""
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -203,6 +203,22 @@ def test_9_check_finds_what_the_kernel_lacks(box: Box, what: str) -> None:
     box.inside(at, "ip", *DAMAGE[what])
     error = refused(errors.DIFFERS, lambda: network.check(at))
     assert error.details
+
+
+def test_9_a_link_that_is_deleted_comes_back(box: Box) -> None:
+    """Its other end is the host's, and so the agent's to keep."""
+    network, at = box.network(), box.container()
+    network.add(at)
+    box.inside(at, "ip", "link", "delete", "eth0")
+
+    def whole() -> bool:
+        try:
+            network.check(at)
+        except PluginError:
+            return False
+        return True
+
+    eventually("the link is back, and all of it", whole)
 
 
 def test_9_check_compares_with_the_result(box: Box) -> None:
