@@ -23,6 +23,18 @@ def test_a_deployment_spreads_and_every_pod_sees_every_other_as_it_is(stage: Sta
             assert (answer.server, answer.client) == (other.name, one.addresses[family]), answer
 
 
+def test_every_node_reaches_every_pod_and_every_pod_the_api_server(stage: Stage) -> None:
+    """The API server is a process of h1, so one of the pods calls its own host."""
+    stage.deploy(deployment("web", 3, spread=True))
+    for pod in stage.pods("web"):
+        for family in (0, 1):
+            for host in ("h1", "h2", "h3"):
+                answer = stage.ask_from(host, authority(pod.addresses[family], PORT))
+                assert answer.server == pod.name, (host, answer)
+        version = ["wget", "-qO-", "--no-check-certificate", "-T5", "https://kubernetes/version"]
+        assert "gitVersion" in stage.execute(pod.name, version).stdout, pod
+
+
 def test_a_pod_and_its_node_reach_each_other(stage: Stage) -> None:
     stage.deploy(deployment("web"))
     pod = stage.pod("web")
