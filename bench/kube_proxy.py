@@ -1,7 +1,7 @@
 """kube-proxy 1.20 in iptables mode, as `scripts/kube` builds it, beside a fake API server.
 
-It runs iptables-legacy, which serves it best: with iptables-nft, Debian's default, each change among
-10,000 Services takes minutes.
+It runs iptables-legacy, which serves it best: with iptables-nft, Debian's default, each change
+among 10,000 Services takes minutes.
 """
 
 from __future__ import annotations
