@@ -22,14 +22,23 @@ from plait.agent.desired import filter_sets, policy_sets, ruleset, service_base,
 from plait.agent.desired.policy_fill import NOTHING, whole
 from plait.agent.desired.ruleset import Element
 from plait.agent.programmers.base import Failure, Op, all_failed
+from plait.agent.programmers.filter_contents import (
+    held_elements,
+    held_network,
+    is_network,
+    port_of,
+    suffix_of,
+    used_networks,
+    wanted_endpoint,
+    wanted_ports,
+)
 from plait.agent.programmers.filter_table import EMPTY, FilterTable, endpoints_of
 from plait.kernel.conntrack import FlowDoor
 from plait.kernel.nft import Refusal
 from plait.model import marks
 from plait.model.errors import PlaitError
-from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState, PortMap
+from plait.model.hoststate import Filter, FilterNetwork, HostState, PortMap
 from plait.wire import nft, nft_read
-from plait.wire import nft_expr as e
 
 
 class Step(msgspec.Struct):
@@ -215,7 +224,7 @@ class FilterBase(_FilterProgrammer):
         """
         wanted = desired.filter
         logs = self.table.features.nflog
-        used = _used_networks(wanted)
+        used = used_networks(wanted)
         networks = [ruleset.network_rules(name, n, logs) for name, n in used.items()]
         chains = [rules.chain for rules in self._chains(wanted)]
         chains += [rules.chain for network in networks for rules in network.chains]
@@ -232,7 +241,7 @@ class FilterBase(_FilterProgrammer):
         elements += services.elements
         chains += services.chains
         for link, endpoint in wanted.endpoints.items():
-            found = _wanted_endpoint(wanted, link, endpoint) or frozenset()
+            found = wanted_endpoint(wanted, link, endpoint) or frozenset()
             if self._bare and any(a in desired.policy.dispatch for a in endpoint.addresses):
                 continue
             elements += sorted(found & open_now.get(link, frozenset()), key=lambda x: x[:2])
@@ -319,11 +328,11 @@ class FilterEndpoints(_FilterProgrammer):
         actual = self.table.actual or EMPTY
         ops = []
         networks = {}
-        for name, network in _used_networks(wanted).items():
+        for name, network in used_networks(wanted).items():
             rules = ruleset.network_rules(name, network, self.table.features.nflog)
             suffix = ruleset.chain_suffix(name)
             networks[suffix] = rules
-            held = _held_network(actual, rules)
+            held = held_network(actual, rules)
             if held != rules:
                 ops.append(self._op(("network", suffix), rules, held))
         if self._networks is not wanted.networks:
@@ -334,7 +343,7 @@ class FilterEndpoints(_FilterProgrammer):
         for link, endpoint in wanted.endpoints.items():
             if settled(link) is endpoint:
                 continue
-            elements = _wanted_endpoint(wanted, link, endpoint)
+            elements = wanted_endpoint(wanted, link, endpoint)
             present = self.table.endpoints.get(link)
             if present != elements:
                 ops.append(self._op(("endpoint", link), elements, present))
@@ -353,14 +362,14 @@ class FilterEndpoints(_FilterProgrammer):
             for key, data in actual.elements.get(declared.name, {}).items():
                 if (declared.name, key) not in ports:
                     ops.append(self._op(("port", declared.name, key), None, data))
-        gone = {n.split("-", 1)[1] for n in actual.chains if _is_network(n)} - networks.keys()
+        gone = {n.split("-", 1)[1] for n in actual.chains if is_network(n)} - networks.keys()
         ops += [self._op(("network", suffix), None, True) for suffix in sorted(gone)]
         dispatch = {(x.set, x.key) for rules in networks.values() for x in rules.elements}
         ops += [
             self._op(("dispatch", s.name, key), None, verdict)
             for s in filter_sets.NETWORK_SETS
             for key, verdict in actual.elements.get(s.name, {}).items()
-            if (s.name, key) not in dispatch and _suffix(verdict) not in gone
+            if (s.name, key) not in dispatch and suffix_of(verdict) not in gone
         ]
         return tuple(ops)
 
@@ -377,10 +386,10 @@ class FilterEndpoints(_FilterProgrammer):
                 Element(s.name, range_, verdict)
                 for s in filter_sets.NETWORK_SETS
                 for range_, verdict in actual.elements.get(s.name, {}).items()
-                if _suffix(verdict) == key[1]
+                if suffix_of(verdict) == key[1]
             ]
             return Step(close=held, after=[nft.DeleteChain(n) for n in names if n in actual.chains])
-        present = _held_elements(actual, want)
+        present = held_elements(actual, want)
         step = Step(
             close=[element for element in present if element not in want.elements],
             open=[element for element in want.elements if element not in present],
@@ -430,7 +439,7 @@ class FilterEndpoints(_FilterProgrammer):
                     if name in _SOURCE_SETS
                 }
             elif op.key[0] == "port":
-                ports |= {_port_of(op.key[2])} if step.close or step.open else set()
+                ports |= {port_of(op.key[2])} if step.close or step.open else set()
         # An address or a port must not inherit flows; closed first, then forgotten. A client that
         # kept sending before the port was published would else never reach it.
         if addresses:
@@ -457,37 +466,6 @@ def _chain(want: ruleset.ChainRules, held: nft_read.ChainState | None) -> Step:
     return step
 
 
-def _held_elements(state: nft_read.TableState, wanted: ruleset.NetworkRules) -> tuple[Element, ...]:
-    return tuple(
-        Element(name, key, held[key])
-        for name, key, _ in wanted.elements
-        if key in (held := state.elements.get(name, {}))
-    )
-
-
-def _held_network(
-    state: nft_read.TableState, wanted: ruleset.NetworkRules
-) -> ruleset.NetworkRules | None:
-    """What the table holds for a network, in the same form; None when it holds nothing."""
-    chains = tuple(
-        ruleset.ChainRules(rules.chain, state.chains[rules.chain.name])
-        for rules in wanted.chains
-        if rules.chain.name in state.chains
-    )
-    elements = _held_elements(state, wanted)
-    return ruleset.NetworkRules(chains, elements) if chains or elements else None
-
-
-def _suffix(verdict: nft.Data) -> str:
-    """Opaque name of the network to whose chain a verdict leads."""
-    chain = verdict.chain if isinstance(verdict, e.Verdict) else ""
-    return chain.partition("-")[2]
-
-
-def _is_network(chain: str) -> bool:
-    return chain.startswith((filter_sets.EGRESS_PREFIX, filter_sets.INGRESS_PREFIX))
-
-
 _OF_OTHERS: Final = (
     filter_sets.EGRESS_PREFIX,
     filter_sets.INGRESS_PREFIX,
@@ -495,33 +473,3 @@ _OF_OTHERS: Final = (
     *filter_sets.POLICY_CHAINS,
 )
 """Of chains that other programmers make."""
-
-
-def _port_of(key: bytes) -> tuple[str, int]:
-    # The key ends in protocol and port, each padded to four bytes.
-    return e.show_protocol(key[-8:-7]), int.from_bytes(key[-4:-2], "big")
-
-
-def _used_networks(wanted: Filter) -> dict[str, FilterNetwork]:
-    """Networks with an endpoint here: the others need no chains on this host."""
-    names = dict.fromkeys([endpoint.network for endpoint in wanted.endpoints.values()])
-    return {name: wanted.networks[name] for name in names if name in wanted.networks}
-
-
-def _wanted_endpoint(
-    wanted: Filter, link: str, endpoint: FilterEndpoint
-) -> frozenset[Element] | None:
-    """Its elements; None for one of a network that is not there, which stays unknown."""
-    if endpoint.network not in wanted.networks:
-        return None
-    return ruleset.endpoint_elements(link, endpoint)
-
-
-def wanted_ports(wanted: Filter) -> dict[tuple[str, bytes], Element]:
-    """Elements of published ports by set and key."""
-    found = {}
-    # Sorted, so that of two that claim one port the same one always wins.
-    for port in sorted(wanted.ports, key=msgspec.json.encode):
-        element = ruleset.port_element(port)
-        found[element.set, element.key] = element
-    return found
