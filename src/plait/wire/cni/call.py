@@ -46,7 +46,10 @@ MAX_VALUE: Final = 256
 """Characters of a container id: runtimes have 64."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
-_NOT_IN_IFNAME: Final = re.compile(r"[/:\s\0]")
+_NOT_IN_IFNAME: Final = re.compile(r"[/:%\s\0]")
+"""The kernel would make a number of its own of `%d`."""
+MAX_IFNAME: Final = 15
+"""Bytes: IFNAMSIZ without the NUL (linux/if.h)."""
 
 
 class Attachment(NamedTuple):
@@ -186,14 +189,17 @@ def _check_environment(verb: Verb, environment: Mapping[str, str]) -> None:
             f"{container[:80]!a}: letters, digits, _, . and -, at most {MAX_VALUE}",
         )
     ifname = environment.get("CNI_IFNAME", "")
-    if "CNI_IFNAME" in REQUIRED[verb] and (
-        len(ifname) > 15 or ifname in (".", "..") or _NOT_IN_IFNAME.search(ifname)
-    ):
+    if "CNI_IFNAME" in REQUIRED[verb] and not _is_ifname(ifname):
         raise CniError(
             BAD_ENVIRONMENT,
             "CNI_IFNAME is not valid",
-            f"{ifname[:80]!a}: at most 15 characters, no /, : or space",
+            f"{ifname[:80]!a}: at most {MAX_IFNAME} bytes, no /, :, % or space",
         )
+
+
+def _is_ifname(text: str) -> bool:
+    fits = 0 < len(text.encode(errors="replace")) <= MAX_IFNAME
+    return fits and text not in (".", "..") and not _NOT_IN_IFNAME.search(text)
 
 
 def _decode(text: bytes) -> Any:
@@ -249,7 +255,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
             "Plait gives the addresses itself, out of the pools of its network",
         )
     settings = wanted.convert(config, Settings, "the configuration")
-    if _NOT_IN_IFNAME.search(settings.ifname) or settings.ifname in (".", ".."):
+    if settings.ifname and not _is_ifname(settings.ifname):
         raise CniError(BAD_CONFIGURATION, "ifname is not valid", ascii(settings.ifname))
     return settings
 

@@ -63,6 +63,14 @@ def test_our_own_keys() -> None:
     assert add(ifname="net1").ifname == "net1"
 
 
+@pytest.mark.parametrize("name", ["é" * 8, "eth%d", "a" * 16, "a b", ".."])
+def test_a_name_that_the_kernel_would_not_keep_is_refused(name: str) -> None:
+    assert refused("ADD", CNI_IFNAME=name).code == 4
+    assert refused("ADD", {**CONFIG, "ifname": name}).code == 7
+    # The kernel counts bytes.
+    assert parse(body("ADD", CNI_IFNAME="é" * 7)).ifname == "é" * 7
+
+
 @pytest.mark.parametrize("started", ["", "-1", "1e9", "9" * 20, "soon"])
 def test_a_beginning_that_is_no_number_is_not_known(started: str) -> None:
     assert parse(body("DEL", PLAIT_STARTED=started)).started == 0
