@@ -111,7 +111,7 @@ def _to_endpoint(world: World, flow: Flow, receiver: Endpoint) -> Way:
     src = flow.src
     if world.is_host_of(src.address, receiver):
         return Way("own host", f"{src} is the host that {flow.dst} is on")
-    if src.node is not None:
+    if src.node is not None and not _internal(world, receiver):
         text = f"{src} is another host of Plait's, as are its Services' callers from outside"
         return Way("other host", text, ingress=flow)
     name = receiver.spec.network

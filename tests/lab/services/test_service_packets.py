@@ -292,6 +292,7 @@ def test_another_host_reaches_an_endpoint_and_gets_its_answer(stage: Any, v: int
     out = ("192.0.2.2", "fd09::2")
     with stage.servers("tcp", ("a1", A1[v], 80)) as servers:
         assert stage.ask("out", (A1[v], 80), servers) == (A1[v], out[v])
+    stage.expect_drop("not from own network", lambda: stage.send("out", (I1[v], 80)))
 
 
 @both

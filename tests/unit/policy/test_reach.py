@@ -67,6 +67,7 @@ def ask(
         (OUTSIDE, SECRET, "internal", False),
         (OUTSIDE, WEB, "from outside", False),
         (H2, WEB, "other host", True),
+        (H2, SECRET, "internal", False),
         (H1, WEB, "own host", True),
         (GATEWAY, WEB, "own host", True),
         (WEB, H1, "to host", False),

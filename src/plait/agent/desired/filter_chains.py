@@ -22,7 +22,6 @@ from plait.agent.desired.policy_base import by_policy, policy_base, policy_hooks
 from plait.agent.desired.service_base import (
     answered,
     answers,
-    from_nodes,
     refusal,
     service_chains,
     source,
@@ -343,7 +342,6 @@ def _ingress(logs: bool) -> Chain:
                 )
                 for f in FAMILIES
             ],
-            *from_nodes(),
             *[Rule("network", (e.family(f), e.Vmap((e.DADDR[f],), TO[f].name))) for f in FAMILIES],
             Rule("unknown receiver", (_COUNT, DROP)),
         ),

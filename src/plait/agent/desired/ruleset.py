@@ -45,6 +45,7 @@ from plait.agent.desired.filter_sets import (
     VIP_POOLS,
     VTEPS,
 )
+from plait.agent.desired.service_base import from_nodes
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
@@ -191,6 +192,7 @@ def network_chains(network: str, wanted: FilterNetwork, logs: bool = True) -> tu
         ]
         egress.append(Rule("leaves our networks", (e.goto("leave"),)))
         ingress.append(Rule("published port", (_PUBLISHED, _COUNT, ACCEPT)))
+        ingress += from_nodes()
     denied = log(logs, "network", "ingress", DENIED)
     ingress.append(Rule("not from own network", (_COUNT, *denied, DROP)))
     return (

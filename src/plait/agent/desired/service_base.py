@@ -234,8 +234,8 @@ def answered() -> Rule:
 
 
 def from_nodes() -> tuple[Rule, ...]:
-    """For `ingress`: another host's own packets, and those of its Services' callers. They must
-    come the way of that host's address, or out of the tunnel."""
+    """For networks that are not internal: another host's own packets, and those of its Services'
+    callers. They must come the way of that host's address, or out of the tunnel."""
     by = (Match(e.IIFNAME, e.ifname(marks.VXLAN_LINK)), Match(e.SOURCE_LINK, bytes(4), "!="))
     return tuple(
         Rule(
