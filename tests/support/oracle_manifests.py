@@ -56,8 +56,16 @@ def relocated(value: Any, places: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [each for item in value for each in _relocated_item(item, places)]
     if isinstance(value, dict):
-        return {key: relocated(item, places) for key, item in value.items()}
+        return {
+            key: _networks(item, places) if key == "networks" else relocated(item, places)
+            for key, item in value.items()
+        }
     return value
+
+
+def _networks(ranges: list[str], places: Mapping[str, str]) -> list[str]:
+    """The ranges of a peer of a ClusterNetworkPolicy, which has no `except`."""
+    return [block["cidr"] for each in ranges for block in _blocks({"cidr": each}, places)]
 
 
 def _relocated_item(item: Any, places: Mapping[str, str]) -> list[Any]:

@@ -112,7 +112,7 @@ class ClusterStage(Ground):
             self._remove_policies()
             self._write_own(before)
             for name in before.namespaces:
-                self._act(self._kube.delete(NAMESPACES, name))
+                self._delete(NAMESPACES, name)
         finally:
             self._act(self._kube.close())
             super().close()
@@ -148,7 +148,7 @@ class ClusterStage(Ground):
         """Kubernetes removes with them the policies that are in them. So it does with pods; but it
         looks only a quarter of a minute later whether they are gone."""
         for name in names:
-            self._act(self._kube.delete(NAMESPACES, name))
+            self._delete(NAMESPACES, name)
         for name in names:
             eventually(f"{name} goes", lambda name=name: self._is_gone(name), seconds=PATIENCE)
         self._policies = {
@@ -170,6 +170,14 @@ class ClusterStage(Ground):
         body = [{"op": "add", "path": "/metadata/labels", "value": dict(labels)}]
         self._act(self._kube.patch(resource, body, *name, patch="json"))
 
+    def _delete(self, resource: kinds.Resource, *name: str) -> None:
+        """Also what a scene that failed halfway never had."""
+        try:
+            self._act(self._kube.delete(resource, *name))
+        except PlaitError as error:
+            if error.code != NOT_FOUND:
+                raise
+
     def _is_gone(self, name: str, namespace: str = "") -> bool:
         resource = PODS if namespace else NAMESPACES
         try:
@@ -185,7 +193,7 @@ class ClusterStage(Ground):
     def _remove_pods(self, pods: list[Pod]) -> None:
         there = [pod for pod in pods if pod.key in self._loads]
         for pod in there:
-            self._act(self._kube.delete(PODS, pod.name, pod.namespace))
+            self._delete(PODS, pod.name, pod.namespace)
             del self._loads[pod.key]
             self._places.pop(pod.key, None)
         for pod in there:
@@ -216,7 +224,7 @@ class ClusterStage(Ground):
             elif pod.labels != before.pods[key].labels:
                 self._label(PODS, pod.labels, pod.name, pod.namespace)
         if new:
-            eventually("pods have addresses", lambda: self._found_places(new), seconds=PATIENCE)
+            eventually("pods are ready", lambda: self._are_ready(new), seconds=PATIENCE)
             for key, pod in new.items():
                 eventually(
                     f"{key} serves", lambda key=key, pod=pod: self._serves(key, pod), seconds=30
@@ -236,16 +244,23 @@ class ClusterStage(Ground):
 
         eventually(f"{manifest['metadata']['name']} is taken", created, seconds=PATIENCE)
 
-    def _found_places(self, pods: Mapping[str, Pod]) -> bool:
-        found = {"/".join(pod.metadata.key): pod.addresses for pod in self._list(kinds.PODS)}
+    def _are_ready(self, pods: Mapping[str, Pod]) -> bool:
+        """So are these, with all their addresses, and those beside."""
+        found = {"/".join(pod.metadata.key): pod for pod in self._list(kinds.PODS) if pod.ready}
         for key, pod in pods.items():
-            theirs = {_is_v6(address): address for address in found.get(key, ())}
+            addresses = found[key].addresses if key in found else ()
+            theirs = {_is_v6(address): address for address in addresses}
             self._places[key] = {
                 address: theirs[_is_v6(address)]
                 for address in pod.addresses
                 if _is_v6(address) in theirs
             }
-        return all(len(self._places[key]) == len(pod.addresses) for key, pod in pods.items())
+        beside = {
+            f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in self._beside
+        }
+        return beside <= found.keys() and all(
+            len(self._places[key]) == len(pod.addresses) for key, pod in pods.items()
+        )
 
     def _serves(self, key: str, pod: Pod) -> bool:
         protocol, port = pod.listens[0]
@@ -269,7 +284,7 @@ class ClusterStage(Ground):
             manifest = self._policies.pop(key)
             meta = manifest["metadata"]
             resource = POLICIES[manifest["kind"]].resources[0]
-            self._act(self._kube.delete(resource, meta["name"], meta.get("namespace", "")))
+            self._delete(resource, meta["name"], meta.get("namespace", ""))
 
     def _put_policies(self) -> None:
         here = self._here

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
@@ -125,11 +124,21 @@ DEFINITION = {
 """As much of sigs.k8s.io/network-policy-api's as an API server needs to keep the objects."""
 
 
+HOST_PORT = int(HOST_PORTS[0].partition("/")[0])
+
+
 def host_pods(scene: Scene, addresses: dict[str, str]) -> Iterator[Manifest]:
     """The pods that use their nodes' own network, one a node; UDP on the node's address alone, so
     that it answers from there."""
     for number, node in enumerate(sorted(scene.nodes)):
-        container = program(LISTEN_ON_HOST, addresses[node], *HOST_PORTS)
+        probe = {"tcpSocket": {"port": HOST_PORT}, "periodSeconds": 1}
+        # The program ends with its input.
+        container = {
+            "name": "serve",
+            "stdin": True,
+            "readinessProbe": probe,
+            **program(LISTEN_ON_HOST, addresses[node], *HOST_PORTS),
+        }
         yield {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -141,8 +150,7 @@ def host_pods(scene: Scene, addresses: dict[str, str]) -> Iterator[Manifest]:
             "spec": {
                 "nodeName": NODES[node],
                 "hostNetwork": True,
-                # The program ends with its input.
-                "containers": [{"name": "serve", "stdin": True, **container}],
+                "containers": [container],
                 **SPEC,
             },
         }
@@ -183,16 +191,26 @@ def other(address: str) -> str:
 
 
 def with_both_families(scene: Scene) -> Scene:
-    """Probes between pods are sent by IPv6 too; no policy of the tests means one family alone."""
+    """Pods have both families, and where no policy means one of them alone, probes too."""
     pods = {
         key: msgspec.structs.replace(pod, other=other(pod.ip)) for key, pod in scene.pods.items()
     }
     more = tuple(
         msgspec.structs.replace(probe, address=pods[probe.dst].other)
         for probe in scene.probes
-        if probe.dst in pods
+        if probe.dst in pods and means_any_family(scene)
     )
     return msgspec.structs.replace(scene, pods=pods, probes=scene.probes + more)
+
+
+def means_any_family(scene: Scene) -> bool:
+    """No policy names a range of addresses of one family without its like of the other."""
+    ranges: list[str] = []
+    for policy in scene.policies.values():
+        for rule in policy["spec"].get("egress") or ():
+            for peer in rule["to"]:
+                ranges += peer.get("networks", ())
+    return {*ranges} <= {"0.0.0.0/0", "::/0"}
 
 
 @pytest.mark.parametrize(
@@ -207,16 +225,5 @@ def with_both_families(scene: Scene) -> Scene:
 def test_cluster_network_policy(
     cluster_play: ClusterStage, times: Times, test: Conformance
 ) -> None:
-    for each in test.scenes():
-        scene = with_both_families(each) if any_family(each) else each
+    for scene in map(with_both_families, test.scenes()):
         ask(cluster_play, times, scene, expectation(scene), scene.name)
-
-
-def any_family(scene: Scene) -> bool:
-    """No policy names a range of addresses of one family without its like of the other."""
-    ranges: list[Any] = []
-    for policy in scene.policies.values():
-        for rule in policy["spec"].get("egress") or ():
-            for peer in rule["to"]:
-                ranges += peer.get("networks", ())
-    return {*ranges} <= {"0.0.0.0/0", "::/0"}
