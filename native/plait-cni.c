@@ -213,9 +213,13 @@ static long header(const char *name, const char *end) {
     const char *found = strcasestr(answer, name);
     if (found == NULL || found >= end)
         return -1;
+    const char *digits = found + strlen(name);
+    digits += strspn(digits, " \t");
+    if (*digits < '0' || *digits > '9')
+        return -1;
     char *stop;
     errno = 0;
-    long value = strtol(found + strlen(name), &stop, 10);
+    long value = strtol(digits, &stop, 10);
     return errno == 0 && *stop == '\r' && value >= 0 ? value : -1;
 }
 

@@ -29,7 +29,14 @@ DEL = {
     "CNI_PATH": "/opt/cni/bin",
 }
 CONFIG = b'{"cniVersion":"1.1.0","name":"podnet","type":"plait"}'
-SILENT = (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
+SILENT = {
+    "nothing": b"",
+    "half a head": b"HTTP/1.1 200 OK\r\n",
+    "no CNI": b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
+    "no status": b"HTTP/1.1 200 OK\r\nPlait-CNI-Exit:\r\nContent-Length: 2\r\n\r\n{}",
+    "negative": b"HTTP/1.1 200 OK\r\nPlait-CNI-Exit: 0\r\nContent-Length: -2\r\n\r\n{}",
+    "large": b"HTTP/1.1 200 OK\r\nPlait-CNI-Exit: 0\r\nContent-Length: 9223372036854775807\r\n\r\n",
+}
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +184,7 @@ class TestWithoutAnAgent:
         assert (status, said["code"]) == (code, code)
         assert said["msg"] == "the agent of this host does not answer"
 
-    @pytest.mark.parametrize("said", SILENT, ids=["nothing", "half a head", "no CNI"])
+    @pytest.mark.parametrize("said", SILENT.values(), ids=SILENT)
     def test_half_an_answer_is_none(self, shim: Path, root: Path, said: bytes) -> None:
         with Agent(root, said):
             assert call(shim, root, {**DEL, "CNI_COMMAND": "ADD"})[0] == 11
@@ -217,7 +224,7 @@ class TestKeeping:
         assert call(shim, root, {**DEL, "CNI_CONTAINERID": "c1eth", "CNI_IFNAME": "0"})[0] == 0
         assert len(kept(queue)) == 3
 
-    @pytest.mark.parametrize("said", SILENT[:2], ids=["nothing", "half a head"])
+    @pytest.mark.parametrize("said", [*SILENT.values()][:2], ids=["nothing", "half a head"])
     def test_so_it_is_when_the_agent_dies_in_the_middle(
         self, shim: Path, root: Path, queue: Path, said: bytes
     ) -> None:
