@@ -31,7 +31,13 @@ def test_every_node_reaches_every_pod_and_every_pod_the_api_server(stage: Stage)
             for host in ("h1", "h2", "h3"):
                 answer = stage.ask_from(host, authority(pod.addresses[family], PORT))
                 assert answer.server == pod.name, (host, answer)
-        version = ["wget", "-qO-", "--no-check-certificate", "-T5", "https://kubernetes/version"]
+        version = [
+            "wget",
+            "-qO-",
+            "--no-check-certificate",
+            "-T5",
+            "https://kubernetes.default/version",
+        ]
         assert "gitVersion" in stage.execute(pod.name, version).stdout, pod
 
 
