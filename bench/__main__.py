@@ -29,6 +29,7 @@ BENCHES = {
     "policy": "a change of policy, label or member to every kernel; memory",
     "policy_path": "streams and first packets under 1 policy and under 10,000",
     "services": "first packets to Services and changes of one beside kube-proxy",
+    "pods": "100 pods on one Kubernetes node, from their creation until they are reached",
     "watch": "a change to 1,000 watchers",
     "reflector": "10,000 pods listed from a Kubernetes API server",
     "store": "durable puts",

@@ -23,9 +23,11 @@ def lab_name(suffix: str) -> str:
 
 
 @contextmanager
-def lab(suffix: str, count: int, *, sites: int = 1, bare: bool = False) -> Iterator[Lab]:
-    """A lab with Plait in it, or without."""
-    made = bringup.up(lab_name(suffix), count, sites=sites, bare=bare)
+def lab(
+    suffix: str, count: int, *, sites: int = 1, bare: bool = False, kubernetes: int = 0
+) -> Iterator[Lab]:
+    """A lab with Plait in it, or without; its first `kubernetes` hosts are nodes of a cluster."""
+    made = bringup.up(lab_name(suffix), count, sites=sites, bare=bare, kubernetes=kubernetes)
     try:
         yield made
     finally:
