@@ -42,6 +42,7 @@ async def apply_all(client: Api, objects: Sequence[AnyObject], *, dry_run: bool)
     """Create what is missing and change what differs, all or nothing."""
     ops: list[BatchOp] = []
     outcome: Outcome = []
+    before: dict[str, AnyObject] = {}
     for obj in objects:
         meta = obj.metadata
         try:
@@ -59,12 +60,28 @@ async def apply_all(client: Api, objects: Sequence[AnyObject], *, dry_run: bool)
         if final == stored:
             outcome.append((stored, "unchanged"))
             continue
+        before[final.key] = stored
         ops.append(BatchOp(verb="update", object=final))
         outcome.append((final, "changed"))
     if dry_run:
-        for op in ops:
+        found = [
             await (client.create if op.verb == "create" else client.update)(op.object, dry_run=True)
-    elif ops:
-        stored_now = {obj.key: obj for obj in await client.batch(ops)}
-        outcome = [(stored_now.get(obj.key, obj), result) for obj, result in outcome]
-    return outcome
+            for op in ops
+        ]
+    else:
+        found = list(await client.batch(ops)) if ops else []
+    now = {obj.key: obj for obj in found}
+    return [
+        (now.get(obj.key, obj), _result(result, before.get(obj.key), now.get(obj.key)))
+        for obj, result in outcome
+    ]
+
+
+def _result(result: str, before: AnyObject | None, after: AnyObject | None) -> str:
+    """`unchanged` where what differed is what the server fills in again, as addresses are."""
+    same = before is not None and after is not None and _written(before) == _written(after)
+    return "unchanged" if same else result
+
+
+def _written(obj: AnyObject) -> tuple[object, ...]:
+    return (obj.spec, obj.metadata.labels, obj.metadata.annotations)

@@ -209,6 +209,20 @@ def _said(
     return said
 
 
+def _check_type(said: dict[str, Any]) -> None:
+    """A usage error for what only other types of Services have."""
+    kind = said.get("type", "ClusterIP")
+    if kind == "ClusterIP" and any(port.node_port for port in said.get("ports", ())):
+        raise click.UsageError("a port on every host needs --type node or --type balancer")
+    if kind != "LoadBalancer":
+        for field, option in (
+            ("source_ranges", "--source"),
+            ("load_balancer_addresses", "--load-balancer-address"),
+        ):
+            if field in said:
+                raise click.UsageError(f"{option} needs --type balancer")
+
+
 def _parsed(option: str, parse: Callable[..., Any], *words: object) -> Any:
     try:
         return parse(*words)
@@ -253,6 +267,7 @@ def create(
             raise click.UsageError(
                 "say who its backends are: --selector app=web, --endpoint web or --backend IP:PORT"
             )
+    _check_type(said)
     wanted = Service(
         metadata=Metadata(name=name, namespace=namespace, labels=parse_labels(labels)),
         spec=ServiceSpec(**said),
@@ -433,6 +448,11 @@ def show(name: str, namespace: str, as_json: bool) -> None:
             words.backend_rows(found.spec, backends),
             empty="nobody answers for it: flows to it are refused",
         )
+        for port in words.unserved(found.spec, backends):
+            output.warn(
+                f"no backend that is ready has a port `{port.target_port}`:"
+                f" flows to port {port.port} are refused"
+            )
 
 
 @service.command(examples=["plait service rm web", "plait service rm web api -n shop --dry-run"])

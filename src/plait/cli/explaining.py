@@ -148,12 +148,12 @@ def answers(
 
 
 def _led(call: Call) -> str:
-    """`service shop/web 80/tcp leads to 2 backends`."""
+    """`service shop/web 80/tcp leads to 2 addresses of backends`."""
     port = f"{call.port.port}/{call.port.protocol.lower()}"
     if not call.backends:
         return f"service {call.name} {port}: refused, for it has no backend that is ready"
-    several = "" if len(call.backends) == 1 else "s"
-    return f"service {call.name} {port} leads to {len(call.backends)} backend{several}"
+    several = "" if len(call.backends) == 1 else "es"
+    return f"service {call.name} {port} leads to {len(call.backends)} address{several} of backends"
 
 
 def show(world: World, found: list[Verdict], *, whole: bool = False) -> None:

@@ -125,6 +125,14 @@ def backend_rows(spec: ServiceSpec, backends: Iterable[Backend]) -> list[list[st
     ]
 
 
+def unserved(spec: ServiceSpec, backends: Sequence[Backend]) -> list[ServicePort]:
+    """Ports that lead to a name which no backend has that is ready, though some are."""
+    ready = [backend.ports for backend in backends if backend.ready]
+    if not ready:
+        return []
+    return [port for i, port in enumerate(spec.ports) if not any(ports[i] for ports in ready)]
+
+
 def engine_of(objects: Iterable[Any]) -> Any:
     """The services of these objects, seen from no host in particular."""
     from plait.services.engine import Engine

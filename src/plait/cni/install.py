@@ -100,7 +100,13 @@ def refuse_foreign(at: Places) -> None:
             f"{foreign[0]} is not of Plait",
             where=str(foreign[0]),
             why="a file of somebody else is never overwritten",
-            fix=(f"mv {foreign[0]} {foreign[0]}.before-plait", "plait cni install --name OTHER"),
+            fix=(
+                f"mv {foreign[0]} {foreign[0]}.before-plait",
+                # The plugin is called as its type is, whatever the configuration is called.
+                "plait cni install --bin-dir OTHER"
+                if foreign[0] == at.shim
+                else "plait cni install --name OTHER",
+            ),
         )
 
 

@@ -96,7 +96,7 @@ def in_cluster(environ: Mapping[str, str], service_account: Path = SERVICE_ACCOU
             "this is no pod with a service account",
             where=str(service_account),
             why=f"{HOST_VARIABLE} is not set" if not host else f"there is no file {token}",
-            fix=("plait kubernetes --kubeconfig FILE",),
+            fix=("plait kubernetes run --kubeconfig FILE",),
         )
     namespace = service_account / "namespace"
     return Access(
@@ -212,7 +212,7 @@ def _unusable(path: Path, what: str, why: str = "") -> PlaitError:
         where=str(path),
         why=why,
         fix=(
-            "plait kubernetes --kubeconfig FILE",
+            "export KUBECONFIG=FILE   # or the option --kubeconfig FILE",
             f"kubectl config view --kubeconfig {path}",
         ),
     )

@@ -161,8 +161,11 @@ def uninstall(
     if dry_run:
         output.good(f"{at.conflist} and {at.shim} would be removed")
         return
-    said = "removed" if installing.remove_conflist(at) else "is not there"
-    output.good(f"{at.conflist} {said}")
+    removed = installing.remove_conflist(at)
+    if at.conflist.exists():
+        output.warn(f"{at.conflist} stays: it is not of Plait")
+    else:
+        output.good(f"{at.conflist} {'removed' if removed else 'is not there'}")
     attached = [] if force else _attached()
     if attached is None or attached:
         many = "containers may be" if attached is None else f"{len(attached)} containers are"
@@ -171,6 +174,10 @@ def uninstall(
         return
     said = "removed" if installing.remove_shim(paths, at) else "is not there, or used by others"
     output.good(f"{at.shim} {said}")
+
+
+def _missing(path: Path) -> str:
+    return f"{path} is not of Plait" if path.exists() else f"not in {path.parent}"
 
 
 def _attached() -> list[LocalEndpoint] | None:
@@ -204,8 +211,8 @@ def status(bin_dir: Path | None, conf_dir: Path | None, name: str, as_json: bool
     old = "" if found.current or not found.shim else " (of another version: plait cni install)"
     output.facts(
         [
-            ("plugin", f"{found.shim}{old}" if found.shim else f"not in {at.shim.parent}"),
-            ("configuration", found.conflist or f"not in {at.conflist.parent}"),
+            ("plugin", f"{found.shim}{old}" if found.shim else _missing(at.shim)),
+            ("configuration", found.conflist or _missing(at.conflist)),
             ("network", found.network),
             ("identity", found.identity),
             ("comes after", ", ".join(found.before)),

@@ -209,7 +209,7 @@ async def uninstall(
 ) -> None:
     """Take everything back, on both sides and on this host; `gone` where there is no cluster any
     more. PLAIT-API-011 while pods are on our network, unless `force`."""
-    if not (gone or force or dry_run):
+    if not (gone or force):
         await _no_pods(find_access(config, os.environ))
     here = paths.kubernetes_config.exists()
     if here and not dry_run:

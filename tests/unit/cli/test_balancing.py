@@ -130,6 +130,8 @@ def test_create_says_what_was_made(shop: Any, capsys: Out) -> None:
         (["--port", "x", "--selector", "app=web"], "`x` is no port"),
         (["--port", "80", "--selector", "app"], "KEY=VALUE"),
         (["--port", "80", "--selector", "a=b", "--backend", "10.0.0.1"], "not both"),
+        (["--port", "80@30080", "--selector", "a=b"], "needs --type node or --type balancer"),
+        (["--port", "80", "--selector", "a=b", "--source", "10.0.0.0/8"], "--source needs --type"),
     ],
 )
 def test_half_a_service_is_refused(shop: Any, capsys: Out, words: list[str], why: str) -> None:
@@ -177,6 +179,14 @@ def test_show_names_the_backends(web: Any, capsys: Out) -> None:
     run("service", "show", "web", "-n", "shop", "--json")
     told = json.loads(capsys.readouterr().out)
     assert {one["address"] for one in told["backends"]} == {"10.112.0.1", "fd00::1"}
+
+
+def test_show_tells_of_a_port_that_no_backend_has(web: Any, capsys: Out) -> None:
+    run("service", "create", "named", "-n", "shop", "--selector", "app=front", "--port", "80:nope")
+    capsys.readouterr()
+    run("service", "show", "named", "-n", "shop")
+    told = capsys.readouterr()
+    assert "no backend that is ready has a port `nope`: flows to port 80 are refused" in told.err
 
 
 def test_set_changes_what_is_said(web: Any, capsys: Out) -> None:

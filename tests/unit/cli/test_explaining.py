@@ -378,7 +378,7 @@ def test_why_answers_about_the_backends_of_a_service(
     for name in ("shop-api", "10.96.0.7"):
         assert frame.run(plait, ["why", "shop/front", name, "80/udp", *files]) == 0
         out = capsys.readouterr().out
-        assert "service shop/shop-api 80/udp leads to 2 backends" in out
+        assert "service shop/shop-api 80/udp leads to 2 addresses of backends" in out
         assert "shop/front -> shop/api 81/udp" in out.replace(" (10.0.0.1)", "").replace(
             " (10.0.0.2)", ""
         )

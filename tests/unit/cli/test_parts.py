@@ -34,7 +34,9 @@ from plait.model.objects import (
     NetworkSpec,
     Object,
     Policy,
+    Service,
 )
+from plait.model.services import ServicePort, ServiceSpec
 
 
 @pytest.mark.parametrize(
@@ -267,6 +269,23 @@ async def test_a_dry_run_writes_nothing() -> None:
     assert [result for _, result in outcome] == ["changed"]
     assert api.dry == ["n"]
     assert api.batches == []
+
+
+async def test_what_the_server_fills_in_again_is_no_change() -> None:
+    stored = Service(
+        metadata=Metadata(name="s", namespace="x", revision=3),
+        spec=ServiceSpec(ports=(ServicePort(port=80),), addresses=("10.79.0.7",)),
+    )
+
+    class Filling(FakeApi):
+        async def batch(self, ops: tuple[BatchOp, ...]) -> tuple[AnyObject, ...]:
+            return (stored,)
+
+    same = Service(
+        metadata=Metadata(name="s", namespace="x"), spec=ServiceSpec(ports=(ServicePort(port=80),))
+    )
+    outcome = await apply_all(Filling(stored), [same], dry_run=False)  # type: ignore[arg-type]
+    assert outcome == [(stored, "unchanged")]
 
 
 def test_named_ports_of_an_attachment() -> None:

@@ -255,6 +255,7 @@ class TestInstalling:
         with pytest.raises(PlaitError) as caught:
             installing.refuse_foreign(at)
         assert caught.value.code == "PLAIT-API-005"
+        assert caught.value.fix[-1].split()[-2] == ("--bin-dir", "--name")[which]
         assert not installing.remove_conflist(at)
         assert not installing.remove_shim(paths, at)
         installing.remove_all(paths)
