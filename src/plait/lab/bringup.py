@@ -87,7 +87,8 @@ def up(
                 live_restore=live_restore,
                 encap=encap,
             )
-            say(f"{count} hosts on {sites} {'site' if sites == 1 else 'sites'}")
+            hosts = "host" if count == 1 else "hosts"
+            say(f"{count} {hosts} on {sites} {'site' if sites == 1 else 'sites'}")
             daemons.start_upstream(lab)
             if not bare:
                 daemons.start_plait(lab)

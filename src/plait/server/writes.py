@@ -108,7 +108,11 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
             None if step.verb == "delete" else step.object,
         )
     if step.verb == "create" and old is not None:
-        raise PlaitError("PLAIT-API-005", f"the {step.shown} exists already")
+        raise PlaitError(
+            "PLAIT-API-005",
+            f"the {step.shown} exists already",
+            fix=(f"plait get {step.kind.plural}",),
+        )
     if entry is None and (step.verb == "delete" or step.revision):
         raise PlaitError(
             "PLAIT-API-004", f"there is no {step.shown}", fix=(f"plait get {step.kind.plural}",)

@@ -90,6 +90,7 @@ def install(
     _say(installing.put(at.shim, shim, 0o755), at.shim)
     _say(installing.put(at.conflist, conflist.render(choices).encode(), 0o644), at.conflist)
     _warn_of_others(at, kubernetes=kubernetes)
+    _warn_of_no_network(network)
 
 
 def _say(written: bool, path: Path) -> None:
@@ -139,6 +140,24 @@ def _wait_until_ready() -> None:
         f"the agent did not become ready within {PATIENCE:g} s",
         fix=("plait status",),
     )
+
+
+def _warn_of_no_network(name: str) -> None:
+    """It may be made later; while the server is away nobody can say."""
+    from plait.cli import connect, output
+    from plait.model.errors import PlaitError
+    from plait.model.objects import Network
+
+    async def look() -> None:
+        async with connect.api() as client:
+            await client.get(Network, name)
+
+    try:
+        connect.wait_for(look())
+    except PlaitError as error:
+        if error.code == "PLAIT-API-004":
+            output.warn(f"there is no network {name}: no container can join it")
+            output.say(f"    fix: plait network create {name}", err=True)
 
 
 @cni.command(examples=["plait cni uninstall", "plait cni uninstall --force"])
