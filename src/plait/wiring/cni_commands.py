@@ -167,9 +167,9 @@ def _warn_of_no_network(name: str) -> None:
 def uninstall(
     force: bool, bin_dir: Path | None, conf_dir: Path | None, name: str, dry_run: bool
 ) -> None:
-    """Take the configuration away, and the plugin once no container needs it.
+    """Take the configuration and the plugin away.
 
-    While containers are attached the plugin stays: without it a runtime cannot remove them.
+    Refused while containers are attached: their runtime needs both to remove them.
     """
     from plait.cli import connect, lifecycle, output
     from plait.cni import install as installing
@@ -177,6 +177,8 @@ def uninstall(
     lifecycle.require_root("plait cni uninstall")
     paths = connect.paths()
     at = installing.places(paths, name, bin_dir, conf_dir)
+    attached = [] if force else _attached()
+    _refuse_attached(attached, name)
     if dry_run:
         output.good(f"{at.conflist} and {at.shim} would be removed")
         return
@@ -185,14 +187,31 @@ def uninstall(
         output.warn(f"{at.conflist} stays: it is not of Plait")
     else:
         output.good(f"{at.conflist} {'removed' if removed else 'is not there'}")
-    attached = [] if force else _attached()
-    if attached is None or attached:
-        many = "containers may be" if attached is None else f"{len(attached)} containers are"
-        output.warn(f"{at.shim} stays: {many} attached, and removing them needs it")
-        output.say("    fix: plait cni uninstall   # when they are gone; or --force", err=True)
+    if attached:
+        output.say(f"{at.shim} stays: containers of other configurations are attached")
         return
     said = "removed" if installing.remove_shim(paths, at) else "is not there, or used by others"
     output.good(f"{at.shim} {said}")
+
+
+def _refuse_attached(attached: list[LocalEndpoint] | None, name: str) -> None:
+    """PLAIT-API-011 while containers of that configuration are, or may be, attached: containerd
+    deletes no pod without one ("cni plugin not initialized")."""
+    from plait.cni.attachment import prefix
+    from plait.model.errors import PlaitError
+
+    if attached is None:
+        what = "the agent does not say whether containers are attached"
+    elif many := sum(1 for one in attached if one.request.id.startswith(prefix(name))):
+        what = f"attached through {name}: {many} container{'' if many == 1 else 's'}"
+    else:
+        return
+    raise PlaitError(
+        "PLAIT-API-011",
+        what,
+        why="their runtime removes them with the plugin and its configuration",
+        fix=("plait ps", f"plait cni uninstall --name {name} --force"),
+    )
 
 
 def _missing(path: Path) -> str:

@@ -159,13 +159,15 @@ class TestInstalling:
         assert "PLAIT-AGENT-001" in done.stderr
         assert box.sh("sh", "-c", "ls /etc/cni/net.d /opt/cni/bin 2>/dev/null || :").split() == []
 
-    def test_the_plugin_stays_while_containers_need_it(self, box: Box) -> None:
+    def test_all_stays_while_containers_need_it(self, box: Box) -> None:
         self.plait(box, "install")
         network, at = box.network(name="plait"), box.container()
         network.add(at)
-        self.plait(box, "uninstall")
+        done = box.lab.run(box.host, [*PLAIT, "cni", "uninstall"], check=False)
+        assert "PLAIT-API-011" in done.stderr
         assert box.sh("ls", "/etc/cni/net.d", "/opt/cni/bin").split() == [
             "/etc/cni/net.d:",
+            "10-plait.conflist",
             "/opt/cni/bin:",
             "plait",
         ]
