@@ -148,7 +148,10 @@ async def wait_free(
                 f"a connector runs on {holder}",
                 where=f"leases/{lease_namespace}/{LEASE}",
                 why="it would write everything anew",
-                fix=(f"plait kubernetes uninstall   # on {holder}",),
+                fix=(
+                    f"plait kubernetes uninstall   # on {holder}",
+                    f"pgrep -f 'plait kubernetes run'   # on {holder}: end it, if it runs by hand",
+                ),
             )
         if clock() - began >= DURATION:
             return
