@@ -93,10 +93,15 @@ class Foreign(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def foreign(script: Script = plainly) -> AsyncIterator[Foreign]:
     loop = asyncio.get_running_loop()
-    transport, upstream = await loop.create_datagram_endpoint(
-        lambda: Foreign(script), local_addr=("127.0.0.1", 0)
-    )
-    server = await asyncio.start_server(upstream.stream, "127.0.0.1", upstream.port)
+    server = None
+    while server is None:
+        transport, upstream = await loop.create_datagram_endpoint(
+            lambda: Foreign(script), local_addr=("127.0.0.1", 0)
+        )
+        try:
+            server = await asyncio.start_server(upstream.stream, "127.0.0.1", upstream.port)
+        except OSError:  # A port that is free for UDP may be somebody's for TCP.
+            transport.close()
     try:
         yield upstream
     finally:
@@ -163,7 +168,12 @@ async def plait(*servers: Server, **options: object) -> AsyncIterator[Plait]:
         "clock": Clock(),
     }
     server = DnsServer(zone(), **(settings | options))  # type: ignore[arg-type]
-    await server.start()
+    while True:
+        try:
+            await server.start()
+        except PlaitError:  # A port that is free for UDP may be somebody's for TCP.
+            continue
+        break
     try:
         yield Plait(server)
     finally:
