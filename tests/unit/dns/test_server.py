@@ -171,8 +171,10 @@ async def plait(*servers: Server, **options: object) -> AsyncIterator[Plait]:
     while True:
         try:
             await server.start()
-        except PlaitError:  # A port that is free for UDP may be somebody's for TCP.
-            continue
+        except PlaitError:
+            if "binds" in options:
+                raise
+            continue  # A port that is free for UDP may be somebody's for TCP.
         break
     try:
         yield Plait(server)
