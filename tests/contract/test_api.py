@@ -110,7 +110,8 @@ class Follower:
 
     async def stop(self) -> None:
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        # The one who followed may not be let in any more: its node was forgotten.
+        with contextlib.suppress(asyncio.CancelledError, PlaitError):
             await self._task
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
 
+from plait.client.polling import poll
 from plait.kernel import netns
 from plait.kernel.conntrack import Called, Conntrack, FakeConntrack, FlowReaper, Led
 from plait.wire.ctnetlink import Flow, Tuple
@@ -71,17 +71,22 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
         )
         subprocess.run(["ip", "-batch", "-"], input=batch.encode(), check=True)
         subprocess.run(["nft", "-f", "-"], input=RULES, check=True)
-        for packet in SENT:
-            send(*packet)
         real = Conntrack()
-    # A flow enters the table when its packet arrives, which may be a little later.
-    deadline = time.monotonic() + 5
-    while left(real) != set(SENT):
-        assert time.monotonic() < deadline
-        os.sched_yield()
+        try:
+            # The kernel makes routes to new addresses beside its answer: packets may be lost.
+            assert poll(lambda: _flows_stand(real), seconds=10), left(real)
+        except BaseException:
+            real.close()
+            raise
     yield real
     real.close()
     os.close(fd)
+
+
+def _flows_stand(real: Conntrack) -> bool:
+    for packet in set(SENT) - left(real):
+        send(*packet)
+    return left(real) == set(SENT)
 
 
 def left(door: Door) -> Summary:

@@ -156,7 +156,7 @@ async def test_what_was_applied_is_deleted_by_the_same_file(
         ("podSelector: {matchLabels: {app: db}}", "podSelecter: {}", 5, "spec.podSelecter"),
         ("port: sql", "port: 70000", 8, "spec.ingress[0].ports[0].port"),
         ("tier: Baseline", "tier: Middle", 20, "spec.tier"),
-        ("kind: NetworkPolicy", "kind: Pod", 2, "kind `Pod` of networking.k8s.io/v1"),
+        ("kind: NetworkPolicy", "kind: Ingress", 2, "kind `Ingress` of networking.k8s.io/v1"),
     ],
 )
 async def test_a_refusal_names_file_line_and_field(
