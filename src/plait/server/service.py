@@ -42,7 +42,14 @@ class Service:
         self.hub = Hub(clock, bookmark_every=config.bookmark_every)
         self.trust = Trust(store, self.mirror, clock, authority.hash)
         self.authenticator = Authenticator(self.trust, clock, config.allowed_uids)
-        self.writer = Writer(store, self.mirror, clock, new_uid, self.authenticator.fence)
+        self.writer = Writer(
+            store,
+            self.mirror,
+            clock,
+            new_uid,
+            self.authenticator.fence,
+            own_ports=frozenset(port for _, port in config.listen),
+        )
         self.forgetter = Forgetter(store, self.mirror, self.trust, clock)
         self.doorman = Doorman(config.max_strangers)
         self.flows = FlowStore(clock.now)

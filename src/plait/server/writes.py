@@ -78,11 +78,17 @@ class Plan:
 
 
 def plan(
-    state: State, actor: Actor, steps: Sequence[Step], now: str, new_uid: Callable[[], str]
+    state: State,
+    actor: Actor,
+    steps: Sequence[Step],
+    now: str,
+    new_uid: Callable[[], str],
+    own_ports: frozenset[int] = frozenset(),
 ) -> Plan:
     """Check the steps one after the other, each on top of the former ones."""
     node = actor.role == "node"
-    context = Context(now, new_uid, actor.name if node else "", actor.uid if node else "")
+    name, uid = (actor.name, actor.uid) if node else ("", "")
+    context = Context(now, new_uid, name, uid, own_ports)
     result = Plan()
     with state.speculate():
         for i, step in enumerate(steps):
@@ -183,12 +189,16 @@ class Writer:
         clock: Clock,
         new_uid: Callable[[], str],
         fence: Fence,
+        *,
+        own_ports: frozenset[int] = frozenset(),
     ) -> None:
+        """`own_ports` are those on which servers listen for agents."""
         self._store = store
         self._mirror = mirror
         self._clock = clock
         self._new_uid = new_uid
         self._fence = fence
+        self._own_ports = own_ports
 
     async def write(
         self, actor: Actor, steps: Sequence[Step], *, dry_run: bool = False
@@ -227,7 +237,8 @@ class Writer:
 
     def _plan(self, actor: Actor, steps: Sequence[Step]) -> Plan:
         state = self._mirror.state
-        decided = plan(state, actor, steps, rfc3339(self._clock.now()), self._new_uid)
+        now = rfc3339(self._clock.now())
+        decided = plan(state, actor, steps, now, self._new_uid, self._own_ports)
         for key in self._fence(actor):
             decided.touch(state, key)
         return decided

@@ -34,6 +34,7 @@ from plait.server.state import State
 from plait.server.writes import Plan, Step, plan
 
 ADMIN = Actor("admin")
+OWN_PORTS = frozenset((6440,))
 NOW = "2030-01-01T00:00:00Z"
 
 
@@ -46,7 +47,8 @@ def step(obj: AnyObject, verb: Any = "update", revision: int = 0) -> Step:
 def apply(state: State, *objects: AnyObject, actor: Actor = ADMIN) -> Plan:
     """Plan writes and show them to the state, as the store would."""
     serial = itertools.count(10_000_000)
-    decided = plan(state, actor, [step(obj) for obj in objects], NOW, lambda: str(next(serial)))
+    steps = [step(obj) for obj in objects]
+    decided = plan(state, actor, steps, NOW, lambda: str(next(serial)), OWN_PORTS)
     state.revision += 1
     for key, obj in decided.puts.items():
         if obj is None:

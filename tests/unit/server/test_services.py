@@ -193,6 +193,19 @@ def test_no_address_of_a_host_is_a_services_alone(state: State) -> None:
     apply(state, service("c", addresses=("10.96.0.9",), affinity_seconds=60))
 
 
+def test_nobody_answers_for_the_servers_of_a_network(state: State) -> None:
+    """Whoever could would be shown the credentials of every agent."""
+    apply(state, Node(metadata=Metadata(name="h1"), spec=NodeSpec(addresses=("192.0.2.1/24",))))
+    servers = (ServicePort(port=6440),)
+    refused("PLAIT-SERVICE-001", state, service(external_addresses=("192.0.2.1",), ports=servers))
+    held = (ServicePort(port=80, node_port=6440),)
+    refused("PLAIT-SERVICE-003", state, service(type="NodePort", ports=held, origin=FOREIGN))
+    apply(state, service("a", ports=servers))
+    apply(state, service("b", external_addresses=("198.51.100.7",), ports=servers))
+    datagrams = (ServicePort(port=6440, protocol="UDP"),)
+    apply(state, service("c", external_addresses=("192.0.2.1",), ports=datagrams))
+
+
 def test_no_network_gets_addresses_of_services(state: State) -> None:
     def network(*pools: str) -> Network:
         return Network(metadata=Metadata(name="x"), spec=NetworkSpec(pools=pools))

@@ -26,6 +26,8 @@ class Context(NamedTuple):
     node: str = ""
     """Name of the node that writes; empty for anybody else."""
     node_uid: str = ""
+    own_ports: frozenset[int] = frozenset()
+    """TCP ports on which servers listen for agents."""
 
 
 class Admitted(NamedTuple):

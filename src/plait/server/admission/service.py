@@ -67,6 +67,7 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
     spec = service_ports.choose(spec, before, ports, seed, free)
     foreign = _check_foreign(state, spec, before)
     _check_hosts(state, cluster, spec, before)
+    _check_own_ports(state, context.own_ports, spec)
     usable = service_addresses.free_for_balancing(state, free)
     balanced = service_addresses.balance(spec, before, cluster, usable)
     admitted = _balanced(new, spec, balanced)
@@ -141,6 +142,31 @@ def _check_hosts(
                 where=where,
                 why="whoever calls the host would come to the Service",
                 fix=("leave it out",),
+            )
+
+
+def _check_own_ports(state: State, own: frozenset[int], spec: ServiceSpec) -> None:
+    """Where agents call servers no Service answers: it would have their credentials shown to it,
+    and nobody on that host could take it away again."""
+    for i, port in enumerate(spec.ports):
+        if port.protocol != "TCP":
+            continue
+        at = f"spec.ports[{i}]"
+        if port.node_port in own:
+            raise PlaitError(
+                "PLAIT-SERVICE-003",
+                f"the node port {port.node_port} is that of Plait's servers",
+                where=f"{at}.nodePort",
+                fix=("leave `nodePort` out",),
+            )
+        if port.port in own and not service_addresses.of_hosts(state).isdisjoint(
+            (*spec.external_addresses, *spec.load_balancer_addresses)
+        ):
+            raise PlaitError(
+                "PLAIT-SERVICE-001",
+                f"port {port.port} of a host is that of Plait's servers",
+                where=f"{at}.port",
+                fix=("choose another port, or an address that is no host's",),
             )
 
 
