@@ -7,8 +7,7 @@ is unfinished; a crash in between leaves something that the next start takes awa
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from plait.agent.ports import Ports, holds_ports
 from plait.agent.report import words
 from plait.agent.state import State
 from plait.client.agent import AttachRequest, AttachResult, LocalEndpoint
+from plait.client.locks import Locks
 from plait.model import portnames
 from plait.model.errors import PlaitError
 from plait.model.marks import endpoint_mac, host_ifname, peer_ifname
@@ -56,13 +56,13 @@ class Attaching:
         self._allocating = allocating
         self._kick = kick
         self._pod = pod
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks = Locks()
         self._background: set[asyncio.Task[Any]] = set()
 
     async def attach(self, request: AttachRequest) -> AttachResult:
         """See client.agent.Agent."""
         check_request(request)
-        async with self._alone(request.id):
+        async with self._locks.hold(request.id):
             known = self._ledger.endpoints.get(request.id)
             if known is not None and self._same_place(known, request):
                 return self._result(known)
@@ -109,7 +109,7 @@ class Attaching:
 
     async def detach(self, endpoint: str) -> bool:
         """See client.agent.Agent."""
-        async with self._alone(endpoint):
+        async with self._locks.hold(endpoint):
             known = self._ledger.endpoints.get(endpoint)
             if known is None:
                 return False
@@ -153,7 +153,7 @@ class Attaching:
         """See client.agent.Agent."""
         check_identity(name, aliases, namespace)
         portnames.check(named_ports, "namedPorts")
-        async with self._alone(endpoint):
+        async with self._locks.hold(endpoint):
             known = self._known(endpoint)
             request = msgspec.structs.replace(
                 known.request,
@@ -172,7 +172,7 @@ class Attaching:
 
     async def joined(self, endpoint: str, sandbox: str) -> None:
         """See client.agent.Agent."""
-        async with self._alone(endpoint):
+        async with self._locks.hold(endpoint):
             known = self._known(endpoint)
             if known.sandbox != sandbox:
                 changed = msgspec.structs.replace(known, sandbox=sandbox)
@@ -182,7 +182,7 @@ class Attaching:
         self, endpoint: str, ports: tuple[PublishedPort, ...]
     ) -> tuple[PublishedPort, ...]:
         """See client.agent.Agent."""
-        async with self._alone(endpoint):
+        async with self._locks.hold(endpoint):
             known = self._known(endpoint)
             before = known.request.ports
             hold = holds_ports(known.request)
@@ -221,22 +221,6 @@ class Attaching:
     @property
     def _ledger(self) -> record.Ledger:
         return self._state.records.ledger
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, ident: str) -> AsyncIterator[None]:
-        """One verb at a time for an endpoint."""
-        lock, users = self._locks.get(ident, (None, 0))
-        lock = lock or asyncio.Lock()
-        self._locks[ident] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            users = self._locks[ident][1] - 1
-            if users:
-                self._locks[ident] = (lock, users)
-            else:
-                del self._locks[ident]
 
     def _same_place(self, known: LocalEndpoint, request: AttachRequest) -> bool:
         if known.request.network != request.network or known.request.netns != request.netns:

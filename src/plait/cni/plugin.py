@@ -7,16 +7,16 @@ DEL that comes meanwhile ends it. DELs that the shim kept are served before any 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 import structlog
 
 from plait.client.agent import Agent, LocalEndpoint
+from plait.client.locks import Locks
 from plait.cni import attachment, checking
 from plait.cni.attachment import Identity, endpoint_id
 from plait.cni.kept import Kept
@@ -68,7 +68,7 @@ class CniPlugin:
         self.served: Counter[tuple[str, int]] = Counter()
         """Calls by verb and code, 0 for success; `none` is the verb of what is no call."""
         self._order = Order()
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks = Locks()
         self._adding: dict[str, dict[asyncio.Task[Answer], int]] = {}
         """ADDs under way, with their beginnings."""
         self._emptying = asyncio.Lock()
@@ -194,7 +194,7 @@ class CniPlugin:
     async def _attach(self, ident: str, call: Call, left: float) -> Answer:
         async with asyncio.timeout(max(left, 0.0)) as deadline:
             await self.empty()
-            async with self._alone(ident):
+            async with self._locks.hold(ident):
                 if self._order.late_add(ident, call.started):
                     raise CniError(
                         errors.UNKNOWN_CONTAINER, "a DEL that began after this ADD has been served"
@@ -271,7 +271,7 @@ class CniPlugin:
         self._order.deleted(ident, call.started)
         for task, _ in under_way:
             task.cancel()
-        async with self._alone(ident):
+        async with self._locks.hold(ident):
             await self._agent.detach(ident)
         return Answer(b"")
 
@@ -311,7 +311,7 @@ class CniPlugin:
     async def _remove(self, endpoint: LocalEndpoint, few: asyncio.Semaphore) -> str:
         """Detach; why that failed, or empty."""
         ident = endpoint.request.id
-        async with few, self._alone(ident):
+        async with few, self._locks.hold(ident):
             log.info("garbage", endpoint=ident, container=endpoint.request.workload.id)
             try:
                 await self._agent.detach(ident)
@@ -340,19 +340,3 @@ class CniPlugin:
     async def _version(self, call: Call) -> Answer:
         del call  # The shim answers this itself; here for whoever asks the socket.
         return Answer(errors.versions())
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, ident: str) -> AsyncIterator[None]:
-        """One call at a time for an attachment."""
-        lock, users = self._locks.get(ident, (None, 0))
-        lock = lock or asyncio.Lock()
-        self._locks[ident] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            users = self._locks[ident][1] - 1
-            if users:
-                self._locks[ident] = (lock, users)
-            else:
-                del self._locks[ident]
