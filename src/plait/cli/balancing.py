@@ -287,6 +287,19 @@ def create(
     _tell(made)
 
 
+def _whose(service: Service) -> None:
+    """Whoever made it makes it so again."""
+    from plait.cli import output
+    from plait.model.meta import ORIGIN
+
+    origin, meta = service.metadata.annotations.get(ORIGIN), service.metadata
+    if origin:
+        output.warn(
+            f"service {meta.name} comes from {origin}, which will make it again as it was; change"
+            f" it there: kubectl -n {meta.namespace} edit service {meta.name}"
+        )
+
+
 def _tell(made: Service) -> None:
     """What people look for next: what the server chose, and what it could not give."""
     from plait.cli import output
@@ -357,6 +370,7 @@ def set_(
     same = (before.spec, before.metadata.labels) == (after.spec, after.metadata.labels)
     done = "unchanged" if same else "would be changed" if dry_run else "changed"
     output.good(f"service {name} {done}")
+    _whose(after)
     _tell(after)
 
 
@@ -462,11 +476,13 @@ def show(name: str, namespace: str, as_json: bool) -> None:
 def rm(names: tuple[str, ...], namespace: str, dry_run: bool) -> None:
     """Delete Services on all hosts. Their backends stay."""
     from plait.cli import connect, output
+    from plait.cli.resources import find
     from plait.model.objects import Service
 
     async def work() -> None:
         async with connect.api() as client:
             for name in names:
+                _whose(await find(client, Service, name, namespace))
                 await client.delete(Service, name, namespace, dry_run=dry_run)
                 output.good(f"service {name} {'would be deleted' if dry_run else 'deleted'}")
 

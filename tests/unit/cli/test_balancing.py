@@ -12,6 +12,7 @@ import pytest
 from plait.__main__ import plait
 from plait.cli import frame
 from plait.cli.service_words import parse_backend, parse_ports, tally
+from plait.model.meta import ORIGIN
 from plait.model.objects import (
     Endpoint,
     EndpointSlice,
@@ -210,6 +211,18 @@ def test_rm_deletes(web: Any, capsys: Out) -> None:
     run("service", "rm", "web", "-n", "shop")
     run("service", "ls")
     assert "there is no service" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("rm", "web"), ("set", "web", "--affinity", "60s")])
+def test_who_made_a_service_is_told_to_whoever_changes_it(
+    web: Any, capsys: Out, words: tuple[str, ...]
+) -> None:
+    made = stored(web)
+    origin = msgspec.structs.replace(made.metadata, annotations={ORIGIN: "kubernetes"})
+    web.put(msgspec.structs.replace(made, metadata=origin))
+    capsys.readouterr()
+    run("service", *words, "-n", "shop")
+    assert "service web comes from kubernetes" in " ".join(capsys.readouterr().err.split())
 
 
 def test_describe_names_endpoints_slices_and_policies(web: Any, capsys: Out) -> None:
