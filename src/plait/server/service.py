@@ -48,7 +48,7 @@ class Service:
             clock,
             new_uid,
             self.authenticator.fence,
-            own_ports=frozenset(port for _, port in config.listen),
+            own_ports=frozenset(port for _, port in config.listen if port),
         )
         self.forgetter = Forgetter(store, self.mirror, self.trust, clock)
         self.doorman = Doorman(config.max_strangers)

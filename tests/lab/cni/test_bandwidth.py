@@ -87,6 +87,10 @@ def test_what_somebody_took_away_is_put_back(box: Box) -> None:
     box.sh("tc", "qdisc", "del", "dev", link, "clsact")
     box.sh("ip", "link", "del", marks.shaper_ifname(link))
     eventually("both are back", lambda: set(buckets(box, at)) == {"to", "from"})
-    flood(box, at, marks.GATEWAY4)
-    assert buckets(box, at)["from"]["overlimits"] > 0
+
+    def waits() -> bool:
+        flood(box, at, marks.GATEWAY4)
+        return bool(buckets(box, at)["from"]["overlimits"] > 0)
+
+    eventually("what leads to the link is back as well", waits)
     network.delete(at)

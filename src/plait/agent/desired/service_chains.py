@@ -98,13 +98,16 @@ def dispatch_chains(used: frozenset[Use], *, some: bool) -> Mapping[str, ChainRu
     rules: dict[str, list[Rule]] = {name: [] for name in DISPATCH}
     leads: dict[str, list[Rule]] = {}
     # The smallest first: most Services have few backends.
-    for use in sorted(used, key=lambda use: (SCOPES.index(use.scope), use)):
+    uses = sorted(used, key=lambda use: (SCOPES.index(use.scope), use))
+    # Twice: a frontend may change from a later shape to an earlier one while a packet is between.
+    for use in (*uses, *uses):
         f, held = use.family, _FRONTENDS[use.scope][use.door, use.family].name
         to = MapIs(called(f, use.door), held, use.shape)
         lead = Rule("shape", (e.family(f), to, e.goto(shape_name(use))))
         leads.setdefault(dispatch_chain(f, use.door, use.scope), []).append(lead)
+    for use in uses:
         if seconds(use.shape):
-            rules[STICKY].append(_stays(use, held))
+            rules[STICKY].append(_stays(use, _FRONTENDS[use.scope][use.door, use.family].name))
     for name, found in leads.items():
         # Twice: a frontend whose shape changes between two look-ups might be missed by all.
         rules[name] = found * 2 if len(found) > 1 else found
