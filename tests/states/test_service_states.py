@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import pytest
 from tests.support.nft_hosts import FILTER, Doors, walks
 
-from plait.agent.desired.filter_sets import AFFINITY, BACKENDS, SERVICES, SHAPE_PREFIX
+from plait.agent.desired.filter_sets import AFFINITY, BACKENDS, OUTSIDE, SERVICES, SHAPE_PREFIX
+from plait.agent.desired.service_chains import dispatch_chains, shape_name, shape_of
 from plait.agent.desired.service_fill import key_of
+from plait.agent.desired.service_shapes import Use, chooses
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
 from plait.agent.programmers.filter_table import FilterTable
 from plait.agent.programmers.services import FilterServices
 from plait.kernel import netns
 from plait.kernel.conntrack import Conntrack, FakeConntrack
 from plait.kernel.fake_nft import FakeNft
-from plait.kernel.nft import Nft, NftDoor
+from plait.kernel.nft import Nft, NftDoor, Refusal
 from plait.model.entries import Entries
 from plait.model.hoststate import HostState
 from plait.model.members import Members
@@ -181,6 +185,44 @@ def test_fewer_backends_and_their_shape_are_one_transaction() -> None:
     # The chain of the shape that is no more used may go after it.
     names = {c.set.name for c in door.commits[done] if isinstance(c, nft.Elements)}
     assert names == {SERVICES["address", 4].name, BACKENDS["address", 4].name}
+
+
+@pytest.mark.parametrize("walk", walks(STATES).values(), ids=walks(STATES))
+def test_a_packet_between_rules_finds_what_elements_tell(walk: list[str]) -> None:
+    """The kernel takes a packet through the rules that there were when it came, and looks up
+    elements as they are in that moment: both of one transaction and of the next."""
+    door = FakeNft()
+    host = Host(door)
+    tables = []
+    commit = door.commit
+
+    def kept(changes: Sequence[nft.Change]) -> dict[int, Refusal]:
+        answer = commit(changes)
+        tables.append(door.read())
+        return answer
+
+    door.commit = kept  # type: ignore[method-assign]
+    for name in walk:
+        host.go(STATES[name])
+    checked = 0
+    for before, after in pairwise(tables):
+        assert before is not None
+        assert after is not None
+        led = {use for name in before.chains if (use := shape_of(name))}
+        for chains in (dispatch_chains(frozenset(led), some=some) for some in (True, False)):
+            for name, rules in chains.items():
+                if name in before.chains and not name.startswith("services-refuse"):
+                    assert before.chains[name] == rules.state
+        for table in (before, after):
+            for scope, maps in (("inside", SERVICES), ("outside", OUTSIDE)):
+                for (at, family), declared in maps.items():
+                    for number in table.elements.get(declared.name, {}).values():
+                        assert number is not None
+                        use = Use(family, at, scope, int.from_bytes(number, sys.byteorder))  # type: ignore[arg-type]
+                        assert use in led or not chooses(use.shape)
+                        assert use not in led or before.chains[shape_name(use)].rules
+                        checked += use in led
+    assert checked
 
 
 def test_shapes_do_not_grow_with_sizes(host: Host) -> None:

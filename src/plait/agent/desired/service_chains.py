@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
@@ -54,12 +55,24 @@ from plait.wire.nft_rewrite import DnatByMap, SetMark
 
 _TRIES: Final = 12
 """More than half of the slots are filled, so the first slot gets less than 1/4096 too much."""
+_SHAPE_NAME: Final = re.compile(
+    f"{SHAPE_PREFIX}({'|'.join(SCOPES)})-({'|'.join(DOORS)})([46])-([0-9a-f]{{1,8}})"
+)
 _FRONTENDS: Final = {"inside": SERVICES, "outside": OUTSIDE}
 
 
 def shape_name(use: Use) -> str:
     """Name of the chain of a shape."""
     return f"{SHAPE_PREFIX}{use.scope}-{use.door}{use.family}-{use.shape:x}"
+
+
+def shape_of(chain: str) -> Use | None:
+    """The reverse of `shape_name`; None for a name that it does not give."""
+    found = _SHAPE_NAME.fullmatch(chain)
+    if not found:
+        return None
+    scope, door, family, number = found.groups()
+    return Use(int(family), door, scope, int(number, 16))  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=1024)
@@ -99,13 +112,11 @@ def dispatch_chains(used: frozenset[Use], *, some: bool) -> Mapping[str, ChainRu
     leads: dict[str, list[Rule]] = {}
     # The smallest first: most Services have few backends.
     uses = sorted(used, key=lambda use: (SCOPES.index(use.scope), use))
-    # Twice: a frontend may change from a later shape to an earlier one while a packet is between.
-    for use in (*uses, *uses):
+    for use in uses:
         f, held = use.family, _FRONTENDS[use.scope][use.door, use.family].name
         to = MapIs(called(f, use.door), held, use.shape)
         lead = Rule("shape", (e.family(f), to, e.goto(shape_name(use))))
         leads.setdefault(dispatch_chain(f, use.door, use.scope), []).append(lead)
-    for use in uses:
         if seconds(use.shape):
             rules[STICKY].append(_stays(use, _FRONTENDS[use.scope][use.door, use.family].name))
     for name, found in leads.items():

@@ -1,8 +1,12 @@
 """HostState.services in the kernel: elements of frontends, and chains of their shapes.
 
-Every `apply` is one transaction: a new flow meets the frontends before a change or after it. A plan
-looks only at what changed since the last one (`Entries.since`), and writes only elements of that;
-chains come and go with shapes, of which there are few.
+All elements of an `apply` are one transaction: a new flow meets the frontends before a change or
+after it. Chains of shapes that are new are there one transaction before, and those that nobody uses
+any more go one after: a packet on its way through the rules may meet either set of elements, and
+must find what they tell it.
+
+A plan looks only at what changed since the last one (`Entries.since`), and writes only elements of
+that; chains come and go with shapes, of which there are few.
 
 What the kernel refuses of a frontend is left out, reported and planned again; other frontends are
 not affected.
@@ -11,13 +15,13 @@ not affected.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from errno import ENOENT
 from typing import Any, Final
 
 from plait.agent.desired.filter_sets import ENTRY_SETS, SETS, SHAPE_PREFIX, VIPS
 from plait.agent.desired.ruleset import ChainRules
-from plait.agent.desired.service_chains import dispatch_chains, shape_chain
+from plait.agent.desired.service_chains import dispatch_chains, shape_chain, shape_of
 from plait.agent.desired.service_fill import frontend_elements, uses, vip_elements
 from plait.agent.desired.service_shapes import Use
 from plait.agent.programmers.base import Failure, Op, all_failed
@@ -34,6 +38,8 @@ from plait.model.service_table import Choice, Entry, Frontend, ServiceTable
 from plait.wire import nft, nft_read
 
 Key = tuple[Any, ...]
+Step = tuple[int, nft.Change]
+"""A change with its phase: the order in a transaction."""
 
 _DECLARE, _FLUSH, _RULES, _DELETE, _ADD, _GONE = range(6)
 
@@ -57,6 +63,8 @@ class FilterServices:
         is known."""
         self._surplus: dict[str, tuple[bytes, ...]] = {}
         """By set, elements of no frontend."""
+        self._wide: Mapping[str, ChainRules] = {}
+        """Chains that lead to the shapes that there are and to those that are wanted."""
         self._vips: tuple[Members[str], int] | None = None
         """Addresses that stand, and up to which change."""
         self._reading = -1
@@ -133,6 +141,8 @@ class FilterServices:
     def _plan_chains(self) -> Iterator[Op]:
         used = frozenset(use for use, count in self._uses.items() if count > 0)
         chains, names = self._actual.chains, set()
+        standing = {use for name in chains if (use := shape_of(name))}
+        self._wide = dispatch_chains(used | standing, some=True)
         for use in sorted(used):
             rules = shape_chain(use)
             names.add(rules.chain.name)
@@ -212,10 +222,21 @@ class FilterServices:
     def _apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
         if ops and self.table.actual is None:
             return tuple([Failure(op=op, error="there is no table", errno=ENOENT) for op in ops])
-        steps = [step for op in ops for step in self._steps(op.key, op.want, op.have)]
+        chains = [op for op in ops if op.key[0] == "chain"]
+        others = [op for op in ops if op.key[0] != "chain"]
+        failed = [
+            *self._make(chains, self._widening),
+            *self._make(others, self._steps_of),
+            *self._make(chains, self._steps_of),
+        ]
+        return tuple({failure.op.key: failure for failure in failed}.values())
+
+    def _make(self, ops: Sequence[Op], steps_of: Callable[[Op], Iterable[Step]]) -> list[Failure]:
+        """Make these steps of ops in one transaction, but for ops that the kernel refuses."""
+        steps = [step for op in ops for step in steps_of(op)]
         if not self.table.commit([change for _, change in _ordered(_merged(steps))]):
             self._done(ops)
-            return ()
+            return []
         # Perhaps we believed what is not so; what is refused once more is refused for good.
         self.table.observe(force=True)
         refused: dict[int, Refusal] = {}
@@ -224,7 +245,7 @@ class FilterServices:
             tried = [
                 (phase, (index, change))
                 for index, op in pending.items()
-                for phase, change in self._steps(op.key, op.want, op.have)
+                for phase, change in steps_of(op)
             ]
             tried.sort(key=lambda step: step[0])
             answers = self.table.commit([change for _, (_, change) in tried])
@@ -236,12 +257,19 @@ class FilterServices:
             refused |= bad
             pending = {index: op for index, op in pending.items() if index not in bad}
         self._done(pending.values())
-        return tuple(
+        return [
             Failure(op=ops[index], error=why.text, errno=why.errno)
             for index, why in sorted(refused.items())
-        )
+        ]
 
-    def _steps(self, key: Key, want: Any, have: Any) -> Iterator[tuple[int, nft.Change]]:
+    def _steps_of(self, op: Op) -> Iterable[Step]:
+        return self._steps(op.key, op.want, op.have)
+
+    def _widening(self, op: Op) -> Iterable[Step]:
+        name = op.key[1]
+        return self._chain_steps(name, self._wide.get(name, op.want)) if op.want else ()
+
+    def _steps(self, key: Key, want: Any, have: Any) -> Iterator[Step]:
         """Changes, each with its phase, from what is there now."""
         match key[0]:
             case "chain":
@@ -258,7 +286,7 @@ class FilterServices:
                 yield from _of_sets(_DELETE, [x for x in removed if x[1] in self._elements(x[0])])
                 yield from _of_sets(_ADD, [x for x in added if x[1] not in self._elements(x[0])])
 
-    def _chain_steps(self, name: str, want: ChainRules | None) -> Iterator[tuple[int, nft.Change]]:
+    def _chain_steps(self, name: str, want: ChainRules | None) -> Iterator[Step]:
         held = self._actual.chains.get(name)
         if want is None:
             if held is not None:
@@ -275,7 +303,7 @@ class FilterServices:
 
     def _frontend_steps(
         self, frontend: Frontend, want: Entry | None, have: Entry | None
-    ) -> Iterator[tuple[int, nft.Change]]:
+    ) -> Iterator[Step]:
         target = _by_key(frontend, want)
         for name, key in {**_by_key(frontend, have), **target}:
             held = self._elements(name).get(key, _ABSENT)
@@ -311,7 +339,7 @@ def _by_key(frontend: Frontend, entry: Entry | None) -> dict[tuple[str, bytes], 
     return {(name, key): data for name, key, data in frontend_elements(frontend, entry)}
 
 
-def _of_sets(phase: int, items: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, nft.Change]]:
+def _of_sets(phase: int, items: Iterable[tuple[str, bytes]]) -> Iterator[Step]:
     by_set: dict[str, list[tuple[bytes, nft.Data]]] = {}
     for name, key in items:
         by_set.setdefault(name, []).append((key, None))
@@ -320,9 +348,9 @@ def _of_sets(phase: int, items: Iterable[tuple[str, bytes]]) -> Iterator[tuple[i
         yield phase, make(SETS[name], tuple(found))
 
 
-def _merged(steps: Iterable[tuple[int, nft.Change]]) -> list[tuple[int, nft.Change]]:
+def _merged(steps: Iterable[Step]) -> list[Step]:
     """The same, with all elements of one set and phase in one change."""
-    found: list[tuple[int, nft.Change]] = []
+    found: list[Step] = []
     elements: dict[tuple[int, str], list[tuple[bytes, nft.Data]]] = {}
     for phase, change in steps:
         if isinstance(change, nft.Elements):
@@ -335,7 +363,7 @@ def _merged(steps: Iterable[tuple[int, nft.Change]]) -> list[tuple[int, nft.Chan
     return found
 
 
-def _ordered(steps: Iterable[tuple[int, nft.Change]]) -> list[tuple[int, nft.Change]]:
+def _ordered(steps: Iterable[Step]) -> list[Step]:
     return sorted(steps, key=lambda step: step[0])
 
 
