@@ -26,7 +26,7 @@ from plait.agent.programmers.policy import FilterPolicy
 from plait.agent.programmers.rtnetlink import build
 from plait.agent.state import Identity
 from plait.agent.watchers import RtnetlinkWatcher
-from plait.client.agent import AttachRequest
+from plait.client.agent import AttachRequest, EndpointIdentity
 from plait.client.fake_api import FakeApi, FakeServer
 from plait.kernel import hostfacts, netns
 from plait.kernel.conntrack import Conntrack
@@ -193,11 +193,13 @@ async def test_unknown_until_identified(agent: Agent, container: Callable[[], in
     assert not await asyncio.to_thread(ping, a, two.addresses[0])
     await agent.service.identify(
         "one",
-        name="one",
-        aliases=(),
-        labels={},
-        namespace="default",
-        workload=two and request("x").workload,
+        EndpointIdentity(
+            name="one",
+            aliases=(),
+            labels={},
+            namespace="default",
+            workload=two and request("x").workload,
+        ),
     )
     assert await asyncio.to_thread(ping, a, two.addresses[0])
 

@@ -11,7 +11,7 @@ from tests.lab.conftest import eventually, made, unique
 from tests.lab.victim import Victim, mortal
 
 from plait.agent.failpoints import FAILPOINTS
-from plait.client.agent import AttachRequest
+from plait.client.agent import AttachRequest, EndpointIdentity
 from plait.client.agent_socket import run as at_once
 from plait.lab import workloads
 from plait.lab.lab import Lab
@@ -131,11 +131,13 @@ def test_identify_and_publish(victim: Victim, load: WorkloadState, before: froze
         at_once(
             agent.identify(
                 "fp-change",
-                name="known",
-                aliases=(),
-                labels={},
-                namespace="default",
-                workload=Workload(runtime="process", id=str(load.inner_pid)),
+                EndpointIdentity(
+                    name="known",
+                    aliases=(),
+                    labels={},
+                    namespace="default",
+                    workload=Workload(runtime="process", id=str(load.inner_pid)),
+                ),
             )
         )
 

@@ -14,7 +14,7 @@ from tests.lab import packets
 from tests.lab.census import inside, ready, server, server_objects, verbs
 from tests.lab.conftest import eventually, made, unique
 
-from plait.client.agent import AttachRequest
+from plait.client.agent import AttachRequest, EndpointIdentity
 from plait.client.agent_socket import run as at_once
 from plait.lab import bringup, hosts, workloads
 from plait.lab.lab import Lab
@@ -313,11 +313,13 @@ def test_nothing_passes_before_the_identity_is_known(
             at_once(
                 agent.identify(
                     ident,
-                    name="early",
-                    aliases=(),
-                    labels={},
-                    namespace="default",
-                    workload=Workload(runtime="process", id=str(load.inner_pid)),
+                    EndpointIdentity(
+                        name="early",
+                        aliases=(),
+                        labels={},
+                        namespace="default",
+                        workload=Workload(runtime="process", id=str(load.inner_pid)),
+                    ),
                 )
             )
             for listener in listeners:

@@ -86,7 +86,7 @@ class Agent:
             config.identity.name,
             lambda: self.state.snapshot.pods,
             lambda: self.state.records.ledger.endpoints.values(),
-            lambda endpoint, **told: self.service.identify(endpoint, **told),
+            lambda endpoint, identity: self.service.identify(endpoint, identity),
         )
         self.state: State = State(
             config.identity,

@@ -25,12 +25,12 @@ from plait.agent.loop import Loop
 from plait.agent.ports import Ports, holds_ports
 from plait.agent.report import words
 from plait.agent.state import State
-from plait.client.agent import AttachRequest, AttachResult, LocalEndpoint
+from plait.client.agent import AttachRequest, AttachResult, EndpointIdentity, LocalEndpoint
 from plait.client.locks import Locks
 from plait.model import portnames
 from plait.model.errors import PlaitError
 from plait.model.marks import endpoint_mac, host_ifname, peer_ifname
-from plait.model.objects import NamedPort, PublishedPort, Workload
+from plait.model.objects import PublishedPort
 
 log: Final = structlog.get_logger("plait.agent.attaching")
 
@@ -139,31 +139,14 @@ class Attaching:
         log.info("the namespace has gone; detaching", endpoint=ident, netns=endpoint.request.netns)
         self._spawn(self.detach(ident))
 
-    async def identify(
-        self,
-        endpoint: str,
-        *,
-        name: str,
-        aliases: tuple[str, ...],
-        labels: dict[str, str],
-        namespace: str,
-        workload: Workload,
-        named_ports: tuple[NamedPort, ...] = (),
-    ) -> None:
+    async def identify(self, endpoint: str, identity: EndpointIdentity) -> None:
         """See client.agent.Agent."""
-        check_identity(name, aliases, namespace)
-        portnames.check(named_ports, "namedPorts")
+        check_identity(identity.name, identity.aliases, identity.namespace)
+        portnames.check(identity.named_ports, "namedPorts")
         async with self._locks.hold(endpoint):
             known = self._known(endpoint)
             request = msgspec.structs.replace(
-                known.request,
-                name=name,
-                aliases=aliases,
-                labels=labels,
-                namespace=namespace,
-                workload=workload,
-                named_ports=named_ports,
-                identified=True,
+                known.request, identified=True, **msgspec.structs.asdict(identity)
             )
             if request == known.request:
                 return

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
-from plait.client.agent import LocalEndpoint
+from plait.client.agent import EndpointIdentity, LocalEndpoint
 from plait.model.errors import PlaitError
-from plait.model.objects import AnyObject, NamedPort, Pod, Workload
+from plait.model.objects import AnyObject, Pod
 
 Key = tuple[str, str]
 """(namespace, name)."""
@@ -26,24 +26,6 @@ RETRY: Final = (1.0, 30.0)
 """Seconds before the first and the longest before a later try to identify an endpoint anew."""
 
 log: Final = structlog.get_logger("plait.agent.pods")
-
-
-class Identify(Protocol):
-    """The verb of client.agent.Agent."""
-
-    def __call__(
-        self,
-        endpoint: str,
-        *,
-        name: str,
-        aliases: tuple[str, ...],
-        labels: dict[str, str],
-        namespace: str,
-        workload: Workload,
-        named_ports: tuple[NamedPort, ...] = (),
-    ) -> Awaitable[None]:
-        """Say who an endpoint is."""
-        ...
 
 
 class Pods:
@@ -54,9 +36,10 @@ class Pods:
         node: str,
         pods: Callable[[], Mapping[Key, Pod]],
         endpoints: Callable[[], Iterable[LocalEndpoint]],
-        identify: Identify,
+        identify: Callable[[str, EndpointIdentity], Awaitable[None]],
     ) -> None:
-        """`pods` are those of the snapshot, `endpoints` those of this host."""
+        """`pods` are those of the snapshot, `endpoints` those of this host; `identify` is the verb
+        of client.agent.Agent."""
         self._node = node
         self._pods = pods
         self._endpoints = endpoints
@@ -171,8 +154,7 @@ class Pods:
 
     async def _follow(self, endpoint: LocalEndpoint, pod: Pod) -> None:
         request = endpoint.request
-        await self._identify(
-            request.id,
+        identity = EndpointIdentity(
             name=request.name,
             aliases=request.aliases,
             labels=pod.metadata.labels,
@@ -180,6 +162,7 @@ class Pods:
             workload=request.workload,
             named_ports=pod.spec.named_ports,
         )
+        await self._identify(request.id, identity)
 
 
 def _differ(endpoint: LocalEndpoint, pod: Pod) -> bool:

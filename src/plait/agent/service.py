@@ -25,13 +25,14 @@ from plait.client.agent import (
     AgentStatus,
     AttachRequest,
     AttachResult,
+    EndpointIdentity,
     LocalEndpoint,
     PeerStatus,
     Reservation,
 )
 from plait.model.errors import PlaitError
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
+from plait.model.objects import Pod, PublishedPort
 from plait.model.traces import Trace, TraceQuery
 
 
@@ -90,27 +91,9 @@ class Service:
         """The endpoint's namespace is no more: nobody will detach it, so we do."""
         self._attaching.vanished(ident)
 
-    async def identify(
-        self,
-        endpoint: str,
-        *,
-        name: str,
-        aliases: tuple[str, ...],
-        labels: dict[str, str],
-        namespace: str,
-        workload: Workload,
-        named_ports: tuple[NamedPort, ...] = (),
-    ) -> None:
+    async def identify(self, endpoint: str, identity: EndpointIdentity) -> None:
         """See client.agent.Agent."""
-        await self._attaching.identify(
-            endpoint,
-            name=name,
-            aliases=aliases,
-            labels=labels,
-            namespace=namespace,
-            workload=workload,
-            named_ports=named_ports,
-        )
+        await self._attaching.identify(endpoint, identity)
 
     async def joined(self, endpoint: str, sandbox: str) -> None:
         """See client.agent.Agent."""

@@ -23,6 +23,7 @@ from plait.client.agent import LocalEndpoint
 from plait.client.base import Api, BatchOp, WatchEvent
 from plait.model.errors import PlaitError
 from plait.model.objects import (
+    KINDS,
     AddressBlock,
     AnyObject,
     Cluster,
@@ -37,25 +38,10 @@ from plait.model.objects import (
     Node,
     NodeSpec,
     NodeStatus,
-    Pod,
     Policy,
     Service,
 )
 
-KINDS: Final = (
-    Cluster,
-    Namespace,
-    Node,
-    Network,
-    AddressBlock,
-    Pod,
-    Endpoint,
-    Service,
-    EndpointSlice,
-    Group,
-    Policy,
-)
-"""Everything an agent follows; what is no input of the kernel's state is for names."""
 HEARTBEAT: Final = 20.0
 """Seconds between writes of our own Node: a third of the time after which it counts as lost."""
 GATHER: Final = 0.05
@@ -142,7 +128,7 @@ class Sync:
         """Follow the watch until cancelled."""
         while True:
             try:
-                async for event in self._api.watch(KINDS):
+                async for event in self._api.watch(tuple(KINDS.values())):
                     self.take(event)
             except PlaitError as error:
                 self.refused(error)

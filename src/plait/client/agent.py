@@ -62,6 +62,17 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Uid of the Pod that it belongs to; the agent identifies it anew whenever that Pod changes."""
 
 
+class EndpointIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who an endpoint is, all of it: names and rules come from this."""
+
+    name: str
+    namespace: str
+    workload: Workload
+    aliases: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    named_ports: tuple[NamedPort, ...] = ()
+
+
 class AttachResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An endpoint as it is in the kernel."""
 
@@ -149,18 +160,8 @@ class Agent(Protocol):
     async def detach(self, endpoint: str) -> bool:
         """Remove the endpoint; False when there was none."""
 
-    async def identify(
-        self,
-        endpoint: str,
-        *,
-        name: str,
-        aliases: tuple[str, ...],
-        labels: dict[str, str],
-        namespace: str,
-        workload: Workload,
-        named_ports: tuple[NamedPort, ...] = (),
-    ) -> None:
-        """Say who an endpoint is, all of it; opens its traffic."""
+    async def identify(self, endpoint: str, identity: EndpointIdentity) -> None:
+        """Say who an endpoint is; opens its traffic."""
 
     async def joined(self, endpoint: str, sandbox: str) -> None:
         """The runtime has taken the peer into this namespace."""

@@ -18,6 +18,7 @@ from plait.client.agent import (
     AgentStatus,
     AttachRequest,
     AttachResult,
+    EndpointIdentity,
     LocalEndpoint,
     PeerStatus,
     Reservation,
@@ -37,7 +38,7 @@ from plait.client.agent_verbs import Reserve as ReserveArguments
 from plait.client.unix_http import UnixConnection
 from plait.model.errors import PlaitError, Problem
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
+from plait.model.objects import Pod, PublishedPort
 from plait.model.traces import Trace, TraceQuery
 
 T = TypeVar("T")
@@ -102,30 +103,9 @@ class AgentClient:
         """See client.agent.Agent."""
         return self.call("detach", EndpointArguments(endpoint=endpoint))  # type: ignore[no-any-return]
 
-    async def identify(
-        self,
-        endpoint: str,
-        *,
-        name: str,
-        aliases: tuple[str, ...],
-        labels: dict[str, str],
-        namespace: str,
-        workload: Workload,
-        named_ports: tuple[NamedPort, ...] = (),
-    ) -> None:
+    async def identify(self, endpoint: str, identity: EndpointIdentity) -> None:
         """See client.agent.Agent."""
-        self.call(
-            "identify",
-            IdentifyArguments(
-                endpoint=endpoint,
-                name=name,
-                aliases=aliases,
-                labels=labels,
-                namespace=namespace,
-                workload=workload,
-                named_ports=named_ports,
-            ),
-        )
+        self.call("identify", IdentifyArguments(endpoint=endpoint, identity=identity))
 
     async def joined(self, endpoint: str, sandbox: str) -> None:
         """See client.agent.Agent."""

@@ -13,12 +13,13 @@ from plait.client.agent import (
     AgentStatus,
     AttachRequest,
     AttachResult,
+    EndpointIdentity,
     LocalEndpoint,
     PeerStatus,
     Reservation,
 )
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
+from plait.model.objects import Pod, PublishedPort
 from plait.model.traces import Trace, TraceQuery
 
 SOCKET: Final = "/run/plait/agent.sock"
@@ -46,12 +47,7 @@ class Identify(Arguments, frozen=True, kw_only=True):
     """Of `identify`."""
 
     endpoint: str
-    name: str
-    aliases: tuple[str, ...]
-    labels: dict[str, str]
-    namespace: str
-    workload: Workload
-    named_ports: tuple[NamedPort, ...] = ()
+    identity: EndpointIdentity
 
 
 class Joined(Arguments, frozen=True, kw_only=True):
@@ -120,7 +116,7 @@ class Verb(NamedTuple):
 VERBS: Final[dict[str, Verb]] = {
     "attach": Verb(Attach, AttachResult, ("request",)),
     "detach": Verb(OfEndpoint, bool, ("endpoint",)),
-    "identify": Verb(Identify, None, ("endpoint",)),
+    "identify": Verb(Identify, None, ("endpoint", "identity")),
     "joined": Verb(Joined, None, ("endpoint", "sandbox")),
     "publish": Verb(Publish, tuple[PublishedPort, ...], ("endpoint", "ports")),
     "reserve": Verb(Reserve, Reservation, ("network", "family", "address")),

@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from plait.client.agent import (
     AgentStatus,
     AttachRequest,
     AttachResult,
+    EndpointIdentity,
     LocalEndpoint,
     PeerStatus,
     Reservation,
@@ -34,12 +35,10 @@ from plait.model.objects import (
     Cluster,
     ClusterSpec,
     Metadata,
-    NamedPort,
     Network,
     Object,
     Pod,
     PublishedPort,
-    Workload,
 )
 from plait.wire.docker import (
     Actor,
@@ -74,7 +73,7 @@ class FakeAgent(Failing):
         self.local: dict[str, LocalEndpoint] = {}
         self.results: dict[str, AttachResult] = {}
         self.ports: dict[str, tuple[PublishedPort, ...]] = {}
-        self.identified: list[tuple[str, dict[str, Any]]] = []
+        self.identified: list[tuple[str, EndpointIdentity]] = []
         self.held: set[tuple[str, str]] = set()
         self.taken_ports: set[int] = set()
         self.stuck = asyncio.Event()
@@ -149,31 +148,14 @@ class FakeAgent(Failing):
         self.ports.pop(endpoint, None)
         return self.local.pop(endpoint, None) is not None
 
-    async def identify(
-        self,
-        endpoint: str,
-        *,
-        name: str,
-        aliases: tuple[str, ...],
-        labels: dict[str, str],
-        namespace: str,
-        workload: Workload,
-        named_ports: tuple[NamedPort, ...] = (),
-    ) -> None:
+    async def identify(self, endpoint: str, identity: EndpointIdentity) -> None:
         """See `Agent`."""
         self._may_fail("identify")
         known = self.local.get(endpoint)
         if known is None:
             raise PlaitError("PLAIT-AGENT-003", f"there is no endpoint {endpoint[:12]}")
-        told = {
-            "name": name,
-            "aliases": aliases,
-            "labels": labels,
-            "namespace": namespace,
-            "workload": workload,
-            "named_ports": named_ports,
-        }
-        self.identified.append((endpoint, told))
+        self.identified.append((endpoint, identity))
+        told = msgspec.structs.asdict(identity)
         request = msgspec.structs.replace(known.request, identified=True, **told)
         self.local[endpoint] = msgspec.structs.replace(known, request=request, phase="ready")
 

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Final
 
-import msgspec
 import structlog
 
-from plait.client.agent import Agent
+from plait.client.agent import Agent, EndpointIdentity
 from plait.docker.directory import Directory
 from plait.docker.engine import Engine, EngineRefused, EngineUnavailable
 from plait.docker.names import dns_alias, dns_label, is_dns_label, valid_labels
@@ -38,24 +37,15 @@ PORT_NAME: Final = "plait.port."
 log: Final = structlog.get_logger("plait.docker")
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What `Agent.identify` is told."""
-
-    name: str
-    aliases: tuple[str, ...]
-    labels: dict[str, str]
-    namespace: str
-    container: str
-    named_ports: tuple[NamedPort, ...] = ()
-
-
 def container_name(container: Container) -> str:
     """The container's own name; names with a second slash are links of others."""
     names = [n.lstrip("/") for n in container.names or () if n.count("/") == 1]
     return names[0] if names else container.id[:12]
 
 
-def identity(container: Container, aliases: Iterable[str], network_namespace: str) -> Identity:
+def identity(
+    container: Container, aliases: Iterable[str], network_namespace: str
+) -> EndpointIdentity:
     """Identity of a container's endpoint in one network. Pure.
 
     Aliases are those of `--network-alias`, the name of the compose service, and the container's
@@ -75,12 +65,12 @@ def identity(container: Container, aliases: Iterable[str], network_namespace: st
         )
     kept = valid_labels({**labels, ORIGINAL_NAME: original} if name != original else labels)
     known_as = [dns_alias(a) for a in (*aliases, labels.get(COMPOSE_SERVICE, ""), original)]
-    return Identity(
+    return EndpointIdentity(
         name=name,
         aliases=tuple(dict.fromkeys(a for a in known_as if a and a != name)),
         labels=kept,
         namespace=namespace,
-        container=container.id,
+        workload=Workload(runtime="docker", id=container.id),
         named_ports=named_ports(original, labels),
     )
 
@@ -120,7 +110,7 @@ class Identifier:
         self._agent = agent
         self._engine = engine
         self._directory = directory
-        self._told: dict[str, Identity] = {}
+        self._told: dict[str, EndpointIdentity] = {}
         self._aliases: dict[str, tuple[str, ...]] = {}
         self._inspected: set[str] = set()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -143,7 +133,7 @@ class Identifier:
 
     async def renamed(self, container_id: str) -> None:
         """A container has another name: its endpoints have, too."""
-        mine = [e for e, told in self._told.items() if told.container == container_id]
+        mine = [e for e, told in self._told.items() if told.workload.id == container_id]
         places = {e.request.id: e.request.network for e in await self._agent.endpoints()}
         ids = {r.network: i for i, r in self._directory.records.items()}
         await self.container(
@@ -186,15 +176,7 @@ class Identifier:
                 who = identity(container, self._aliases.get(endpoint, ()), namespace)
                 if self._told.get(endpoint) == who:
                     continue
-                await self._agent.identify(
-                    endpoint,
-                    name=who.name,
-                    aliases=who.aliases,
-                    labels=who.labels,
-                    namespace=who.namespace,
-                    workload=Workload(runtime="docker", id=who.container),
-                    named_ports=who.named_ports,
-                )
+                await self._agent.identify(endpoint, who)
                 self._told[endpoint] = who
 
     async def resync(self, networks: Iterable[DockerNetwork]) -> None:

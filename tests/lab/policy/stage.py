@@ -15,7 +15,7 @@ from tests.lab.census import status, verbs
 from tests.lab.conftest import eventually
 from tests.lab.policy.ground import Ground, unrevised
 
-from plait.client.agent import AttachRequest
+from plait.client.agent import AttachRequest, EndpointIdentity
 from plait.client.agent_socket import run as at_once
 from plait.client.base import BatchOp
 from plait.lab import workloads
@@ -86,7 +86,7 @@ def network(name: str, *pools: str) -> Network:
 
 
 def key_of(obj: Object) -> str:
-    """Identity of an object on the stage; groups sort before policies."""
+    """EndpointIdentity of an object on the stage; groups sort before policies."""
     return f"{type(obj).__name__} {obj.metadata.name}"
 
 
@@ -209,12 +209,14 @@ class Stage(Ground):
             at_once(
                 agent.identify(
                     load.endpoint,
-                    name=pod.name,
-                    aliases=pod.aliases,
-                    labels=pod.labels,
-                    namespace=pod.namespace,
-                    workload=Workload(runtime="lab"),
-                    named_ports=pod.named_ports,
+                    EndpointIdentity(
+                        name=pod.name,
+                        aliases=pod.aliases,
+                        labels=pod.labels,
+                        namespace=pod.namespace,
+                        workload=Workload(runtime="lab"),
+                        named_ports=pod.named_ports,
+                    ),
                 )
             )
             self._pods[pod.key] = pod

@@ -14,7 +14,7 @@ import pytest
 from plait.agent import fake
 from plait.agent.agent import Agent
 from plait.agent.pods import Pods
-from plait.client.agent import AttachRequest, LocalEndpoint
+from plait.client.agent import AttachRequest, EndpointIdentity, LocalEndpoint
 from plait.model.errors import PlaitError
 from plait.model.objects import Metadata, NamedPort
 from plait.model.pods import Pod, PodSpec
@@ -41,11 +41,12 @@ class Stage:
         self.refuse: PlaitError | None = None
         self.pods = Pods("h1", lambda: self.known, lambda: self.endpoints.values(), self._identify)
 
-    async def _identify(self, endpoint: str, **told: object) -> None:
+    async def _identify(self, endpoint: str, identity: EndpointIdentity) -> None:
         self.told.append(endpoint)
         if self.refuse is not None:
             raise self.refuse
         known = self.endpoints[endpoint]
+        told = msgspec.structs.asdict(identity)
         request = msgspec.structs.replace(known.request, identified=True, **told)
         self.endpoints[endpoint] = msgspec.structs.replace(known, request=request)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.unit.agent.test_service import running, settled, until
 
 from plait.agent import fake
 from plait.agent.agent import Agent
 from plait.agent.programmers.filter_table import FilterTable
-from plait.client.agent import AttachRequest
+from plait.client.agent import AttachRequest, EndpointIdentity
 from plait.client.base import WatchEvent
 from plait.model.objects import (
     Endpoint,
@@ -109,10 +110,12 @@ async def test_who_an_endpoint_is_decides_when_it_is_said(host: fake.FakeHost) -
         await settled(host, agent)
         await agent.service.attach(attach(identified=False))
         assert rules(agent).dispatch == {}
-        who = {"aliases": (), "namespace": "default", "workload": Workload()}
-        await agent.service.identify("w1", name="w", labels={"app": "web"}, **who)  # type: ignore[arg-type]
+        who = EndpointIdentity(
+            name="w", labels={"app": "web"}, namespace="default", workload=Workload()
+        )
+        await agent.service.identify("w1", who)
         assert len(dispatched(host)) == 2
-        await agent.service.identify("w1", name="w", labels={}, **who)  # type: ignore[arg-type]
+        await agent.service.identify("w1", msgspec.structs.replace(who, labels={}))
         assert dispatched(host) == set()
 
 

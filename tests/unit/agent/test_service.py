@@ -15,7 +15,7 @@ import pytest
 from plait.agent import fake
 from plait.agent.agent import Agent
 from plait.agent.ledger import attached
-from plait.client.agent import AttachRequest
+from plait.client.agent import AttachRequest, EndpointIdentity
 from plait.client.agent_socket import AgentClient, run
 from plait.model.errors import PlaitError
 from plait.model.objects import (
@@ -349,12 +349,14 @@ async def test_no_traffic_before_identity(host: fake.FakeHost) -> None:
         assert result.interface not in state.filter.endpoints
         await agent.service.identify(
             "e1",
-            name="db",
-            aliases=("store",),
-            labels={"a": "b"},
-            namespace="prod",
-            workload=Workload(runtime="docker", id="c1"),
-            named_ports=(NamedPort(name="sql", protocol="tcp", port=5432),),
+            EndpointIdentity(
+                name="db",
+                aliases=("store",),
+                labels={"a": "b"},
+                namespace="prod",
+                workload=Workload(runtime="docker", id="c1"),
+                named_ports=(NamedPort(name="sql", protocol="tcp", port=5432),),
+            ),
         )
         (known,) = await agent.service.endpoints()
         assert known.request.named_ports[0].port == 5432
@@ -481,7 +483,10 @@ async def test_the_socket(host: fake.FakeHost, tmp_path: Path) -> None:
         await call(client.joined("e1", "/x"))
         await call(
             client.identify(
-                "e1", name="n", aliases=(), labels={}, namespace="s", workload=Workload()
+                "e1",
+                EndpointIdentity(
+                    name="n", aliases=(), labels={}, namespace="s", workload=Workload()
+                ),
             )
         )
         assert await call(client.publish("e1", ())) == ()

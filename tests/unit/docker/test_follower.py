@@ -77,7 +77,7 @@ async def test_events_make_names_and_identity(world, pauses: Pauses) -> None:
     await until(lambda: world.agent.identified)
     world.container(CID, "shop")
     put(DockerEvent(type="container", action="rename", actor=Actor(id=CID)))
-    await until(lambda: world.agent.identified[-1][1]["name"] == "shop")
+    await until(lambda: world.agent.identified[-1][1].name == "shop")
 
 
 async def test_a_lost_event_is_made_good_after_a_reconnection(world, pauses: Pauses) -> None:

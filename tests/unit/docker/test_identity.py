@@ -38,7 +38,7 @@ def test_names_labels_and_aliases() -> None:
         "plait.docker-name": "Shop_web_1",
     }
     assert who.namespace == "default"
-    assert who.container == CID
+    assert who.workload.id == CID
 
 
 def test_namespace_of_label_then_network_then_default() -> None:
@@ -84,11 +84,11 @@ async def test_identity_comes_before_the_container_can_be_inspected(world) -> No
     while not world.agent.identified:
         await asyncio.sleep(0)
     endpoint, told = world.agent.identified[0]
-    assert (endpoint, told["name"], told["aliases"]) == ("e1", "web", ())
-    assert told["workload"].id == CID
+    assert (endpoint, told.name, told.aliases) == ("e1", "web", ())
+    assert told.workload.id == CID
     world.engine.inspectable.set()
     await task
-    assert [t["aliases"] for _, t in world.agent.identified] == [(), ("db",)]
+    assert [t.aliases for _, t in world.agent.identified] == [(), ("db",)]
 
 
 async def test_the_same_is_not_told_twice(world) -> None:
@@ -106,7 +106,7 @@ async def test_rename(world) -> None:
     world.container(CID, "new_name", {"app": "web"})
     await world.identifier.renamed(CID)
     told = world.agent.identified[-1][1]
-    assert (told["name"], told["aliases"]) == ("new-name", ("db", "new_name"))
+    assert (told.name, told.aliases) == ("new-name", ("db", "new_name"))
     await world.identifier.renamed("unknown")
 
 
@@ -116,7 +116,7 @@ async def test_no_alias_is_lost_by_a_restart(world) -> None:
     before = len(world.agent.identified)
     world.restart()
     await world.identifier.connected(network_id, CID)
-    assert all(t["aliases"] == ("db",) for _, t in world.agent.identified[before:])
+    assert all(t.aliases == ("db",) for _, t in world.agent.identified[before:])
 
 
 async def test_events_of_what_is_gone(world) -> None:
