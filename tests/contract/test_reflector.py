@@ -10,10 +10,10 @@ from tests.contract.kube_clusters import (
     POLICIES,
     QUICK,
     Scene,
-    Witness,
     known,
     until,
 )
+from tests.support.kube_witness import Witness
 
 from plait.kubernetes import kinds
 from plait.kubernetes.kinds import Kind

@@ -10,13 +10,13 @@ from typing import Any, get_args
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.kube_witness import Witness
 
 from plait.kubernetes import kinds
 from plait.kubernetes.api import KubernetesApi
 from plait.kubernetes.fake_faults import WatchEnd
 from plait.kubernetes.fake_server import FakeKubernetes
 from plait.kubernetes.reflector import Reflector, Timing
-from plait.kubernetes.replica import Change, Key
 
 SLICES, _ = kinds.ENDPOINT_SLICES.resources
 NAMES = ("a", "b", "c", "d")
@@ -48,35 +48,12 @@ steps = st.lists(
 )
 
 
-class Follower:
-    """Holds every change against those before."""
-
-    def __init__(self) -> None:
-        self.state: dict[Key, Any] = {}
-        self._dead: set[str] = set()
-        self._newest: dict[Key, int] = {}
-
-    def __call__(self, changes: Sequence[Change[Any]]) -> None:
-        for key, old, new in changes:
-            assert self.state.get(key) is old
-            if new is None:
-                self._dead.add(old.metadata.uid)
-                del self.state[key]
-                continue
-            assert new.metadata.uid not in self._dead
-            assert old is None or old.metadata.uid == new.metadata.uid
-            version = int(new.metadata.resource_version)
-            assert version > self._newest.get(key, 0)
-            self._newest[key] = version
-            self.state[key] = new
-
-
 async def play(drawn: Sequence[Step], *, in_stream: bool, older: bool) -> None:
     async with FakeKubernetes() as server:
         if older:
             server.like_1_20()
         server.faults.in_stream = in_stream
-        follower = Follower()
+        follower = Witness()
         api = KubernetesApi(server.access())
         reflector = Reflector(
             api, kinds.ENDPOINT_SLICES, follower, timing=TIMING, rng=random.Random(1)
