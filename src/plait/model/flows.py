@@ -111,8 +111,9 @@ class RuleCount(Base, frozen=True, kw_only=True):
     direction: Direction
     action: Literal["Accept", "Deny", "Pass"]
     staged: bool = False
-    packets: Count = 0
-    bytes: Count = 0
+    # Without defaults, so that none at all is said as 0 too.
+    packets: Count
+    bytes: Count
 
 
 def rule_text(direction: Direction, index: int, name: str) -> str:

@@ -110,6 +110,7 @@ def test_show_says_it_in_words_with_the_counts_of_all_hosts(
         direction="ingress",
         action="Deny",
         packets=9,
+        bytes=0,
     )
     ruled.counts = (*accepts, refuses)
     capsys.readouterr()
@@ -124,6 +125,7 @@ def test_show_says_it_in_words_with_the_counts_of_all_hosts(
     run("policy", "show", name, "--json")
     found = json.loads(capsys.readouterr().out)
     assert [count["packets"] for count in found["counts"]] == [7, 9]
+    assert [count["bytes"] for count in found["counts"]] == [120, 0]
     assert found["endpoints"] == ["shop/db"]
 
 
