@@ -13,7 +13,7 @@ is refused once more is left out and reported, and the rest is done.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -33,8 +33,8 @@ from plait.agent.programmers.filter_contents import (
     wanted_ports,
 )
 from plait.agent.programmers.filter_table import EMPTY, FilterTable, endpoints_of
+from plait.agent.programmers.transactions import make
 from plait.kernel.conntrack import FlowDoor
-from plait.kernel.nft import Refusal
 from plait.model import marks
 from plait.model.errors import PlaitError
 from plait.model.hoststate import Filter, FilterNetwork, HostState, PortMap
@@ -65,12 +65,12 @@ def _elements(of: type[nft.AddElements | nft.DeleteElements], items: list[Elemen
     return [of(filter_sets.SETS[name], tuple(found)) for name, found in by_set.items()]
 
 
-def _changes(steps: Sequence[Step]) -> list[tuple[int, nft.Change]]:
-    """Changes in order, each with the index of its step; elements stay with their steps."""
-    found: list[tuple[int, nft.Change]] = []
+def _in_order(steps: Mapping[Any, Step]) -> list[tuple[Any, nft.Change]]:
+    """Changes in order, each with the key of its step; elements stay with their steps."""
+    found: list[tuple[Any, nft.Change]] = []
     closed: set[Element] = set()
     for phase in _PHASES:
-        for i, step in enumerate(steps):
+        for key, step in steps.items():
             part = getattr(step, phase)
             if phase == "close":
                 # An element may be in the way of one step and be given up by another.
@@ -79,16 +79,17 @@ def _changes(steps: Sequence[Step]) -> list[tuple[int, nft.Change]]:
                 part = _elements(nft.DeleteElements, part)
             elif phase == "open":
                 part = _elements(nft.AddElements, part)
-            found += [(i, change) for change in part]
+            found += [(key, change) for change in part]
     return found
 
 
-def _merged(steps: Sequence[Step]) -> list[nft.Change]:
+def _merged(steps: Iterable[Step]) -> list[nft.Change]:
     """The same, with all elements of one set in one change."""
+    held = list(steps)
     whole = Step(
-        **{phase: [item for step in steps for item in getattr(step, phase)] for phase in _PHASES}
+        **{phase: [item for step in held for item in getattr(step, phase)] for phase in _PHASES}
     )
-    return [change for _, change in _changes([whole])]
+    return [change for _, change in _in_order({"": whole})]
 
 
 class _FilterProgrammer:
@@ -112,27 +113,9 @@ class _FilterProgrammer:
             return all_failed(ops, error)
 
     def _apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
-        # Steps come from what is there now, not from what was there when the plan was made.
-        steps = [self._step(op) for op in ops]
-        if not self.table.commit(_merged(steps)):
-            self._done(list(zip(ops, steps, strict=True)))
-            return ()
-        self.table.observe(force=True)
-        failures: list[Failure] = []
-        pending = list(ops)
-        while pending:
-            steps = [self._step(op) for op in pending]
-            changes = _changes(steps)
-            refused = self.table.commit([change for _, change in changes])
-            if not refused:
-                self._done(list(zip(pending, steps, strict=True)))
-                break
-            bad = {changes[i][0]: why for i, why in refused.items() if i >= 0}
-            if not bad:
-                bad = dict.fromkeys(range(len(pending)), refused[-1])
-            failures += [_failure(pending[i], why) for i, why in sorted(bad.items())]
-            pending = [op for i, op in enumerate(pending) if i not in bad]
-        return tuple(failures)
+        outcome = make(self.table, ops, self._step, _merged, _in_order)
+        self._done(outcome.done)
+        return tuple(outcome.failures)
 
     def _step(self, op: Op) -> Step:
         return self._steps[op.key[0]](op.key, op.want)
@@ -145,10 +128,6 @@ class _FilterProgrammer:
         text = "\n".join(change.text(marks.NFT_TABLE) for change in _merged([step]))
         verb = "delete" if want is None else "add" if have is None else "change"
         return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=text)  # type: ignore[arg-type]
-
-
-def _failure(op: Op, why: Refusal) -> Failure:
-    return Failure(op=op, error=why.text, errno=why.errno)
 
 
 class FilterBase(_FilterProgrammer):

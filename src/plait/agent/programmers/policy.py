@@ -34,6 +34,7 @@ from plait.agent.desired.policy_rules import (
 )
 from plait.agent.desired.policy_sets import ident_of, is_policy, packed
 from plait.agent.desired.ruleset import ChainRules, Element
+from plait.agent.programmers import transactions
 from plait.agent.programmers.base import Failure, Op, all_failed
 from plait.agent.programmers.filter_table import EMPTY, FilterTable
 from plait.agent.programmers.policy_steps import Key, Made, SetWant, Steps, text
@@ -363,31 +364,23 @@ class FilterPolicy:
             return tuple([Failure(op=op, error="there is no table", errno=ENOENT) for op in ops])
         jobs: dict[Key, Any] = {op.key: op.want for op in ops}
         self._reopen(jobs)
-        if not self.table.commit([change for _, change in self._steps(jobs)]):
-            self._done(jobs)
-            return ()
-        # Perhaps we believed what is not so; what is refused once more is refused for good.
-        self.table.observe(force=True)
         refused: dict[Key, Refusal] = {}
-        while jobs:
-            steps = self._steps(jobs)
-            answers = self.table.commit([change for _, change in steps])
-            if not answers:
-                break
-            bad: dict[Key, Refusal] = {}
-            for i in sorted(i for i in answers if i >= 0):
-                # What follows may be refused because of it.
-                bad.setdefault(steps[i][0], answers[i])
-            if not bad:
-                refused |= dict.fromkeys(jobs, answers[-1])
-                break
+
+        def close(bad: Mapping[Key, Refusal]) -> None:
             first = min(_RANK[key[0]] for key in bad)
             for key, why in bad.items():
                 if _RANK[key[0]] == first:
                     self._close(key, why, jobs, refused)
+
+        changes = [change for _, change in self._steps(jobs)]
+        why = transactions.settle(self.table, changes, lambda: self._steps(jobs), close)
+        if why is None:
+            self._done(jobs)
+        else:
+            refused |= dict.fromkeys(jobs, why)
         given = {op.key: op for op in ops}
         return tuple(
-            Failure(op=given.get(key) or self._refused_op(key), error=why.text, errno=why.errno)
+            transactions.refused(given.get(key) or self._refused_op(key), why)
             for key, why in refused.items()
         )
 

@@ -14,6 +14,7 @@ not affected.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from errno import ENOENT
@@ -28,8 +29,8 @@ from plait.agent.programmers.base import Failure, Op, all_failed
 from plait.agent.programmers.filter_table import EMPTY, FilterTable
 from plait.agent.programmers.policy_steps import text
 from plait.agent.programmers.service_ends import ServiceEnds
+from plait.agent.programmers.transactions import make
 from plait.kernel.conntrack import FlowDoor
-from plait.kernel.nft import Refusal
 from plait.model.entries import Entries
 from plait.model.errors import PlaitError
 from plait.model.hoststate import HostState
@@ -207,7 +208,7 @@ class FilterServices:
         verb = (
             "delete" if want is None or key[0] == "surplus" else "add" if have is None else "change"
         )
-        shown = text(change for _, change in _ordered(self._steps(key, want, have)))
+        shown = text(change for _, change in _in_order({key: self._steps(key, want, have)}))
         return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=shown)  # type: ignore[arg-type]
 
     # Applying
@@ -231,43 +232,18 @@ class FilterServices:
         ]
         return tuple({failure.op.key: failure for failure in failed}.values())
 
-    def _make(self, ops: Sequence[Op], steps_of: Callable[[Op], Iterable[Step]]) -> list[Failure]:
+    def _make(self, ops: Sequence[Op], steps_of: Callable[[Op], list[Step]]) -> list[Failure]:
         """Make these steps of ops in one transaction, but for ops that the kernel refuses."""
-        steps = [step for op in ops for step in steps_of(op)]
-        if not self.table.commit([change for _, change in _ordered(_merged(steps))]):
-            self._done(ops)
-            return []
-        # Perhaps we believed what is not so; what is refused once more is refused for good.
-        self.table.observe(force=True)
-        refused: dict[int, Refusal] = {}
-        pending = dict(enumerate(ops))
-        while pending:
-            tried = [
-                (phase, (index, change))
-                for index, op in pending.items()
-                for phase, change in steps_of(op)
-            ]
-            tried.sort(key=lambda step: step[0])
-            answers = self.table.commit([change for _, (_, change) in tried])
-            if not answers:
-                break
-            bad = {tried[at][1][0]: why for at, why in answers.items() if at >= 0}
-            if not bad:
-                bad = dict.fromkeys(pending, answers[-1])
-            refused |= bad
-            pending = {index: op for index, op in pending.items() if index not in bad}
-        self._done(pending.values())
-        return [
-            Failure(op=ops[index], error=why.text, errno=why.errno)
-            for index, why in sorted(refused.items())
-        ]
+        outcome = make(self.table, ops, steps_of, _merged, _in_order)
+        self._done([op for op, _ in outcome.done])
+        return outcome.failures
 
-    def _steps_of(self, op: Op) -> Iterable[Step]:
-        return self._steps(op.key, op.want, op.have)
+    def _steps_of(self, op: Op) -> list[Step]:
+        return list(self._steps(op.key, op.want, op.have))
 
-    def _widening(self, op: Op) -> Iterable[Step]:
+    def _widening(self, op: Op) -> list[Step]:
         name = op.key[1]
-        return self._chain_steps(name, self._wide.get(name, op.want)) if op.want else ()
+        return list(self._chain_steps(name, self._wide.get(name, op.want))) if op.want else []
 
     def _steps(self, key: Key, want: Any, have: Any) -> Iterator[Step]:
         """Changes, each with its phase, from what is there now."""
@@ -343,28 +319,30 @@ def _of_sets(phase: int, items: Iterable[tuple[str, bytes]]) -> Iterator[Step]:
     by_set: dict[str, list[tuple[bytes, nft.Data]]] = {}
     for name, key in items:
         by_set.setdefault(name, []).append((key, None))
-    make = nft.DeleteElements if phase == _DELETE else nft.AddElements
+    change = nft.DeleteElements if phase == _DELETE else nft.AddElements
     for name, found in by_set.items():
-        yield phase, make(SETS[name], tuple(found))
+        yield phase, change(SETS[name], tuple(found))
 
 
-def _merged(steps: Iterable[Step]) -> list[Step]:
+def _in_order(steps: Mapping[Key, Iterable[Step]]) -> list[tuple[Key, nft.Change]]:
+    """Changes in order of their phases, each with the key of its op."""
+    found = [(phase, key, change) for key, of in steps.items() for phase, change in of]
+    return [(key, change) for _, key, change in sorted(found, key=lambda step: step[0])]
+
+
+def _merged(steps: Iterable[Iterable[Step]]) -> list[nft.Change]:
     """The same, with all elements of one set and phase in one change."""
     found: list[Step] = []
     elements: dict[tuple[int, str], list[tuple[bytes, nft.Data]]] = {}
-    for phase, change in steps:
+    for phase, change in itertools.chain.from_iterable(steps):
         if isinstance(change, nft.Elements):
             elements.setdefault((phase, change.set.name), []).extend(change.elements)
         else:
             found.append((phase, change))
     for (phase, name), items in elements.items():
-        make = nft.DeleteElements if phase == _DELETE else nft.AddElements
-        found.append((phase, make(SETS[name], tuple(items))))
-    return found
-
-
-def _ordered(steps: Iterable[Step]) -> list[Step]:
-    return sorted(steps, key=lambda step: step[0])
+        elements_of = nft.DeleteElements if phase == _DELETE else nft.AddElements
+        found.append((phase, elements_of(SETS[name], tuple(items))))
+    return [change for _, change in _in_order({(): found})]
 
 
 _SHOWN: Final = 4
