@@ -111,19 +111,22 @@ class NfnetlinkSocket:
                 answers.append(msg)
         return answers
 
-    def dump(self, kind: int, body: bytes, *, family: int = 0) -> list[nl.Message]:
-        """All objects that match, as one consistent picture.
+    def dump(
+        self, kind: int, body: bytes, *, family: int = 0, torn: bool = False
+    ) -> list[nl.Message]:
+        """All objects that match, as one consistent picture; `torn`: of what packets change there
+        is none, so a change of something else does not matter.
 
         Repeats a dump that was overtaken by a change; raises NetfilterError (EAGAIN) when that
         happens again and again, and whatever the kernel refuses with.
         """
         for _ in range(_DUMP_TRIES):
-            found = self._dump(kind, body, family)
+            found = self._dump(kind, body, family, torn)
             if found is not None:
                 return found
         raise NetfilterError(errno.EAGAIN, "the ruleset changes faster than it can be read")
 
-    def _dump(self, kind: int, body: bytes, family: int) -> list[nl.Message] | None:
+    def _dump(self, kind: int, body: bytes, family: int, as_is: bool) -> list[nl.Message] | None:
         seq = self._next()
         self._send(nl.message(kind, nl.F_DUMP, seq, body, family=family))
         found: list[nl.Message] = []
@@ -133,7 +136,7 @@ class NfnetlinkSocket:
                 continue
             torn = torn or bool(msg.flags & nl.F_DUMP_INTR)
             if msg.kind == nl.NLMSG_DONE:
-                return None if torn else found
+                return found if as_is or not torn else None
             if msg.kind == nl.NLMSG_ERROR:
                 reply = nl.reply(msg)
                 if reply.errno == errno.EINTR:

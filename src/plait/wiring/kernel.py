@@ -11,6 +11,7 @@ from plait.agent.agent import Doors
 from plait.agent.policing import PolicyDoors
 from plait.agent.programmers import in_order
 from plait.agent.programmers.addresses import Addresses
+from plait.agent.programmers.aside import InThread
 from plait.agent.programmers.docker_user import DockerUser
 from plait.agent.programmers.domains import DomainSets
 from plait.agent.programmers.ended import EndedFlows
@@ -33,6 +34,7 @@ from plait.kernel.iptables import Iptables
 from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
 from plait.kernel.nft_counters import NftCounters
+from plait.kernel.nft_elements import NftElements
 from plait.kernel.nft_inspect import NftInspector
 from plait.kernel.sysctl import KernelSysctl
 from plait.wiring.telling import flow_metrics, flow_problems
@@ -51,6 +53,8 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
     stack.callback(flows.close)
     connections = Conntrack()
     stack.callback(connections.close)
+    aside = InThread(NftElements())
+    stack.callback(aside.close)
     inspector = NftInspector()
     stack.callback(inspector.close)
     counters = NftCounters()
@@ -74,7 +78,7 @@ def open_doors(api: Api, resolv_conf: Path, stack: AsyncExitStack) -> Doors:
         (
             FilterBase(table),
             FilterPolicy(table),
-            FilterServices(table, flows),
+            FilterServices(table, flows, aside),
             FilterEndpoints(table, flows),
             links,
             shapers,

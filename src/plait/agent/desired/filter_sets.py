@@ -102,8 +102,8 @@ AFFINITY: Final = _of_services(
 )
 """Frontend and client to the backend with which it stays. Rules fill them; where one is full a
 client gets any backend. Strangers may fill them with whatever sources they write, and the kernel
-lists them in a time that grows with the square: 0.5 s of work for so many, 5 s for four times more,
-whenever a backend goes."""
+lists them in a time that grows with the square: 0.5 s of a processor for so many, 5 s for four
+times more, whenever a backend goes."""
 VIPS: Final = {f: Set(f"vips{f}", (nft.ADDRESS[f],)) for f in FAMILIES}
 """Addresses of Services."""
 VIP_POOLS: Final = {f: Set(f"vippools{f}", (nft.ADDRESS[f],), interval=True) for f in FAMILIES}

@@ -4,37 +4,64 @@ UDP has no end of its own, so a client that goes on sending would be led to the 
 long as it does; so would one that began before there was a Service find none. Conntrack forgets
 such flows, and the next packet is a first one. TCP ends by itself.
 
-Rules remember the backend of a client (`affinity…`); a flow that met the rules before a change may
-do so an instant after it, so what was cleaned is looked at once more.
+Rules remember the backend of a client (`affinity…`). Nobody but the kernel knows which clients
+there are, and to list many takes it long, so they are looked for beside the loop. A flow that met
+the rules before a change may be remembered an instant after it, so what was cleaned is looked at
+once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
-from plait.agent.desired.filter_sets import AFFINITY, Door
-from plait.agent.desired.policy_sets import Family, family_of, packed
+import structlog
+
+from plait.agent.desired.filter_sets import AFFINITY
+from plait.agent.desired.policy_sets import family_of, packed
 from plait.agent.desired.service_fill import door_of, key_of
+from plait.agent.programmers.aside import Aside
 from plait.agent.programmers.filter_table import FilterTable
 from plait.kernel.conntrack import Called, FlowDoor, Led
+from plait.kernel.nft_elements import ElementDoor
+from plait.model.errors import PlaitError
 from plait.model.service_table import BackendAddress, Entry, Frontend
 from plait.wire import nft
 from plait.wire import nft_expr as e
 
 _UDP: Final = "udp"
+SLICE: Final = 1000
+"""Clients that are forgotten before others have their turn: 10 to 20 ms."""
+
+log: Final = structlog.get_logger("plait.agent.service_ends")
+
+Backends = frozenset[bytes]
+"""Of a frontend, as `affinity…` has them."""
+
+
+class Client(NamedTuple):
+    """An element of `affinity…`."""
+
+    frontend: Frontend
+    set: nft.Set
+    key: bytes
 
 
 class ServiceEnds:
     """See the module's docstring."""
 
-    def __init__(self, table: FilterTable, flows: FlowDoor) -> None:
+    def __init__(self, table: FilterTable, flows: FlowDoor, aside: Aside) -> None:
         self._table = table
         self._flows = flows
+        self._aside = aside
         self._led: dict[Called, Led] = {}
-        self._stay: dict[Frontend, frozenset[bytes]] = {}
-        """Frontends that lost backends, to those that they have."""
-        self._again: dict[Frontend, frozenset[bytes]] = {}
+        self._due: dict[Frontend, Backends] = {}
+        """Frontends whose clients are to be looked at, to the backends that they have."""
+        self._again: dict[Frontend, Backends] = {}
+        """Those that are to be looked at once more."""
+        self._sought: frozenset[Frontend] = frozenset()
+        """Those whose clients are being looked at."""
 
     def expect(self, entries: Mapping[Frontend, Entry]) -> None:
         """It is not known which backends went before these frontends were so."""
@@ -51,43 +78,78 @@ class ServiceEnds:
             called = (e.PROTOCOLS[_UDP], frontend.address, frontend.port)
             self._led[called] = Led(after, gone)
         if have is not None and gone and _stays(have):
-            self._stay[frontend] = _keys(after)
+            self._due[frontend] = self._again[frontend] = _keys(after)
+        # Clients of a backend that came meanwhile may stay with it.
+        if frontend in self._due or frontend in self._sought:
+            self._due[frontend] = _keys(after)
+        if frontend in self._again:
+            self._again[frontend] = _keys(after)
 
     def end(self) -> None:
         """End what changed."""
         if self._led:
             self._flows.forget_services(self._led)
             self._led = {}
-        if self._stay:
-            self._clean(self._stay)
-            self._again |= self._stay
-            self._stay = {}
+        self._look()
 
     def look_again(self) -> None:
         """A while later."""
         if self._again and self._table.actual is not None:
-            self._clean(self._again)
-            self._again = {}
+            self._due, self._again = {**self._due, **self._again}, {}
+            self._look()
 
-    def _clean(self, allowed: Mapping[Frontend, frozenset[bytes]]) -> None:
-        by_map: dict[tuple[Door, Family], dict[bytes, frozenset[bytes]]] = {}
-        for frontend, backends in allowed.items():
-            of = by_map.setdefault((door_of(frontend), family_of(frontend.address)), {})
-            of[key_of(frontend)] = backends
-        for (door, family), wanted in by_map.items():
-            declared, width = AFFINITY[door, family], nft.ADDRESS[family].size
-            stale = [
-                key
-                for key, data in self._table.door.elements(declared.name).items()
-                if (called := key[:-width]) in wanted and data not in wanted[called]
-            ]
-            while stale:
-                refused = self._table.commit(
-                    [nft.DeleteElements(declared, ((key, None),)) for key in stale]
-                )
-                # One that ended by itself meanwhile is refused, and the others with it.
-                again = [key for at, key in enumerate(stale) if at not in refused]
-                stale = again if refused and len(again) < len(stale) else []
+    def _look(self) -> None:
+        if self._due and not self._sought:
+            due, self._due = self._due, {}
+            self._sought = frozenset(due)
+            self._aside(partial(strayed, due), self._found)
+
+    def _found(self, clients: Sequence[Client]) -> None:
+        """Forget these clients, some at a time."""
+        if self._table.actual is not None:
+            # Of what changed since they were looked for, another look tells.
+            self._forget([one for one in clients[:SLICE] if one.frontend not in self._due])
+        rest = clients[SLICE:]
+        if rest:
+            self._aside(lambda _door: rest, self._found)
+        else:
+            self._sought = frozenset()
+            self._look()
+
+    def _forget(self, clients: Sequence[Client]) -> None:
+        while clients:
+            steps = [nft.DeleteElements(one.set, ((one.key, None),)) for one in clients]
+            try:
+                refused = self._table.commit(steps)
+            except (PlaitError, OSError) as error:
+                log.warning("clients cannot be forgotten", error=str(error))
+                return
+            # One that ended by itself meanwhile is refused, and the others with it.
+            again = [one for at, one in enumerate(clients) if at not in refused]
+            clients = again if refused and len(again) < len(clients) else ()
+
+
+def strayed(allowed: Mapping[Frontend, Backends], door: ElementDoor) -> list[Client]:
+    """Clients of these frontends that stay with none of these backends."""
+    by_set: dict[str, tuple[nft.Set, int, dict[bytes, Frontend]]] = {}
+    for frontend in allowed:
+        family = family_of(frontend.address)
+        declared = AFFINITY[door_of(frontend), family]
+        width = nft.ADDRESS[family].size
+        by_set.setdefault(declared.name, (declared, width, {}))[2][key_of(frontend)] = frontend
+    found = []
+    for name, (declared, width, frontends) in by_set.items():
+        try:
+            held = door.elements(name)
+        except (PlaitError, OSError) as error:
+            log.warning("clients cannot be listed", error=str(error))
+            continue
+        found += [
+            Client(whose, declared, key)
+            for key, backend in held.items()
+            if (whose := frontends.get(key[:-width])) and backend not in allowed[whose]
+        ]
+    return found
 
 
 def backends_of(entry: Entry | None) -> frozenset[BackendAddress]:
@@ -102,5 +164,5 @@ def _stays(entry: Entry) -> bool:
     return bool(entry.inside.affinity or (entry.outside and entry.outside.affinity))
 
 
-def _keys(backends: Iterable[BackendAddress]) -> frozenset[bytes]:
+def _keys(backends: Iterable[BackendAddress]) -> Backends:
     return frozenset(nft.concat(packed(b.address), e.port(b.port)) for b in backends)

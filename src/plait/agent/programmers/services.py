@@ -25,6 +25,7 @@ from plait.agent.desired.ruleset import ChainRules
 from plait.agent.desired.service_chains import dispatch_chains, shape_chain, shape_of
 from plait.agent.desired.service_fill import frontend_elements, uses, vip_elements
 from plait.agent.desired.service_shapes import Use
+from plait.agent.programmers.aside import Aside, AtOnce
 from plait.agent.programmers.base import Failure, Op, all_failed
 from plait.agent.programmers.filter_table import EMPTY, FilterTable
 from plait.agent.programmers.policy_steps import text
@@ -50,9 +51,10 @@ class FilterServices:
 
     name = "filter.services"
 
-    def __init__(self, table: FilterTable, flows: FlowDoor) -> None:
+    def __init__(self, table: FilterTable, flows: FlowDoor, aside: Aside | None = None) -> None:
+        """`aside` looks for clients that stay; None: at once, which may take long."""
         self.table = table
-        self._ends = ServiceEnds(table, flows)
+        self._ends = ServiceEnds(table, flows, aside or AtOnce(table.door))
         self._source: Entries[Frontend, Entry] | None = None
         self._serial = -1
         self._entries: dict[Frontend, Entry] = {}

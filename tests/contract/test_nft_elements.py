@@ -1,0 +1,48 @@
+"""What packets put into sets is read the same by another socket than the owner's, and the fake."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from plait.kernel import netns
+from plait.kernel.fake_nft import FakeNft
+from plait.kernel.nft import Nft, NftDoor
+from plait.kernel.nft_elements import ElementDoor, NftElements
+from plait.wire import nft
+from plait.wire import nft_expr as e
+
+DOORS = tuple[NftDoor, ElementDoor]
+STAY = nft.Set("stay", (nft.IPV4,), (nft.IPV4, nft.SERVICE), timeout=True, size=1 << 16)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+def doors(request: pytest.FixtureRequest) -> Iterator[DOORS]:
+    """The owner of a table, and who only reads what is in its sets."""
+    if request.param == "fake":
+        fake = FakeNft()
+        yield fake, fake
+        fake.close()
+        return
+    fd = netns.create()
+    with netns.inside(fd):
+        owner, reader = Nft(), NftElements()
+    yield owner, reader
+    reader.close()
+    owner.close()
+    os.close(fd)
+
+
+def test_every_element_of_a_set_is_read(doors: DOORS) -> None:
+    owner, reader = doors
+    assert reader.elements("stay") == {}
+    made = {
+        number.to_bytes(4, "big"): nft.concat(bytes(4), e.port(number)) for number in range(4000)
+    }
+    steps = (nft.AddSet(STAY), nft.AddTimed(STAY, tuple(made.items()), 60_000))
+    assert owner.commit([nft.AddTable(nft.TABLE_OWNER | nft.TABLE_PERSIST), *steps]) == {}
+    assert reader.elements("stay") == made
+    assert owner.commit([nft.DeleteElements(STAY, tuple(dict.fromkeys(made).items()))]) == {}
+    assert reader.elements("stay") == {}
