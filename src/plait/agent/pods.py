@@ -51,7 +51,7 @@ class Pods:
 
     def put(self, obj: AnyObject) -> None:
         """See agent.snapshot.Follower."""
-        if not isinstance(obj, Pod):
+        if not isinstance(obj, Pod) or obj.spec.node not in ("", self._node):
             return
         self._note(obj.spec.uid)
         for uid, waiter in self._waiting.get((obj.metadata.namespace, obj.metadata.name), ()):

@@ -26,9 +26,12 @@ from plait.model.objects import (
     Policy,
     Service,
 )
+from plait.model.pods import PodSpec
 
 DEFAULT_CLUSTER: Final = Cluster(metadata=Metadata(name="plait"))
 """The cluster's settings until they are known."""
+_NOTHING: Final[dict[str, str]] = {}
+"""One for all; nobody changes it."""
 
 
 class Follower(Protocol):
@@ -45,8 +48,8 @@ class Snapshot:
     """Objects by name; endpoints by (namespace, name). Read-only to everyone but its feeder."""
 
     def __init__(self, *followers: Follower, node: str = "") -> None:
-        """Of Pods only those are kept that are placed on this node, or not yet placed; no node
-        named: all."""
+        """Of Pods that are placed on other nodes only what Services need to know is kept; no node
+        named: all of all."""
         self._followers = followers
         self._node = node
         self.revision = 0
@@ -70,6 +73,7 @@ class Snapshot:
         self.services: dict[tuple[str, str], Service] = {}
         self.slices: dict[tuple[str, str], EndpointSlice] = {}
         self.pods: dict[tuple[str, str], Pod] = {}
+        """Of this node, or not yet placed."""
 
     def __iter__(self) -> Iterator[AnyObject]:
         return iter(self._by_key.values())
@@ -88,16 +92,15 @@ class Snapshot:
 
         `answer` says that it came as the answer to a write of ours, not from the watch.
         """
-        if isinstance(obj, Pod) and self._node and obj.spec.node not in ("", self._node):
-            if not answer:
-                self.revision = max(self.revision, obj.metadata.revision)
-            return self.delete(obj, obj.metadata.revision) or obj
+        told = obj
+        if isinstance(obj, Pod) and self._is_elsewhere(obj):
+            obj = _bare(obj)
         if self._named is not None and not answer:
             self._named.add(obj.key)
         former = self._by_key.get(obj.key)
         newer = former is None or former.metadata.revision < obj.metadata.revision
         if not newer and (former == obj or not self._rewound):
-            return obj
+            return told
         self._by_key[obj.key] = obj
         self._index(obj)
         if not answer:
@@ -146,6 +149,9 @@ class Snapshot:
         """Blocks of a network."""
         return [block for block in self.blocks.values() if block.spec.network == network]
 
+    def _is_elsewhere(self, pod: Pod) -> bool:
+        return bool(self._node) and pod.spec.node not in ("", self._node)
+
     def _index(self, obj: AnyObject) -> None:
         name = obj.metadata.name
         match obj:
@@ -173,6 +179,8 @@ class Snapshot:
                 self.services[obj.metadata.namespace, name] = obj
             case EndpointSlice():
                 self.slices[obj.metadata.namespace, name] = obj
+            case Pod() if self._is_elsewhere(obj):
+                self.pods.pop((obj.metadata.namespace, name), None)
             case Pod():
                 self.pods[obj.metadata.namespace, name] = obj
         for follower in self._followers:
@@ -206,3 +214,24 @@ class Snapshot:
                 self.pods.pop((obj.metadata.namespace, name), None)
         for follower in self._followers:
             follower.delete(obj)
+
+
+def _bare(pod: Pod) -> Pod:
+    """A Pod of another node: there may be very many, and of the rest its own agent makes use."""
+    meta, spec = pod.metadata, pod.spec
+    return Pod(
+        metadata=Metadata(
+            name=meta.name,
+            namespace=meta.namespace,
+            labels=_NOTHING,
+            annotations=_NOTHING,
+            revision=meta.revision,
+        ),
+        spec=PodSpec(
+            uid=spec.uid,
+            node=spec.node,
+            ready=spec.ready,
+            terminating=spec.terminating,
+            finished=spec.finished,
+        ),
+    )

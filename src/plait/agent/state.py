@@ -245,4 +245,5 @@ def party(endpoint: LocalEndpoint) -> LocalParty | None:
         network=request.network,
         addresses=endpoint.addresses,
         named_ports=request.named_ports,
+        pod=request.workload.pod,
     )

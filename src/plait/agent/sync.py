@@ -38,9 +38,11 @@ from plait.model.objects import (
     Node,
     NodeSpec,
     NodeStatus,
+    Pod,
     Policy,
     Service,
 )
+from plait.services.standing import of_pod
 
 HEARTBEAT: Final = 20.0
 """Seconds between writes of our own Node: a third of the time after which it counts as lost."""
@@ -376,6 +378,9 @@ def touched(
         case Service() | EndpointSlice():
             # Rules name Services as peers.
             inputs |= {"policy", "services"}
+        case Pod():
+            if not (isinstance(obj, Pod) and isinstance(former, Pod) and _same_pod(obj, former)):
+                inputs.add("services")
         case Namespace() | Group() | Policy():
             inputs.add("policy")
 
@@ -394,6 +399,11 @@ def _same_party(one: Endpoint, other: Endpoint) -> bool:
         and one.metadata.labels == other.metadata.labels
         and one.status.phase == other.status.phase
     )
+
+
+def _same_pod(one: Pod, other: Pod) -> bool:
+    """To Services; its labels and ports come by its Endpoint."""
+    return one.spec.uid == other.spec.uid and of_pod(one.spec) == of_pod(other.spec)
 
 
 class _Entry:

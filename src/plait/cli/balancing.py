@@ -420,7 +420,7 @@ def _look(namespace: str, name: str = "") -> tuple[list[Service], Engine]:
     from plait.cli import connect
     from plait.cli.resources import find
     from plait.cli.service_words import engine_of
-    from plait.model.objects import Endpoint, EndpointSlice, Node, Service
+    from plait.model.objects import Endpoint, EndpointSlice, Node, Pod, Service
 
     async def ask() -> tuple[list[Service], Engine]:
         async with connect.api() as client:
@@ -429,7 +429,7 @@ def _look(namespace: str, name: str = "") -> tuple[list[Service], Engine]:
             else:
                 found = list(await client.list(Service, namespace))
             objects: list[Any] = [*found, *await client.list(Node)]
-            for kind in (Endpoint, EndpointSlice):
+            for kind in (Endpoint, EndpointSlice, Pod):
                 objects += await client.list(kind, namespace)
             return found, engine_of(objects)
 

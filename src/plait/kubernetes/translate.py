@@ -98,6 +98,7 @@ def pod(found: objects.Pod, around: Surroundings) -> Translated:
                     host_network=spec.host_network,
                     addresses=found.addresses,
                     ready=found.ready,
+                    terminating=found.metadata.deletion_timestamp is not None,
                     finished=found.finished,
                 ),
             )

@@ -32,6 +32,9 @@ class PodSpec(Base, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     """As the orchestrator believes; names of pods are made of them, nothing else."""
     ready: bool = False
+    """It answers, as the orchestrator's probes say; on its way out it may still."""
+    terminating: bool = False
+    """It is on its way out: a backend of Services only where no other one is ready."""
     finished: bool = False
     """It has ended and will not run again: its address may be another's already."""
 

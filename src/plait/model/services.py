@@ -4,7 +4,8 @@ A Service has frontends: its cluster addresses, its external and load-balancer a
 all of its ports, and its node ports on every host. What is sent to one goes to one of the
 backends, at random, and conntrack keeps it there. Backends are
 
-- endpoints of the Service's network that `selector` selects (each agent finds them itself), or
+- endpoints of the Service's network that `selector` selects (each agent finds them itself): they
+  are ready once their agent says so, and those that are Pods as their orchestrator says, or
 - those that are listed in `backends`, or
 - those of the EndpointSlices that name the Service (an orchestrator says them).
 

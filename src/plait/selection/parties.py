@@ -22,12 +22,14 @@ class LocalParty(Part, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     """Without prefix length."""
     named_ports: tuple[NamedPort, ...] = ()
+    pod: str = ""
+    """Uid of the Pod that it is; empty: none."""
 
 
 class Party:
     """What selectors and sets need to know of an endpoint or a node. Equality is identity."""
 
-    __slots__ = ("addresses", "labels", "ports", "space")
+    __slots__ = ("addresses", "labels", "pod", "ports", "space")
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class Party:
         labels: Mapping[str, str],
         addresses: Iterable[str],
         ports: tuple[NamedPort, ...] = (),
+        pod: str = "",
     ) -> None:
         self.space = space
         """Namespace of an endpoint; nodes are all in one space, without a name."""
@@ -42,6 +45,8 @@ class Party:
         """With the implicit ones."""
         self.addresses = canonical(addresses)
         self.ports = ports
+        self.pod = pod
+        """Uid of the Pod that an endpoint is; empty: none."""
 
     def says(self, other: Party | None) -> bool:
         """Whether the other one has the same content."""
@@ -54,13 +59,14 @@ def endpoint_party(endpoint: Endpoint) -> Party:
     """An endpoint, as its object tells."""
     spec = endpoint.spec
     labels = _labels(endpoint.metadata.labels, (spec.name, *spec.aliases), spec.network, spec.node)
-    return Party(endpoint.metadata.namespace, labels, spec.addresses, spec.named_ports)
+    space, pod = endpoint.metadata.namespace, spec.workload.pod
+    return Party(space, labels, spec.addresses, spec.named_ports, pod)
 
 
 def local_party(local: LocalParty, node: str) -> Party:
     """An endpoint, as the agent of its node tells."""
     labels = _labels(local.labels, local.names, local.network, node)
-    return Party(local.namespace, labels, local.addresses, local.named_ports)
+    return Party(local.namespace, labels, local.addresses, local.named_ports, local.pod)
 
 
 def node_party(node: Node) -> Party:

@@ -9,6 +9,7 @@ from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NODE
 from plait.model.services import EndpointSliceSpec, FixedBackend, ServicePort
 from plait.selection.parties import Party, canonical
 from plait.services.frontends import PROTOCOLS
+from plait.services.standing import Standing
 
 
 class Backend(NamedTuple):
@@ -34,19 +35,19 @@ class Backend(NamedTuple):
 
 def of_parties(
     ports: tuple[ServicePort, ...],
-    parties: Iterable[tuple[Party, bool]],
+    parties: Iterable[tuple[Party, Standing]],
     site_of: Callable[[str], str],
 ) -> Iterator[Backend]:
-    """Endpoints, each with whether it is ready."""
+    """Endpoints, each with how it stands."""
     fixed = tuple(map(_number, ports))
     named = any(isinstance(port.target_port, str) for port in ports)
-    for party, ready in parties:
+    for party, standing in parties:
         mine = tuple(_named(party, port) for port in ports) if named else fixed
         node = party.labels[ENDPOINT_NODE]
         names = (key for key in party.labels if key.startswith(ENDPOINT_NAME))
         name = next(names, "").removeprefix(ENDPOINT_NAME)
         for address in party.addresses:
-            yield Backend(address, mine, node, site_of(node), ready=ready, serving=ready, name=name)
+            yield Backend(address, mine, node, site_of(node), *standing, name=name)
 
 
 def of_fixed(

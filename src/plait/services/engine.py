@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from plait.model.entries import Entries
 from plait.model.members import Tally
-from plait.model.objects import AnyObject, Endpoint, EndpointSlice, Network, Node, Service
+from plait.model.objects import AnyObject, Endpoint, EndpointSlice, Network, Node, Pod, Service
 from plait.model.service_table import Choice, Entry, Frontend, ServiceTable
 from plait.model.services import EndpointSliceSpec
 from plait.selection.parties import (
@@ -115,6 +115,8 @@ class Engine:
                 here = obj.spec.node == self._node
                 ready = obj.status.phase != "pending"
                 self._roster.put(("endpoint", key), None if here else obj, ready=ready)
+            case Pod():
+                self._roster.put_pod(key, obj.spec)
             case Node():
                 self._put_node(obj.metadata.name, obj)
             case Network():
@@ -132,6 +134,8 @@ class Engine:
                 self._put_slice(key, None)
             case Endpoint():
                 self._roster.put(("endpoint", key), None)
+            case Pod():
+                self._roster.put_pod(key, None)
             case Node():
                 self._put_node(obj.metadata.name, None)
             case Network():

@@ -1,5 +1,8 @@
 """Who is there: endpoints and nodes, filed for the Services that may lead to them.
 
+An endpoint that is a Pod stands as its orchestrator says, for a probe or a deletion is known there
+first; another one is ready once its agent says so.
+
 Nobody is filed before a Service asks for endpoints by labels or for an address: where an
 orchestrator says all backends that never happens, and ten thousand endpoints cost nothing.
 """
@@ -10,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from plait.model.objects import Endpoint, Node
+from plait.model.pods import PodSpec
 from plait.model.selectors import ENDPOINT_NODE
 from plait.selection.parties import (
     LocalParty,
@@ -20,8 +24,10 @@ from plait.selection.parties import (
 )
 from plait.selection.selector_index import SelectorIndex
 from plait.selection.terms import Term
+from plait.services.standing import GONE, PENDING, READY, Standing, of_pod
 
 U = TypeVar("U", bound=Hashable)
+K = TypeVar("K", bound=Hashable)
 Somebody = Endpoint | LocalParty | Node
 
 
@@ -42,6 +48,12 @@ class Roster(Generic[U]):
         """By address."""
         self._sought: dict[str, set[U]] = {}
         """Users by the address that they asked for."""
+        self._pods: dict[tuple[str, str], PodSpec] = {}
+        """By namespace and name."""
+        self._standings: dict[tuple[str, str], Standing] = {}
+        """Of pods, by namespace and uid, once somebody asked; others are gone."""
+        self._of_pod: dict[tuple[str, str], tuple[Party, ...]] = {}
+        """By namespace and uid of their pod."""
 
     def put(self, key: Hashable, somebody: Somebody | None, *, ready: bool = True) -> None:
         """Somebody is so; None: they are no more."""
@@ -52,6 +64,17 @@ class Roster(Generic[U]):
         else:
             self._known[key] = (somebody, ready)
 
+    def put_pod(self, key: tuple[str, str], pod: PodSpec | None) -> None:
+        """A pod, by namespace and name, is so; None: it is no more."""
+        old = self._pods.pop(key, None)
+        if pod is not None:
+            self._pods[key] = pod
+        if self._known is None:
+            if old is not None and (pod is None or pod.uid != old.uid):
+                self._stand((key[0], old.uid), GONE)
+            if pod is not None:
+                self._stand((key[0], pod.uid), of_pod(pod))
+
     def watch(self, term: Term, user: U) -> None:
         """A user asks for the endpoints that a term selects."""
         self._begin()
@@ -61,10 +84,10 @@ class Roster(Generic[U]):
         """A user is done with a term."""
         self._index.unwatch(term, user)
 
-    def select(self, term: Term) -> Iterator[tuple[Party, bool]]:
-        """The endpoints that a term selects, and whether each is ready."""
+    def select(self, term: Term) -> Iterator[tuple[Party, Standing]]:
+        """The endpoints that a term selects, and how each stands."""
         for party in self._index.select(term):
-            yield party, party not in self._unready
+            yield party, self._standing(party)
 
     def seek(self, address: str, user: U) -> None:
         """A user asks who has an address."""
@@ -86,9 +109,30 @@ class Roster(Generic[U]):
 
     def _begin(self) -> None:
         """File everybody, from now on."""
+        if self._known is None:
+            return
         known, self._known = self._known, None
-        for key, (somebody, ready) in (known or {}).items():
+        for (space, _), pod in self._pods.items():
+            self._stand((space, pod.uid), of_pod(pod))
+        for key, (somebody, ready) in known.items():
             self._file(key, self._party(somebody), ready)
+
+    def _standing(self, party: Party) -> Standing:
+        if party in self._unready:
+            return PENDING
+        if not party.pod:
+            return READY
+        # A uid alone could be another namespace's word (kubernetes.io/config.mirror).
+        return self._standings.get((party.space, party.pod), GONE)
+
+    def _stand(self, pod: tuple[str, str], standing: Standing) -> None:
+        """A pod, by namespace and uid, stands so."""
+        former = self._standings.pop(pod, GONE)
+        if standing != GONE:
+            self._standings[pod] = standing
+        if standing != former:
+            for party in self._of_pod.get(pod, ()):
+                self._notice(party)
 
     def _party(self, somebody: Somebody | None) -> Party | None:
         match somebody:
@@ -122,13 +166,20 @@ class Roster(Generic[U]):
         if party.space:
             (self._index.add if there else self._index.remove)(party)
         for address in party.addresses:
-            others = tuple(one for one in self._holders.pop(address, ()) if one is not party)
-            holders = (*others, party) if there else others
-            if holders:
-                self._holders[address] = holders
+            _enlist(self._holders, address, party, there=there)
+        if party.pod:
+            _enlist(self._of_pod, (party.space, party.pod), party, there=there)
 
     def _notice(self, party: Party) -> None:
         if party.space:
             self._changed(self._index.users(party))
         for address in party.addresses:
             self._changed(self._sought.get(address, ()))
+
+
+def _enlist(table: dict[K, tuple[Party, ...]], at: K, party: Party, *, there: bool) -> None:
+    """File somebody, or take them out; nobody is left as nothing."""
+    others = tuple(one for one in table.pop(at, ()) if one is not party)
+    found = (*others, party) if there else others
+    if found:
+        table[at] = found

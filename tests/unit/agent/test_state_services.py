@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from plait.agent.desired import Underlay
+from plait.agent.desired import Input, Underlay
 from plait.agent.snapshot import Snapshot
 from plait.agent.state import Identity, State
+from plait.agent.sync import touched
 from plait.client.agent import AttachRequest, LocalEndpoint
 from plait.model.objects import (
+    Endpoint,
     EndpointSlice,
+    EndpointSpec,
+    EndpointStatus,
     Metadata,
     Pod,
     Service,
+    Workload,
 )
 from plait.model.pods import PodSpec
 from plait.model.selectors import Selector
@@ -149,14 +154,14 @@ def test_the_kernel_is_behind_since_the_first_change_that_it_lacks(
     assert told == [None, 0.0, 7.0, 0.0]
 
 
-def pod(revision: int, node: str) -> Pod:
+def pod(revision: int, node: str, **spec: object) -> Pod:
     return Pod(
-        metadata=Metadata(name="web-0", namespace="shop", revision=revision),
-        spec=PodSpec(node=node),
+        metadata=Metadata(name="web-0", namespace="shop", revision=revision, labels={"a": "b"}),
+        spec=PodSpec(**{"uid": "u1", "node": node, "addresses": ("10.1.0.9",), **spec}),  # type: ignore[arg-type]
     )
 
 
-def test_pods_of_other_nodes_are_not_kept() -> None:
+def test_of_pods_of_other_nodes_is_kept_what_services_need() -> None:
     snapshot = Snapshot(node="h1")
     snapshot.begin()
     snapshot.put(pod(1, "h2"))
@@ -169,3 +174,49 @@ def test_pods_of_other_nodes_are_not_kept() -> None:
     snapshot.put(pod(4, "h2"))
     assert not snapshot.pods
     assert snapshot.revision == 4
+    (kept,) = snapshot
+    assert kept == Pod(
+        metadata=Metadata(name="web-0", namespace="shop", revision=4),
+        spec=PodSpec(uid="u1", node="h2"),
+    )
+    again = pod(4, "h2")
+    assert snapshot.put(again) is again
+    assert snapshot.delete(pod(4, "h2"), 5) == kept
+    assert not len(snapshot)
+
+
+def test_a_pod_elsewhere_that_is_on_its_way_out_gets_no_flows(state: State) -> None:
+    state.snapshot.put(service(2, Selector(match_labels={"app": "web"})))
+    state.snapshot.put(
+        Endpoint(
+            metadata=Metadata(name="e2", namespace="shop", labels={"app": "web"}, revision=3),
+            spec=EndpointSpec(
+                node="h2",
+                network=ServiceSpec().network,
+                addresses=("10.1.0.9",),
+                workload=Workload(pod="u1"),
+            ),
+            status=EndpointStatus(phase="ready"),
+        )
+    )
+
+    def backends(told: Pod) -> int:
+        inputs: set[Input] = set()
+        former = state.snapshot.put(told)
+        touched(told, former, inputs, set())
+        assert inputs == {"services"}
+        state.mark(inputs)
+        entry = state.view().services.frontends.get(WEB)
+        assert entry is not None
+        return len(entry.inside.backends)
+
+    assert backends(pod(4, "h2", ready=True)) == 1
+    assert backends(pod(5, "h2", ready=False)) == 0
+    assert backends(pod(6, "h2", ready=True)) == 1
+    assert backends(pod(7, "h2", ready=False, terminating=True)) == 0
+
+
+def test_what_services_do_not_need_of_a_pod_changes_nothing() -> None:
+    inputs: set[Input] = set()
+    touched(pod(2, "h2", addresses=()), pod(1, "h2"), inputs, set())
+    assert not inputs

@@ -74,6 +74,16 @@ def test_a_pod_with_all_that_matters() -> None:
     )
     assert pod.spec.addresses == ("10.112.0.9", "fd00::9")
     assert (pod.spec.ready, pod.spec.finished, pod.spec.host_network) == (True, False, False)
+    assert not pod.spec.terminating
+
+
+def test_a_pod_that_was_deleted_terminates_and_says_itself_whether_it_answers() -> None:
+    pod = made(
+        "Pod",
+        metadata={"deletionTimestamp": "2026-11-23T00:00:00Z"},
+        status={"conditions": [{"type": "Ready", "status": "True"}]},
+    )
+    assert (pod.spec.ready, pod.spec.terminating) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,11 @@ from plait.model.objects import (
     NetworkSpec,
     Node,
     NodeSpec,
+    Pod,
     Service,
+    Workload,
 )
+from plait.model.pods import PodSpec
 from plait.model.selectors import Selector
 from plait.model.service_table import BackendAddress, Choice, Entry, Frontend, ServiceTable
 from plait.model.services import (
@@ -55,6 +59,7 @@ def endpoint(
     ports: tuple[NamedPort, ...] = (),
     network: str = NETWORK,
     namespace: str = "shop",
+    pod: str = "",
 ) -> Endpoint:
     return Endpoint(
         metadata=Metadata(
@@ -66,18 +71,29 @@ def endpoint(
             name="w" + address.replace(".", "-"),
             addresses=(address,),
             named_ports=ports,
+            workload=Workload(pod=pod),
         ),
         status=EndpointStatus(phase=phase),  # type: ignore[arg-type]
     )
 
 
-def local(*addresses: str, app: str = "web") -> LocalParty:
+def pod(name: str, *, namespace: str = "shop", **spec: object) -> Pod:
+    """A pod that is ready, whose uid is its name."""
+    spec = {"uid": name, "ready": True, **spec}
+    return Pod(
+        metadata=Metadata(name=name, namespace=namespace),
+        spec=PodSpec(**spec),  # type: ignore[arg-type]
+    )
+
+
+def local(*addresses: str, app: str = "web", pod: str = "") -> LocalParty:
     return LocalParty(
         namespace="shop",
         names=("mine",),
         labels={"app": app},
         network=NETWORK,
         addresses=addresses,
+        pod=pod,
     )
 
 
@@ -133,6 +149,63 @@ class TestBackends:
         assert addresses(entry(engine.table()).inside) == ["10.1.0.9"]
         engine.set_local("x", None)
         assert addresses(entry(engine.table()).inside) == []
+
+    @pytest.mark.parametrize(
+        ("second", "expected"),
+        [
+            ({}, ["10.1.0.1", "10.1.0.2"]),
+            ({"ready": False}, ["10.1.0.1"]),
+            ({"terminating": True}, ["10.1.0.1"]),
+            ({"finished": True}, ["10.1.0.1"]),
+            (None, ["10.1.0.1"]),
+        ],
+    )
+    def test_that_are_pods_stand_as_their_orchestrator_says(
+        self, second: dict[str, Any] | None, expected: list[str]
+    ) -> None:
+        engine = told(service(selector=WEB), pod("a"), endpoint("10.1.0.1", pod="a"))
+        engine.set_local("x", local("10.1.0.2", pod="b"))
+        engine.put(pod("b"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.1", "10.1.0.2"]
+        if second is None:
+            engine.delete(pod("b"))
+        else:
+            engine.put(pod("b", **second))
+        assert addresses(entry(engine.table()).inside) == expected
+
+    def test_that_terminate_serve_while_no_other_does(self) -> None:
+        engine = told(
+            service(selector=WEB),
+            *(endpoint(f"10.1.0.{n}", pod=str(n)) for n in (1, 2, 3, 4)),
+            pod("1", ready=False),
+            pod("2", terminating=True),
+            pod("3", terminating=True, ready=False),
+        )
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.2"]
+        engine.put(pod("1"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.1"]
+
+    def test_a_pod_of_another_namespace_says_nothing_by_a_uid(self) -> None:
+        engine = told(
+            service(selector=WEB),
+            endpoint("10.1.0.1", pod="a"),
+            pod("a"),
+            pod("a", namespace="evil", ready=False),
+        )
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.1"]
+        engine.delete(pod("a", namespace="evil"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.1"]
+
+    def test_a_pods_successor_of_the_same_name_is_another(self) -> None:
+        engine = told(
+            service(selector=WEB),
+            endpoint("10.1.0.1", pod="db-0"),
+            pod("db-0"),
+            pod("db-0", uid="next"),
+        )
+        assert addresses(entry(engine.table()).inside) == []
+        engine.put(endpoint("10.1.0.2", pod="next"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.2"]
 
     def test_a_named_port_is_each_endpoints_own(self) -> None:
         engine = told(

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,8 +25,11 @@ from plait.model.objects import (
     NamedPort,
     Node,
     NodeSpec,
+    Pod,
     Service,
+    Workload,
 )
+from plait.model.pods import PodSpec
 from plait.model.selectors import Selector
 from plait.model.service_table import BackendAddress, Choice, Entry, Frontend
 from plait.model.services import (
@@ -125,6 +129,8 @@ def services(draw: st.DrawFn, source: str) -> Service:
     )
 
 
+UIDS = {"p": ("p1", "p2"), "q": ("q1", "q2")}
+uids = st.sampled_from(("", "", "p1", "p2", "q1", "q2"))
 endpoints = st.builds(
     Endpoint,
     metadata=st.builds(
@@ -140,6 +146,7 @@ endpoints = st.builds(
         name=st.just("x"),
         addresses=some_addresses,
         named_ports=named_ports,
+        workload=st.builds(Workload, pod=uids),
     ),
     status=st.builds(EndpointStatus, phase=st.sampled_from(("pending", "ready", "degraded"))),
 )
@@ -152,7 +159,27 @@ locals_ = st.one_of(
         network=st.sampled_from((NETWORKS[0], *NETWORKS)),
         addresses=some_addresses,
         named_ports=named_ports,
+        pod=uids,
     ),
+)
+pods = st.builds(
+    Pod,
+    metadata=st.builds(
+        Metadata,
+        name=st.sampled_from(("p", "q")),
+        namespace=st.sampled_from(("shop", "shop", "shop", "other")),
+    ),
+    spec=st.builds(
+        PodSpec,
+        ready=st.sampled_from((True, True, False)),
+        terminating=st.booleans(),
+        finished=st.sampled_from((False, False, True)),
+    ),
+).flatmap(
+    # No two pods of a namespace have a uid.
+    lambda pod: st.sampled_from(UIDS[pod.metadata.name]).map(
+        lambda uid: msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, uid=uid))
+    )
 )
 STATES = {
     "ready": (True, True, False),
@@ -204,7 +231,9 @@ def stories(source: str) -> st.SearchStrategy[list[Any]]:
     """What is told, one after the other."""
     told: dict[str, st.SearchStrategy[Any]] = {
         "selector": st.one_of(
-            st.tuples(verbs, endpoints), st.tuples(st.sampled_from(("x", "y")), locals_)
+            st.tuples(verbs, endpoints),
+            st.tuples(verbs, pods),
+            st.tuples(st.sampled_from(("x", "y")), locals_),
         ),
         "slices": st.tuples(verbs, slices),
         "fixed": st.tuples(st.sampled_from(("x", "y")), locals_),
@@ -229,6 +258,17 @@ class World:
     def of(self, kind: type) -> list:  # type: ignore[type-arg]
         return [obj for obj in self.objects.values() if isinstance(obj, kind)]
 
+    def conditions(self, namespace: str, uid: str, known: bool) -> tuple[bool, bool, bool]:
+        """(ready, serving, terminating) of an endpoint of a pod, or of none (no uid); `known`:
+        its agent says that it is there."""
+        if not (known and uid):
+            return known, known, False
+        for pod in self.of(Pod):
+            if (pod.metadata.namespace, pod.spec.uid) == (namespace, uid) and not pod.spec.finished:
+                leaves = pod.spec.terminating
+                return pod.spec.ready and not leaves, pod.spec.ready, leaves
+        return False, False, True
+
     def site(self, node: str) -> str:
         return next((n.spec.site for n in self.of(Node) if n.metadata.name == node), "")
 
@@ -242,15 +282,16 @@ def candidates(world: World, service: Service, port: ServicePort) -> Iterator[tu
     spec, namespace = service.spec, service.metadata.namespace
     people = [
         (e.metadata.namespace, e.spec.network, e.metadata.labels, e.spec.node, e.spec.addresses,
-         e.spec.named_ports, e.status.phase != "pending")
+         e.spec.named_ports, e.spec.workload.pod, e.status.phase != "pending")
         for e in world.of(Endpoint)
         if e.spec.node != HERE
     ] + [
-        (p.namespace, p.network, p.labels, HERE, p.addresses, p.named_ports, True)
+        (p.namespace, p.network, p.labels, HERE, p.addresses, p.named_ports, p.pod, True)
         for p in world.locals.values()
     ]  # fmt: skip
     if spec.selector is not None:
-        for space, network, labels, node, addresses, named, ready in people:
+        for space, network, labels, node, addresses, named, pod, known in people:
+            state = world.conditions(space, pod, known)
             if (space, network) == (namespace, spec.network) and spec.selector.matches(labels):
                 number = port.target_port or port.port
                 if isinstance(number, str):
@@ -259,7 +300,7 @@ def candidates(world: World, service: Service, port: ServicePort) -> Iterator[tu
                     ]
                     number = told[0].port if told else 0
                 for address in addresses:
-                    yield address, number, node, world.site(node), ready, ready, False, (), ()
+                    yield address, number, node, world.site(node), *state, (), ()
     elif spec.backends:
         for fixed in spec.backends:
             number = fixed.port or (port.target_port or port.port)

@@ -1,0 +1,30 @@
+"""How a backend stands: whether it gets new flows."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from plait.model.pods import PodSpec
+
+
+class Standing(NamedTuple):
+    """The conditions of a backend, as `model.services.SliceEndpoint` has them."""
+
+    ready: bool
+    serving: bool
+    terminating: bool
+
+
+READY: Final = Standing(ready=True, serving=True, terminating=False)
+PENDING: Final = Standing(ready=False, serving=False, terminating=False)
+GONE: Final = Standing(ready=False, serving=False, terminating=True)
+"""Of a pod that its orchestrator does not have any more, or that has ended: what is left of it
+waits for its runtime to detach it."""
+
+
+def of_pod(pod: PodSpec) -> Standing:
+    """What a pod's conditions mean (discovery/v1, EndpointConditions): on its way out it is not
+    ready, and serves as long as it says that it answers."""
+    if pod.finished:
+        return GONE
+    return Standing(pod.ready and not pod.terminating, pod.ready, pod.terminating)
