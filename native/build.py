@@ -56,4 +56,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1] if len(sys.argv) > 1 else OUTPUT), platform.machine())
+    try:
+        build(Path(sys.argv[1] if len(sys.argv) > 1 else OUTPUT), platform.machine())
+    except subprocess.CalledProcessError as failed:
+        sys.exit(failed.returncode)  # The compiler has said why.

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
+from plait.cni import install
 from plait.lab import daemons, preflight, state, topology
 from plait.lab.kubernetes import cluster, programs
 from plait.lab.lab import Lab
@@ -74,6 +75,8 @@ def up(
     preflight.check(docker=docker, kubernetes=kubernetes > 0)
     if kubernetes:
         programs.check()
+    if kubernetes and not bare:
+        install.read_shim()  # Nodes need it: rather built now than missed half-way.
     lab = Lab(name)
     with state.locked(lab.directory):
         lab.refuse_existing()
