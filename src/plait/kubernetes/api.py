@@ -8,7 +8,8 @@ who reads for ever is `plait.kubernetes.reflector`. No credential reaches a log 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeVar
 
 import aiohttp
@@ -139,10 +140,8 @@ class KubernetesApi:
             total=None, sock_connect=self._connect_timeout, sock_read=silence
         )
         what = f"GET {path}?watch"
-        try:
-            async with self._open(
-                "GET", path, query={**query, "watch": "true"}, timeout=timeout
-            ) as (response):
+        with self._refusals(what):
+            async with self._open("GET", path, query=query, timeout=timeout) as response:
                 if response.status != 200:
                     raise refusal(
                         response.status,
@@ -157,12 +156,6 @@ class KubernetesApi:
                     found = lines.feed(chunk)
                     if found:
                         yield found
-        except _DISTRUSTED as error:
-            raise self._distrusted(error) from None
-        except _LOST as error:
-            raise self._unreachable(error) from None
-        except ValueError as error:
-            raise misunderstood(what, error) from None
 
     # HTTP
 
@@ -188,17 +181,11 @@ class KubernetesApi:
         content: str = "",
     ) -> bytes:
         what = f"{method} {path}"
-        try:
+        with self._refusals(what):
             async with self._open(
                 method, path, query=query, body=body, content=content, timeout=self._timeout
             ) as response:
                 data = await _body(response)
-        except _DISTRUSTED as error:
-            raise self._distrusted(error) from None
-        except _LOST as error:
-            raise self._unreachable(error) from None
-        except ValueError as error:
-            raise misunderstood(what, error) from None
         if response.status >= 300:
             wait = response.headers.get("Retry-After", "")
             raise refusal(response.status, what, data, wait)
@@ -250,6 +237,18 @@ class KubernetesApi:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise misunderstood(path, error) from None
         return found
+
+    @contextmanager
+    def _refusals(self, what: str) -> Iterator[None]:
+        """What becomes of a request, in our words."""
+        try:
+            yield
+        except _DISTRUSTED as error:
+            raise self._distrusted(error) from None
+        except _LOST as error:
+            raise self._unreachable(error) from None
+        except ValueError as error:
+            raise misunderstood(what, error) from None
 
     def _unreachable(self, error: BaseException) -> PlaitError:
         return PlaitError(
