@@ -32,8 +32,10 @@ class Notes:
         self.refuse: dict[str, str] = {}
         self.gone: set[str] = set()
         self.plans = 0
+        self.readings = 0
 
     def observe(self) -> None:
+        self.readings += 1
         self.actual = dict(self.kernel)
 
     def plan(self, desired: HostState) -> tuple[Op, ...]:

@@ -41,12 +41,13 @@ from plait.agent.turns import (
     closed,
     differing,
     fields,
+    readings,
     without_routes_of_missing,
 )
 from plait.model.hoststate import FilterEndpoint, HostState
 
 RESYNC: Final = 5.0
-"""Seconds between full reads of the kernel: damage is mended within twice that (P6)."""
+"""Seconds in which all of the kernel is read once: damage is mended within twice that (P6)."""
 EVENT_DELAY: Final = 0.2
 """Seconds from a kernel event to the read that it causes, so that a burst costs one."""
 REAP_DELAY: Final = 0.25
@@ -113,7 +114,12 @@ class Loop:
         self._timer: asyncio.TimerHandle | None = None
         self._pass: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
-        self._next_resync = clock()
+        self._readings = readings(self._programmers)
+        self._reading = 0
+        """Which of them is next."""
+        self._whole = True
+        """The next reading is of everything."""
+        self._next_reading = clock()
         # What a former process left behind is reaped first.
         self._next_reap = clock()
         self.observed = False
@@ -175,7 +181,8 @@ class Loop:
 
     def nudge(self) -> None:
         """The kernel changed behind our back, perhaps: read it soon."""
-        self._next_resync = min(self._next_resync, self._clock() + EVENT_DELAY)
+        self._whole = True
+        self._next_reading = min(self._next_reading, self._clock() + EVENT_DELAY)
         self._wake.set()
 
     async def run(self) -> None:
@@ -188,14 +195,14 @@ class Loop:
             self._wake.clear()
             now = self._clock()
             try:
-                if now >= self._next_resync:
-                    self.resync()
+                if now >= self._next_reading:
+                    self.look()
                 elif any(item.retry_at <= now for item in self._quarantine.values()):
                     self.turn()
             except Exception:
                 # A defect must not end the only scheduler: what is dirty stays dirty.
                 log.exception("a turn of the loop failed")
-                self._next_resync = max(self._next_resync, now + self._resync)
+                self._next_reading = max(self._next_reading, now + self._resync)
             if now >= self._next_reap:
                 self._next_reap = inf
                 await self._reap()
@@ -203,21 +210,42 @@ class Loop:
     def next_due(self) -> float:
         """Monotonic time at which the loop has something to do by itself."""
         retries = (item.retry_at for item in self._quarantine.values())
-        return min((self._next_resync, self._next_reap, *retries))
+        return min((self._next_reading, self._next_reap, *retries))
+
+    def look(self) -> None:
+        """Read the part of the kernel whose time it is: with a thousand endpoints a reading of
+        all takes as long as five attaches, and whoever wants a turn meanwhile would wait for it.
+        Damage seldom comes alone, so all is read after an event, and after a part that had some.
+        """
+        if self._whole:
+            self.resync()
+            return
+        if not self._reading:
+            self._before_resync()
+        parts = self._readings[self._reading]
+        self._reading = (self._reading + 1) % len(self._readings)
+        self._next_reading = self._clock() + self._resync / len(self._readings)
+        if self._reread(parts):
+            self.resync()
 
     def resync(self) -> tuple[Op, ...]:
         """Read the kernel and mend it; returns what was mended."""
-        self._next_resync = self._clock() + self._resync
+        self._whole, self._reading = False, 0
+        self._next_reading = self._clock() + self._resync / len(self._readings)
         self._before_resync()
+        return self._reread(self._programmers)
+
+    def _reread(self, parts: Sequence[Programmer]) -> tuple[Op, ...]:
+        """Read what these programmers make, and mend it."""
         first = not self.observed
         if not first:
             self.turn()  # What is due anyway is no damage.
-        for programmer in self._programmers:
+        for programmer in parts:
             programmer.observe()
+            self._applied.pop(programmer.name, None)
         self.observed = True
-        self._applied.clear()
         known = set(self._quarantine)
-        damaged = self._damage_to_gate()
+        damaged = self._damage_to_gate() if self._gate in parts else frozenset()
         ops = self.turn()
         if first:
             return ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -66,6 +66,17 @@ POLICY: Final = "filter.policy"
 """The programmer of the rules that an endpoint needs before it is opened."""
 LINKS: Final = "links"
 FILTERS: Final = frozenset((BASE, POLICY, GATE))
+ALONE: Final = (LINKS, "shapers", "routes")
+"""Programmers that each have something for every endpoint to read, whose table others do not
+share."""
+
+
+def readings(programmers: Sequence[Programmer]) -> tuple[tuple[Programmer, ...], ...]:
+    """Which programmers read the kernel at one time: parts that take about as long as each other.
+    Those of the filter stay together, for they look at one table."""
+    alone = [(part,) for part in programmers if part.name in ALONE]
+    others = tuple(part for part in programmers if part.name not in ALONE)
+    return tuple(filter(None, (*alone, others)))
 
 
 def fields(programmer: Programmer, want: HostState) -> Any:

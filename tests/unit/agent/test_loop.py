@@ -165,6 +165,58 @@ def test_a_change_is_no_repair(bench: Bench) -> None:
     assert "b" in bench.parts["links"].kernel
 
 
+def looked(bench: Bench) -> set[str]:
+    """Which programmers read the kernel when the loop looks the next time."""
+    before = {name: part.readings for name, part in bench.parts.items()}
+    bench.loop.look()
+    return {name for name, part in bench.parts.items() if part.readings > before[name]}
+
+
+def test_what_takes_long_to_read_is_not_read_at_once(bench: Bench) -> None:
+    bench.want = state("a")
+    assert looked(bench) == bench.parts.keys()
+    start, found = bench.clock(), []
+    for _ in range(3):
+        bench.clock.advance(bench.loop._next_reading - bench.clock())
+        found.append(looked(bench))
+    assert found == [{"links"}, {"routes"}, bench.parts.keys() - {"links", "routes"}]
+    assert bench.clock() - start == pytest.approx(5.0)
+
+
+def test_all_is_read_at_once_after_an_event(bench: Bench) -> None:
+    bench.want = state("a")
+    bench.loop.look()
+    bench.loop.nudge()
+    assert looked(bench) == bench.parts.keys()
+
+
+@pytest.mark.parametrize("part", ["links", "routes", "filter.endpoints"])
+def test_damage_seldom_comes_alone(bench: Bench, part: str) -> None:
+    bench.want = state("a")
+    bench.loop.look()
+    for damaged in (part, "addresses"):
+        bench.parts[damaged].kernel.clear()
+        bench.parts[damaged].kernel["stray"] = "x"
+    readings = ["links", "routes", "filter.endpoints"]
+    for _ in range(readings.index(part)):
+        bench.loop.look()
+    assert bench.parts[part].kernel.keys() == {"stray"}
+    assert looked(bench) == bench.parts.keys()
+    assert not any("stray" in notes.kernel for notes in bench.parts.values())
+    assert bench.loop.repairs[part] == 2
+    assert bench.loop.repairs["addresses"] == 1
+
+
+def test_a_change_between_two_readings_is_no_repair(bench: Bench) -> None:
+    bench.want = state("a")
+    bench.loop.look()
+    for names in (("a", "b"), ("b",), ("b", "c")):
+        bench.want = state(*names)
+        bench.loop.look()
+    assert bench.loop.repairs == {}
+    assert bench.parts["links"].kernel.keys() == {"b", "c"}
+
+
 def test_a_vanished_namespace_is_told(bench: Bench) -> None:
     bench.parts["links"].refuse["a"] = "gone"
     bench.parts["links"].gone.add("a")
