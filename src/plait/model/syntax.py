@@ -16,8 +16,11 @@ from plait.model.errors import PlaitError
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Cidr = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-MAX_LABELS: Final = 64
-MAX_ANNOTATIONS_BYTES: Final = 16384
+MAX_LABELS_BYTES: Final = 65536
+"""Of keys and values of all labels. Kubernetes bounds neither their number nor this: tools that
+describe hosts give a Node hundreds."""
+MAX_ANNOTATIONS_BYTES: Final = 131072
+"""The keys of all labels fit in: the connector to Kubernetes notes there which are its own."""
 MAX_TEXT: Final = 1024
 MAX_ITEMS: Final = 1024
 """Longest list in any object."""
@@ -172,9 +175,8 @@ def port_range(value: str, where: str) -> range:
 
 
 def label_map(value: Mapping[str, str], where: str) -> None:
-    """Labels in the syntax of Kubernetes, at most `MAX_LABELS`."""
-    if len(value) > MAX_LABELS:
-        raise invalid(where, f"there are {len(value)} labels; at most {MAX_LABELS} are allowed")
+    """Labels in the syntax of Kubernetes, `MAX_LABELS_BYTES` in all."""
+    _size(value, where, "labels", MAX_LABELS_BYTES)
     for key, val in value.items():
         label_key(key, where)
         label_value(val, f"{where}.{key}")
@@ -182,13 +184,15 @@ def label_map(value: Mapping[str, str], where: str) -> None:
 
 def annotation_map(value: Mapping[str, str], where: str) -> None:
     """Annotations: keys as labels have them, any text, `MAX_ANNOTATIONS_BYTES` in all."""
-    size = sum(len(key.encode()) + len(val.encode()) for key, val in value.items())
-    if size > MAX_ANNOTATIONS_BYTES:
-        raise invalid(
-            where, f"the annotations have {size} bytes; {MAX_ANNOTATIONS_BYTES} are allowed"
-        )
+    _size(value, where, "annotations", MAX_ANNOTATIONS_BYTES)
     for key in value:
         label_key(key, where)
+
+
+def _size(value: Mapping[str, str], where: str, what: str, limit: int) -> None:
+    size = sum(len(key.encode()) + len(val.encode()) for key, val in value.items())
+    if size > limit:
+        raise invalid(where, f"the {what} have {size} bytes; {limit} are allowed")
 
 
 def label_value(value: str, where: str) -> str:

@@ -113,6 +113,18 @@ async def test_a_node_lends_its_labels_to_the_one_of_its_name_or_address(stage: 
     assert node.metadata.annotations == {}
 
 
+async def test_of_labels_come_as_many_as_kubernetes_takes(stage: Stage) -> None:
+    many = {f"feature.node.kubernetes.io/cpu-cpuid.{number}": "true" for number in range(500)}
+    await stage.agent("n1")
+    stage.connect()
+    stage.put(kinds.NODES, "n1", metadata={"labels": many}, spec={})
+    stage.pod("web-0", nodeName="n1", labels=many)
+    await stage.comes(Node, "n1", "", lambda n: n.metadata.labels == many)
+    await stage.comes(Pod, "web-0", "shop", lambda p: p and p.metadata.labels == many)
+    stage.put(kinds.NODES, "n1", metadata={"labels": {}}, spec={})
+    await stage.comes(Node, "n1", "", lambda n: not n.metadata.labels)
+
+
 async def test_pods_follow_when_their_node_gets_another_name_here(stage: Stage) -> None:
     internal = {"addresses": [{"type": "InternalIP", "address": "192.0.2.2"}]}
     stage.put(kinds.NODES, "n2", spec={}, status=internal)
@@ -155,7 +167,7 @@ async def test_a_bad_object_blocks_no_other_and_a_bad_policy_closes(stage: Stage
     ports = {"ports": [{"port": 80, "endPort": 70}]}
     bad = {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [ports]}
     stage.put(kinds.NETWORK_POLICIES, "bad", "shop", spec=bad)
-    stage.pod("bad", labels={f"label-{i}": "x" for i in range(100)})
+    stage.pod("bad", labels={f"label-{i}": "x" * 63 for i in range(1000)})
     stage.pod("good")
     running = stage.connect()
     await stage.comes(Pod, "good", "shop")

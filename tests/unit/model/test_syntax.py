@@ -101,7 +101,7 @@ def test_a_cidr_with_host_bits_says_which_one_was_meant() -> None:
         {"a": "-"},
         {"a": "x" * 64},
         {"x" * 64: "a"},
-        {f"k{i}": "" for i in range(65)},
+        {f"k{i}.{'x' * 56}": "y" * 63 for i in range(600)},
     ],
 )
 def test_labels_that_kubernetes_refuses_are_refused(labels: dict[str, str]) -> None:
@@ -113,9 +113,13 @@ def test_labels_that_kubernetes_takes_are_taken() -> None:
     syntax.label_map(
         {"app": "web", "app.kubernetes.io/name": "x.Y_z-0", "e": "", "UP": "A"}, "labels"
     )
+    # As node-feature-discovery gives them to a Node.
+    syntax.label_map(
+        {f"feature.node.kubernetes.io/cpu-cpuid.{i}": "true" for i in range(500)}, "labels"
+    )
 
 
 def test_annotations_have_a_size() -> None:
     syntax.annotation_map({"a": "any text\n at all"}, "annotations")
     with pytest.raises(PlaitError):
-        syntax.annotation_map({"a": "x" * 16384}, "annotations")
+        syntax.annotation_map({"a": "x" * 131072}, "annotations")
