@@ -41,6 +41,12 @@ class Victim:
     def disarm(self) -> None:
         inside(self.lab, self.host, FILE).unlink(missing_ok=True)
 
+    def kill(self) -> None:
+        """It dies here and now; its next life is ready."""
+        self.pid = daemons.program_pid(self.lab, self.host, "agent")
+        self.lab.run(self.host, ["kill", "-9", str(self.pid)])
+        self._reborn()
+
     @property
     def struck(self) -> bool:
         """The agent has come to the step."""
@@ -49,6 +55,9 @@ class Victim:
     def died(self) -> None:
         """It has died at that step, and its next life is ready."""
         assert self.struck, "the step was never come to"
+        self._reborn()
+
+    def _reborn(self) -> None:
         eventually("the agent is started again", self._started)
         eventually("the agent is ready again", lambda: ready(self.lab, self.host))
 

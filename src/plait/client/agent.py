@@ -60,6 +60,9 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     bandwidth: Bandwidth | None = None
     pod: str = ""
     """Uid of the Pod that it belongs to; the agent identifies it anew whenever that Pod changes."""
+    began: int = 0
+    """When the caller was asked for it: nanoseconds since boot, sleep included; 0: it does not say.
+    Only callers look at it, to know an outdated request to remove it."""
 
 
 class EndpointIdentity(msgspec.Struct, frozen=True, kw_only=True):

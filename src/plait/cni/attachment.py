@@ -93,6 +93,7 @@ def request(call: Call, identity: Identity, *, default_route: bool) -> AttachReq
             egress_burst=rates.egress_burst,
         ),
         pod=identity.pod,
+        began=call.started,
     )
 
 

@@ -20,7 +20,7 @@ from plait.client.locks import Locks
 from plait.cni import attachment, checking
 from plait.cni.attachment import Identity, endpoint_id
 from plait.cni.kept import Kept
-from plait.cni.order import Order
+from plait.cni.order import Order, late_del
 from plait.cni.refusals import as_cni
 from plait.model.errors import PlaitError
 from plait.wire.cni import errors, result
@@ -67,7 +67,7 @@ class CniPlugin:
         self._boottime = boottime
         self.served: Counter[tuple[str, int]] = Counter()
         """Calls by verb and code, 0 for success; `none` is the verb of what is no call."""
-        self._order = Order()
+        self._order = Order(boottime())
         self._locks = Locks()
         self._adding: dict[str, dict[asyncio.Task[Answer], int]] = {}
         """ADDs under way, with their beginnings."""
@@ -163,6 +163,8 @@ class CniPlugin:
         ident = endpoint_id(call.name, call.attachment)
         if self._stopping:
             raise CniError(errors.TRY_AGAIN, "the agent stops")
+        if self._order.forgotten(call.started):
+            raise CniError(errors.TRY_AGAIN, "the ADD began before this agent, which has restarted")
         began = call.started or self._boottime()
         left = call.settings.deadline - (self._boottime() - began) / 1e9
         task = asyncio.create_task(self._attach(ident, call, left))
@@ -213,7 +215,6 @@ class CniPlugin:
                 except BaseException:
                     await self._agent.detach(ident)
                     raise
-                self._order.added(ident, call.started, present)
         return Answer(body)
 
     def _namespace(self, call: Call) -> int:
@@ -263,9 +264,11 @@ class CniPlugin:
     async def _del(self, call: Call) -> Answer:
         """Remove the attachment; no error when there is none."""
         ident = endpoint_id(call.name, call.attachment)
+        present = await self._agent.endpoints()
         under_way = tuple(self._adding.get(ident, {}).items())
-        newer = call.started and any(began > call.started for _, began in under_way)
-        if newer or self._order.late_del(ident, call.started):
+        begun = [began for _, began in under_way]
+        begun += [found.request.began for found in present if found.request.id == ident]
+        if any(late_del(began, call.started) for began in begun):
             log.warning("a DEL that began before the ADD came after it", endpoint=ident)
             return Answer(b"")
         self._order.deleted(ident, call.started)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from plait.lab.lab import Lab
 from plait.lab.workloads import PLAIT
 
 OURS: Mapping[str, Any] = {"type": "plait", "capabilities": dict.fromkeys(CAPABILITIES, True)}
+CONFIG: Mapping[str, Any] = {"cniVersion": "1.1.0", "name": "podnet", "type": "plait"}
 TALK = str(Path(talk.__file__))
 DEBIAN = "/usr/lib/cni"
 """Plugins of Debian's containernetworking-plugins."""
@@ -219,6 +221,24 @@ def nothing_stays(cni_lab: Lab, shim: Path) -> Iterator[None]:
     before = at_rest(cni_lab, "h1", quiet=0.5)
     yield
     assert_back(cni_lab, "h1", before, seconds=20)
+
+
+def request(verb: str, at: Attachment, started: int, **keys: Any) -> bytes:
+    """What the shim sends of a call that began at that time, in ns since boot."""
+    environment = {
+        "PLAIT_STARTED": str(started),
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": at.container,
+        "CNI_NETNS": at.netns,
+        "CNI_IFNAME": at.ifname,
+    }
+    head = b"".join(f"{name}={value}\0".encode() for name, value in environment.items())
+    return head + b"\0" + json.dumps({**CONFIG, **keys}).encode()
+
+
+def now() -> int:
+    """Nanoseconds since boot."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def refused(code: int, call: Callable[[], Any]) -> PluginError:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tests.lab.cni.conftest import Box, ours, refused
+from tests.lab.cni.conftest import CONFIG, Box, now, ours, refused, request
 from tests.lab.conftest import eventually
-from tests.support.libcni import VERSIONS, Attachment, PluginError, outcome
+from tests.support.libcni import VERSIONS, PluginError, outcome
 
 from plait.wire.cni import errors
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("nothing_stays")]
 
-CONFIG = {"cniVersion": "1.1.0", "name": "podnet", "type": "plait"}
 GOOD = {
     "CNI_CONTAINERID": "some-container",
     "CNI_NETNS": "/run/netns/none",
@@ -247,23 +245,6 @@ def test_many_containers_at_a_time(box: Box) -> None:
 
 
 # The order of things: a runtime that dies leaves its plugin running.
-
-
-def request(verb: str, at: Attachment, started: int, **keys: Any) -> bytes:
-    """What the shim sends of a call that began at that time, in ns since boot."""
-    environment = {
-        "PLAIT_STARTED": str(started),
-        "CNI_COMMAND": verb,
-        "CNI_CONTAINERID": at.container,
-        "CNI_NETNS": at.netns,
-        "CNI_IFNAME": at.ifname,
-    }
-    head = b"".join(f"{name}={value}\0".encode() for name, value in environment.items())
-    return head + b"\0" + json.dumps({**CONFIG, **keys}).encode()
-
-
-def now() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def test_an_add_that_comes_after_its_del_is_refused(box: Box) -> None:

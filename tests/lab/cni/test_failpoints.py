@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.lab.census import assert_back, at_rest
-from tests.lab.cni.conftest import Box, refused
+from tests.lab.cni.conftest import Box, now, refused, request
 from tests.lab.conftest import eventually, made, unique
 from tests.lab.victim import Victim, mortal
 from tests.support.libcni import Attachment, Network
@@ -97,6 +97,26 @@ def test_an_add_of_which_nobody_calls_del_is_found_by_gc(
     victim.died()
     network.gc([])
     assert box.endpoints() == ()
+    assert_back(victim.lab, HOST, before)
+
+
+def test_the_order_of_calls_is_kept_over_a_kill(
+    box: Box, victim: Victim, before: frozenset[str]
+) -> None:
+    """An ADD after its own DEL, a DEL after the next ADD; the agent was killed in between."""
+    network, at, began = box.network(), box.container(), now()
+    network.delete(at)
+    victim.kill()
+    status, said = box.post(request("ADD", at, began))
+    assert (status, said["code"]) == (TRY_AGAIN, TRY_AGAIN)
+    assert box.endpoints() == ()
+    began = now()
+    add(network, at)
+    victim.kill()
+    assert box.post(request("DEL", at, began)) == (0, None)
+    network.check(at)
+    network.delete(at)
+    network.gc([])
     assert_back(victim.lab, HOST, before)
 
 

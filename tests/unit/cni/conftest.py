@@ -37,7 +37,14 @@ class Runtime:
         self.queue = directory / "queue"
         self.now = 1_000 * 10**9
         """Nanoseconds since boot."""
-        self.plugin = CniPlugin(agent.service, Kept(self.queue, BOOT), boottime=lambda: self.now)
+        self.plugin = self.restarted()
+
+    def restarted(self) -> CniPlugin:
+        """The plugin of a new process: it knows what is on the disk."""
+        self.now += 10**6
+        kept = Kept(self.queue, BOOT)
+        self.plugin = CniPlugin(self.agent.service, kept, boottime=lambda: self.now)
+        return self.plugin
 
     def netns(self, name: str) -> str:
         """A network namespace: for the agent's fake kernel, and for whoever looks at its path."""

@@ -108,6 +108,23 @@ async def test_the_order_of_beginnings_counts(runtime: Runtime) -> None:
     assert await runtime.attached() == set()
 
 
+async def test_the_order_of_beginnings_counts_over_a_restart(runtime: Runtime) -> None:
+    early = runtime.body("ADD")
+    await runtime("DEL")
+    runtime.restarted()
+    answer = await runtime.plugin.handle(early)
+    assert (answer.status, runtime.said(answer)["code"]) == (11, 11)
+    assert "restarted" in runtime.said(answer)["msg"]
+    assert await runtime.attached() == set()
+    early = runtime.body("DEL")
+    await runtime("ADD")
+    runtime.restarted()
+    assert (await runtime.plugin.handle(early)).status == 0
+    assert await runtime.attached() == {("c1", "eth0")}
+    await runtime("DEL")
+    assert await runtime.attached() == set()
+
+
 async def test_calls_that_do_not_say_when_they_began_are_served(runtime: Runtime) -> None:
     await runtime("DEL", started="")
     await runtime("ADD", started="")
