@@ -57,20 +57,21 @@ def why(
 ) -> None:
     """Say whether SRC reaches DST by PORT, and which network, policy and rule decided.
 
-    SRC and DST are a name (web, shop/web), an address, a host (node:h1) or, as DST, a Service
-    (by name or address: the answer is about its backends) or a name outside. PORT is 80, 80/tcp,
-    53/udp, a port's name such as http, icmp or icmp/TYPE.
+    SRC and DST are a name (web, shop/web, web.shop), an address, a host (node:h1) or, as DST, a
+    Service (by name or address: the answer is about its backends) or a name outside. PORT is 80,
+    80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE.
     The answer comes from the objects alone; with -f from manifests, with no server.
     """
     from plait.cli import output, why_live
     from plait.cli.offline import world_of
     from plait.policy.explain import as_data
-    from plait.policy.find_services import find_call
+    from plait.policy.find_services import find_call, followed
     from plait.policy.questions import parse_asked
 
     if live and files:
         raise click.UsageError("--live asks the kernel, which knows nothing of -f's manifests")
     world = world_of(files)
+    alias, dst = dst, followed(world, dst, namespace)
     call = find_call(world, dst, parse_asked(port), namespace)
     found = answers(world, src, dst, port, namespace, call)
     kernel = why_live.ask(found) if live else None
@@ -84,6 +85,8 @@ def why(
             }
         )
     else:
+        if alias != dst:
+            output.say(output.clean(f"{alias} stands for {dst}"))
         if call is not None:
             output.say(output.clean(_led(call)))
         if found:

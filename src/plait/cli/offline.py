@@ -70,6 +70,7 @@ def stored() -> list[AnyObject]:
 async def deciding(client: Api) -> list[AnyObject]:
     """The objects that have a part in policy, as a server has them now."""
     from plait.model.objects import (
+        Cluster,
         Endpoint,
         EndpointSlice,
         Group,
@@ -81,6 +82,7 @@ async def deciding(client: Api) -> list[AnyObject]:
     )
 
     kinds: tuple[Any, ...] = (
+        Cluster,
         Namespace,
         Node,
         Network,

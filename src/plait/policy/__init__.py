@@ -20,6 +20,7 @@ Asking: worlds -> answers
     reference, portspec, verbs        how a command names a side and a port; what it writes
     verb_effects                      what follows from that
     questions, find_parties           which ports, between whom; who is meant
+    local_names                       names with dots that are ours
     find_services                     who answers where a Service is meant
     find_policy, words                which policy is meant; all of it in words
     explain, remedies                 why; what would change the answer

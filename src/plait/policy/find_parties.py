@@ -2,7 +2,8 @@
 
 As for `plait allow` (`plait.policy.reference`): `web`, `shop/web`, `shop/app=web`, `ns:shop`,
 `group:office`, `network:db`, `node:host1`, an address, `domain:example.com`, `world`, `anyone`; and
-`shop/web@10.9.0.3` for one of several endpoints of a name, and an endpoint's id.
+`shop/web@10.9.0.3` for one of several endpoints of a name, an endpoint's id, and the names that
+containers use (`local_names`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint
 from plait.policy.evaluate_rule import peer_matches
+from plait.policy.local_names import local_name
 from plait.policy.questions import OUTSIDE, endpoint_names
 from plait.policy.reference import Reference, parse, peers, subject
 from plait.policy.world import Party, World, canonical, endpoint_text
@@ -86,8 +88,25 @@ def _endpoints(world: World, text: str, reference: Reference, *, anywhere: bool)
     if reference.name in world.nodes and "/" not in text:
         return _node(world, reference.name)
     if "." in reference.name and "/" not in text:
-        return _domain(reference.name)
+        return _dotted(world, reference.name)
     raise _nobody(world, text)
+
+
+def _dotted(world: World, text: str) -> tuple[Who, ...]:
+    """An endpoint of ours by its whole name, or a name outside."""
+    local = local_name(world, text)
+    if local is None:
+        return _domain(text)
+    found = [
+        e
+        for e in world.endpoints
+        if e.metadata.namespace == local.namespace and local.name in (e.spec.name, *e.spec.aliases)
+    ]
+    if found:
+        return _whos(world, found)
+    if local.certain:
+        raise _nobody(world, text)
+    return _domain(text)
 
 
 def _selected(world: World, reference: Reference) -> list[Endpoint]:

@@ -15,9 +15,12 @@ from plait.model.objects import Endpoint, Node, Service
 from plait.model.services import ServicePort
 from plait.policy.find_parties import Who, meetings
 from plait.policy.flow import Flow
+from plait.policy.local_names import local_name
 from plait.policy.questions import PortAsked, endpoint_names
 from plait.policy.world import Party, World, canonical
 
+MAX_ALIASES: Final = 8
+"""Names that stand for each other and are followed."""
 OPENED: Final = ("NodePort", "LoadBalancer")
 """Types of Services that have node ports."""
 
@@ -99,6 +102,19 @@ def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") ->
     )
 
 
+def followed(world: World, text: str, namespace: str = "") -> str:
+    """What a receiver stands for: the other name of an alias (ExternalName), else itself.
+
+    PLAIT-API-004 when several namespaces have the name.
+    """
+    for _ in range(MAX_ALIASES):
+        service = _service(world, text, namespace)
+        if service is None or service.spec.type != "ExternalName":
+            break
+        text, namespace = service.spec.external_name, ""
+    return text
+
+
 def _at_node(world: World, text: str, asked: PortAsked) -> Call | None:
     """The Service of a node port, unless an endpoint publishes that port on the host."""
     address = canonical(text)
@@ -122,6 +138,10 @@ def _service(world: World, text: str, namespace: str) -> Service | None:
     if address:
         return next((one for one in world.services.values() if address in _addresses(one)), None)
     space, slash, name = text.rpartition("/")
+    local = local_name(world, text)
+    if local is not None:
+        known = world.services.get((local.namespace, local.name))
+        return None if local.is_endpoint else known
     if slash or namespace:
         return world.services.get((space or namespace, name))
     found = [one for (_, known), one in world.services.items() if known == name]

@@ -13,7 +13,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from plait.model.marks import GATEWAY4, GATEWAY6, RESOLVER6
-from plait.model.objects import Endpoint, EndpointSlice, Namespace, Network, Node, Service
+from plait.model.objects import (
+    Cluster,
+    ClusterSpec,
+    Endpoint,
+    EndpointSlice,
+    Namespace,
+    Network,
+    Node,
+    Service,
+)
 from plait.model.policies import (
     DIRECTIONS,
     TIERS,
@@ -70,6 +79,8 @@ class World:
         self.groups: dict[str, Group] = {}
         self.services: dict[tuple[str, str], Service] = {}
         """By namespace and name."""
+        self.domain, self.kubernetes_domain = ClusterSpec().domain, ClusterSpec().kubernetes_domain
+        """Of our names, and of those of Kubernetes' schema."""
         self.slices: dict[tuple[str, str], list[EndpointSlice]] = {}
         """By namespace and name of their Service."""
         self.peers: tuple[Peer, ...] = ()
@@ -114,6 +125,9 @@ class World:
                     world.networks[obj.metadata.name] = obj
                 case Group():
                     world.groups[obj.metadata.name] = obj
+                case Cluster():
+                    world.domain = obj.spec.domain
+                    world.kubernetes_domain = obj.spec.kubernetes_domain
                 case Service():
                     world.services[obj.metadata.namespace, obj.metadata.name] = obj
                 case EndpointSlice():

@@ -126,6 +126,20 @@ def test_a_name_outside_is_told_for_both_families(
     assert capsys.readouterr().out.rstrip().endswith(" to example.com")
 
 
+def test_what_a_name_stands_for_is_told(
+    manifests: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alias = tmp_path / "alias.yaml"
+    alias.write_text(
+        "{apiVersion: v1, kind: Service, metadata: {name: old, namespace: shop},"
+        " spec: {type: ExternalName, externalName: api.shop.svc.cluster.local}}"
+    )
+    run("why", "shop/front", "old.shop", "81/udp", "-f", manifests)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "old.shop stands for api.shop.svc.cluster.local"
+    assert second.startswith("shop/front") and "-> shop/api" in second
+
+
 def test_an_endpoint_without_a_name_is_explained_too(
     manifests: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from tests.support.worlds import endpoint, labelled, namespace, node
 
 from plait.model.errors import PlaitError
 from plait.model.meta import Metadata
+from plait.model.objects import Cluster, ClusterSpec
 from plait.model.policies import Group, GroupSpec
 from plait.policy.find_parties import find, meetings
 from plait.policy.world import World
@@ -24,6 +25,23 @@ WORLD = World.of(
         Group(metadata=Metadata(name="webs"), spec=GroupSpec(endpoints=labelled(app="web"))),
     )
 )
+
+
+@pytest.mark.parametrize("text", ["no.shop.plait.local", "no.shop.svc", "shop.svc.cluster.local"])
+def test_names_below_a_domain_of_ours_are_nobody_elses(text: str) -> None:
+    with pytest.raises(PlaitError, match=f"nobody is called `{text}`"):
+        find(WORLD, text)
+
+
+def test_the_domains_are_those_of_the_cluster() -> None:
+    spec = ClusterSpec(domain="net.example", kubernetes_domain="kube.example")
+    cluster = Cluster(metadata=Metadata(name="plait"), spec=spec)
+    world = World.of((cluster, endpoint("shop/db", "10.0.0.3")))
+    for text in ("db.shop.net.example", "db.shop.svc.kube.example"):
+        assert [who.text for who in find(world, text)] == ["shop/db"]
+    assert [who.text for who in find(world, "db.shop.plait.local")] == [
+        "domain:db.shop.plait.local"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +65,12 @@ WORLD = World.of(
         ("node:h1", ["node:h1"]),
         ("198.51.100.1", ["198.51.100.1"]),
         ("example.com", ["domain:example.com"]),
+        ("db.shop", ["shop/db"]),
+        ("store.shop", ["shop/db"]),
+        ("db.ops.plait.local", ["ops/db"]),
+        ("db.shop.svc.cluster.local", ["shop/db"]),
+        ("db.any.shop.svc", ["shop/db"]),
+        ("db.shop.example.com", ["domain:db.shop.example.com"]),
         ("domain:localhost", ["domain:localhost"]),
         ("world", ["203.0.113.1", "2001:db8::1"]),
         (

@@ -18,7 +18,7 @@ from plait.model.services import (
 )
 from plait.policy.evaluate import evaluate
 from plait.policy.find_parties import find
-from plait.policy.find_services import Call, find_call
+from plait.policy.find_services import Call, find_call, followed
 from plait.policy.questions import parse_asked
 from plait.policy.world import World
 
@@ -59,7 +59,13 @@ def led(call: Call | None) -> list[tuple[str, int]]:
     return sorted((backend.party.address, backend.port) for backend in call.backends)
 
 
-@pytest.mark.parametrize("text", ["web", "shop/web", "10.96.0.1", "fd96:0::1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("web", "shop/web", "10.96.0.1", "fd96:0::1"),
+        *("web.shop", "web.shop.svc", "web.shop.svc.cluster.local.", "WEB.shop.plait.local"),
+    ],
+)
 @pytest.mark.parametrize("port", ["80", "http", "80/tcp"])
 def test_is_found_by_name_and_address(text: str, port: str) -> None:
     world = World.of((*ENDPOINTS, service()))
@@ -70,7 +76,9 @@ def test_is_found_by_name_and_address(text: str, port: str) -> None:
     assert names == {"shop/a", "shop/b"}
 
 
-@pytest.mark.parametrize("text", ["db", "other/web", "10.96.0.2", "10.0.0.1", "app=web", "world"])
+@pytest.mark.parametrize(
+    "text", ["db", "other/web", "10.96.0.2", "10.0.0.1", "app=web", "world", "a.web.shop.svc"]
+)
 def test_others_are_no_services(text: str) -> None:
     world = World.of((*ENDPOINTS, service()))
     assert find_call(world, text, parse_asked("80")) is None
@@ -92,6 +100,19 @@ def test_a_port_that_it_has_not_is_an_endpoints_or_refused() -> None:
     assert find_call(world, "shop/x", parse_asked("80/tcp")) is not None
     with pytest.raises(PlaitError, match="80/udp"):
         find_call(world, "shop/x", parse_asked("80/udp"))
+
+
+def test_an_alias_stands_for_another_name() -> None:
+    far = service("shop/far", type="ExternalName", external_name="web.shop.svc.cluster.local")
+    farther = service("shop/farther", type="ExternalName", external_name="far.shop")
+    out = service("shop/out", type="ExternalName", external_name="www.example.com")
+    ring = service("shop/ring", type="ExternalName", external_name="ring.shop")
+    world = World.of((*ENDPOINTS, service(), far, farther, out, ring))
+    for text in ("far", "shop/farther", "farther.shop"):
+        assert followed(world, text) == "web.shop.svc.cluster.local"
+    assert followed(world, "out") == "www.example.com"
+    assert followed(world, "shop/web") == "shop/web"
+    assert followed(world, "ring") == "ring.shop"
 
 
 def test_fixed_backends_may_be_anybody() -> None:
