@@ -74,13 +74,17 @@ def why(
     alias, dst = dst, followed(world, dst, namespace)
     call = find_call(world, dst, parse_asked(port), namespace)
     found = answers(world, src, dst, port, namespace, call)
+    refused = refusals(world, src, namespace, call)
     kernel = why_live.ask(found) if live else None
     if as_json:
         output.json_out(
             {
-                "allowed": bool(found) and all(verdict.allowed for verdict in found),
+                "allowed": bool(found)
+                and not refused
+                and all(verdict.allowed for verdict in found),
                 "answers": [as_data(world, verdict) for verdict in found],
                 **({"service": call.name, "backends": len(call.backends)} if call else {}),
+                **({"refused": refused} if refused else {}),
                 **({"live": why_live.as_data(kernel)} if kernel is not None else {}),
             }
         )
@@ -89,6 +93,8 @@ def why(
             output.say(output.clean(f"{alias} stands for {dst}"))
         if call is not None:
             output.say(output.clean(_led(call)))
+        for sender, reason in refused.items():
+            output.say(output.clean(f"{sender} reaches none of them: {reason}"))
         if found:
             show(world, found, whole=whole)
         if kernel is not None:
@@ -148,6 +154,20 @@ def answers(
         else "none of its ports has a name",
         fix=("name the port by its number, such as 80/tcp",),
     )
+
+
+def refusals(world: World, src: str, namespace: str, call: Call | None) -> dict[str, str]:
+    """Why senders reach no backend of the Service that is called, by their addresses."""
+    from plait.policy.find_parties import find
+
+    if call is None:
+        return {}
+    told = {
+        party.address: call.refusal(party)
+        for who in find(world, src, namespace)
+        for party in who.parties
+    }
+    return {address: reason for address, reason in told.items() if reason}
 
 
 def _led(call: Call) -> str:

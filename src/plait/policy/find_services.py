@@ -1,23 +1,24 @@
 """From what people call a receiver to the backends of a Service, if it is one.
 
 What names and addresses mean is as everywhere: a Service's name comes before an endpoint's
-(names.md), and its addresses are nobody else's. Answers are those of the rules alone: which
-backends a host prefers, and which of them are on it, is left aside.
+(names.md), and its addresses are nobody else's. Which backends a host prefers is left aside;
+whom it must not use, and who may not call, is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ipaddress
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from plait.model.errors import PlaitError
 from plait.model.objects import Endpoint, Node, Service
 from plait.model.services import ServicePort
-from plait.policy.find_parties import Who, meetings
+from plait.policy.find_parties import Who
 from plait.policy.flow import Flow
 from plait.policy.local_names import local_name
-from plait.policy.questions import PortAsked, endpoint_names
-from plait.policy.world import Party, World, canonical
+from plait.policy.questions import PortAsked
+from plait.policy.world import Party, World, canonical, parse_cidr
 
 MAX_ALIASES: Final = 8
 """Names that stand for each other and are followed."""
@@ -40,39 +41,90 @@ class Call(NamedTuple):
 
     service: Service
     port: ServicePort
-    backends: tuple[Backend, ...]
-    """Those that flows go to, the ready ones or, without any, those that still serve."""
+    known: tuple[Backend, ...]
+    """All that have the port, ready or not."""
     node: Node | None = None
     """The host whose node port is called; None: an address of the Service's own is."""
+    address: str = ""
+    """The address of the Service's that is called, canonical; empty: it was named otherwise."""
 
     @property
     def name(self) -> str:
         """Namespace and name."""
         return f"{self.service.metadata.namespace}/{self.service.metadata.name}"
 
-    def whos(self, world: World) -> tuple[tuple[Who, int], ...]:
-        """Each backend, and its port."""
-        called = endpoint_names(world.endpoints)
-        return tuple((_who(called, backend), backend.port) for backend in self.backends)
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """Those that flows go to: the ready ones or, without any, those that still serve."""
+        return _usable(self.known)
+
+    def met_by(self, sender: Party) -> tuple[Backend, ...]:
+        """Those of a sender's family that its flows may go to."""
+        if self._keeps_out(sender):
+            return ()
+        host = self._kept_to(sender)
+        return _usable([b for b in self._alike(sender) if not host or _host(b.party) == host])
+
+    def refusal(self, sender: Party) -> str:
+        """Why a sender meets none, though others would; empty if it is not so."""
+        if self.met_by(sender) or not _usable(self._alike(sender)):
+            return ""
+        if self._keeps_out(sender):
+            ranges = ", ".join(self.service.spec.source_ranges)
+            return f"{self.address} takes none but {ranges}: dropped"
+        host, outside = self._kept_to(sender), self.node is not None
+        where = "outside" if outside else "the network"
+        return (
+            f"node {host} has no backend of its own, and the Service leads traffic from {where} "
+            f"to no other: {'dropped' if outside else 'refused'}"
+        )
 
     def flows(self, world: World, sender: Who) -> Iterator[Flow]:
-        """What comes of a sender's flows: one to each backend of a family that it has."""
-        for backend, number in self.whos(world):
-            for here, there in meetings(sender, backend):
-                if (":" in here.address) == (":" in there.address):
-                    seen = self._seen_as(world, here, there)
-                    yield Flow(
-                        seen, there, self.port.protocol, number, published=here.endpoint is None
-                    )
+        """What comes of a sender's flows: one to each backend that it may meet."""
+        for here in sender.parties:
+            for backend in self.met_by(here):
+                seen = self._seen_as(world, here, backend.party)
+                outside = here.endpoint is None
+                yield Flow(seen, backend.party, self.port.protocol, backend.port, published=outside)
+
+    def _alike(self, sender: Party) -> list[Backend]:
+        """Those of the sender's family, if the address that is called is of it."""
+        if self.address and not _same_family(sender.address, self.address):
+            return []
+        return [one for one in self.known if _same_family(sender.address, one.party.address)]
+
+    def _keeps_out(self, sender: Party) -> bool:
+        """Source ranges: they are of load-balancer addresses, and let hosts of ours in."""
+        spec = self.service.spec
+        if not spec.source_ranges or sender.node is not None:
+            return False
+        if self.address not in map(canonical, spec.load_balancer_addresses):
+            return False
+        address = ipaddress.ip_address(sender.address)
+        return not any(
+            cidr is not None and address in cidr for cidr in map(parse_cidr, spec.source_ranges)
+        )
+
+    def _kept_to(self, sender: Party) -> str:
+        """The host whose backends alone serve a sender; empty: all do. Which host a load-balancer
+        address leads to is not known here."""
+        spec = self.service.spec
+        if self.node is not None:
+            own = _host(sender) == self.node.metadata.name
+            local = spec.external_traffic == "Local" and not own
+            return self.node.metadata.name if local else ""
+        if self.address and self.address not in map(canonical, spec.addresses):
+            return ""
+        return _host(sender) if spec.internal_traffic == "Local" else ""
 
     def _seen_as(self, world: World, sender: Party, backend: Party) -> Party:
         """Whom a backend sees: a sender outside as the host that it came to, unless it is there."""
         if sender.endpoint is not None or self.node is None:
             return sender
-        if backend.endpoint is not None and backend.endpoint.spec.node == self.node.metadata.name:
+        if _host(backend) == self.node.metadata.name:
             return sender
         hosts = world.parties(self.node)
-        same = (h for h in hosts if (":" in h.address) == (":" in backend.address))
+        same = (host for host in hosts if _same_family(host.address, backend.address))
         return next(same, sender)
 
 
@@ -90,7 +142,7 @@ def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") ->
         return None
     found = [port for port in service.spec.ports if _is_asked(port, asked)]
     if found:
-        return _call(world, service, found[0])
+        return _call(world, service, found[0])._replace(address=canonical(text))
     if service.spec.headless or (not canonical(text) and _is_endpoint(world, service)):
         return None
     having = ", ".join(f"{port.port}/{port.protocol.lower()}" for port in service.spec.ports)
@@ -130,7 +182,8 @@ def _at_node(world: World, text: str, asked: PortAsked) -> Call | None:
 
 
 def _call(world: World, service: Service, port: ServicePort) -> Call:
-    return Call(service, port, _usable(tuple(_backends(world, service, port))))
+    found = _backends(world, service, port)
+    return Call(service, port, tuple(backend for backend in found if backend.port))
 
 
 def _service(world: World, text: str, namespace: str) -> Service | None:
@@ -219,17 +272,19 @@ def _target(port: ServicePort, endpoint: Endpoint | None) -> int:
     return next(numbers, 0)
 
 
-def _usable(backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
-    having = [backend for backend in backends if backend.port]
-    found = [one for one in having if one.ready] or [one for one in having if one.draining]
+def _usable(backends: Sequence[Backend]) -> tuple[Backend, ...]:
+    found = [one for one in backends if one.ready] or [one for one in backends if one.draining]
     # An endpoint may stand in two slices while it is moved from one to the other.
     unique = {(one.party.address, one.port): one for one in found}
     return tuple(unique.values())
 
 
-def _who(called: dict[tuple[str, str], str], backend: Backend) -> Who:
-    party = backend.party
+def _host(party: Party) -> str:
+    """Name of the host that a party is on, or is; empty for others."""
     if party.endpoint is not None:
-        meta = party.endpoint.metadata
-        return Who(called[meta.namespace, meta.name], (party,))
-    return Who(str(party), (party,))
+        return party.endpoint.spec.node
+    return party.node.metadata.name if party.node is not None else ""
+
+
+def _same_family(one: str, other: str) -> bool:
+    return (":" in one) == (":" in other)

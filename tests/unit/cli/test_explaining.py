@@ -137,7 +137,28 @@ def test_what_a_name_stands_for_is_told(
     run("why", "shop/front", "old.shop", "81/udp", "-f", manifests)
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first == "old.shop stands for api.shop.svc.cluster.local"
-    assert second.startswith("shop/front") and "-> shop/api" in second
+    assert second.startswith("shop/front")
+    assert "-> shop/api" in second
+
+
+def test_who_may_not_call_a_service_is_told(
+    manifests: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lb.yaml").write_text(
+        "{apiVersion: plait/v1, kind: Service, metadata: {name: lb, namespace: shop},"
+        " spec: {type: LoadBalancer, addresses: [10.96.0.9], ports: [{port: 80}],"
+        " loadBalancerAddresses: [198.51.100.1], sourceRanges: [192.0.2.0/24],"
+        " backends: [{address: 10.0.0.2}]}}"
+    )
+    run("why", "world", "198.51.100.1", "80", "-f", manifests)
+    led, refused = capsys.readouterr().out.splitlines()
+    assert led == "service shop/lb 80/tcp leads to 1 address of backends"
+    assert refused == (
+        "203.0.113.1 reaches none of them: 198.51.100.1 takes none but 192.0.2.0/24: dropped"
+    )
+    run("why", "world", "198.51.100.1", "80", "-f", manifests, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["allowed"], told["answers"], list(told["refused"])) == (False, [], ["203.0.113.1"])
 
 
 def test_an_endpoint_without_a_name_is_explained_too(

@@ -72,8 +72,7 @@ def test_is_found_by_name_and_address(text: str, port: str) -> None:
     found = find_call(world, text, parse_asked(port))
     assert led(found) == [("10.0.0.1", 8080), ("10.0.0.2", 8081), ("fd00::1", 8080)]
     assert found is not None
-    names = {who.text for who, _ in found.whos(world)}
-    assert names == {"shop/a", "shop/b"}
+    assert {str(backend.party) for backend in found.backends} == {"shop/a", "shop/b"}
 
 
 @pytest.mark.parametrize(
@@ -189,3 +188,69 @@ def test_backends_see_senders_outside_as_the_host_unless_they_are_on_it() -> Non
     closed = network("net", "10.0.0.0/24", "fd00::/64", internal=True)
     world = World.of((*hosts, closed, far, near, service(type="NodePort", ports=ports)))
     assert not any(evaluate(world, flow).allowed for flow in call.flows(world, outside))
+
+
+HOSTS = (node("h1", "192.0.2.1/24", "fd64::1/64"), node("h2", "192.0.2.2/24"), node("h3"))
+NEAR = ready("shop/near", "10.0.0.8", labels=WEB, node="h1")
+FAR = ready("shop/far", "10.0.0.7", "fd00::7", labels=WEB, node="h2")
+CLIENT = ready("shop/client", "10.0.0.9", "fd00::9", node="h3")
+SPACES = (*HOSTS, network("net", "10.0.0.0/24", "fd00::/64"), NEAR, FAR, CLIENT)
+
+
+def met(world: World, call: Call | None, sender: str) -> list[str]:
+    """The backends that a sender meets, or for each of its addresses that meets none, why."""
+    assert call is not None
+    found = find(world, sender)
+    flows = [str(flow.dst) for who in found for flow in call.flows(world, who)]
+    told = {call.refusal(party) for who in found for party in who.parties} - {""}
+    return sorted({*flows, *told})
+
+
+def test_external_traffic_that_stays_local_meets_the_backends_of_the_host() -> None:
+    ports = (ServicePort(port=80, target_port=80, node_port=30080),)
+    made = service(type="NodePort", ports=ports, external_traffic="Local")
+    world = World.of((*SPACES, made))
+    at = {
+        host: find_call(world, f"node:{host}", parse_asked("30080")) for host in ("h1", "h2", "h3")
+    }
+    assert met(world, at["h1"], "203.0.113.1") == ["shop/near"]
+    assert met(world, at["h2"], "203.0.113.1") == met(world, at["h2"], "node:h1") == ["shop/far"]
+    none = (
+        "node h3 has no backend of its own, and the Service leads traffic from outside to no "
+        "other: dropped"
+    )
+    assert met(world, at["h3"], "world") == [none]
+    # Its own pods, and itself, are not outside.
+    assert met(world, at["h3"], "shop/client") == ["shop/far", "shop/near"]
+    assert met(world, at["h1"], "node:h1") == ["shop/far", "shop/near"]
+
+
+def test_internal_traffic_that_stays_local_meets_the_backends_of_the_senders_host() -> None:
+    made = service(ports=(ServicePort(port=80, target_port=80),), internal_traffic="Local")
+    world = World.of((*SPACES, made))
+    call = find_call(world, "shop/web", parse_asked("80"))
+    assert met(world, call, "shop/near") == ["shop/near"]
+    assert met(world, call, "shop/client") == [
+        "node h3 has no backend of its own, and the Service leads traffic from the network to no "
+        "other: refused"
+    ]
+
+
+def test_source_ranges_are_of_load_balancer_addresses_and_let_hosts_in() -> None:
+    made = service(
+        type="LoadBalancer",
+        ports=(ServicePort(port=80, target_port=80),),
+        load_balancer_addresses=("198.51.100.1", "2001:db8:1::1"),
+        source_ranges=("203.0.113.0/24", "10.0.0.8/32"),
+    )
+    world = World.of((*SPACES, made))
+    four = find_call(world, "198.51.100.1", parse_asked("80"))
+    six = find_call(world, "2001:db8:1::1", parse_asked("80"))
+    both = ["shop/far", "shop/near"]
+    for sender in ("203.0.113.1", "shop/near", "node:h2"):
+        assert met(world, four, sender) == both
+    out = "198.51.100.1 takes none but 203.0.113.0/24, 10.0.0.8/32: dropped"
+    assert met(world, four, "203.0.114.1") == met(world, four, "shop/client") == [out]
+    assert met(world, six, "2001:db8::1") == [out.replace("198.51.100.1", "2001:db8:1::1")]
+    assert met(world, six, "203.0.113.1") == []
+    assert met(world, find_call(world, "10.96.0.1", parse_asked("80")), "shop/client") == both
