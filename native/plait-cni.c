@@ -30,6 +30,7 @@
 
 #define VERSIONS "\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\""
 #define SOCKET_PATH "/run/plait/agent.sock"
+#define QUEUE_PATH "/var/lib/plait/cni/queue"
 #define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
 
 enum {
@@ -60,13 +61,14 @@ static const struct {
     mode_t mode;
 } queue_path[] = {
     {"/var", 0755},           {"/var/lib", 0755},           {"/var/lib/plait", 0755},
-    {"/var/lib/plait/cni", 0700}, {"/var/lib/plait/cni/queue", 0700},
+    {"/var/lib/plait/cni", 0700}, {QUEUE_PATH, 0700},
 };
 
 /* The call, with room before it for the HTTP head, so that all of it goes in one send. */
 static char request[HEAD_MAX + CALL_MAX];
 static char *const call = request + HEAD_MAX;
 static size_t call_length;
+static size_t config_start; /* where standard input begins in it */
 
 static char answer[ANSWER_MAX + 1];
 
@@ -140,6 +142,7 @@ static int gather(void) {
             failed = failed || append_variable(variables[i], value);
     }
     failed = failed || append("", 1);
+    config_start = call_length;
     int code = append_input();
     return failed ? CODE_DECODE : code;
 }
@@ -290,11 +293,11 @@ static struct outcome ask(const char *root, int patience) {
 
 /* -- DEL while the agent is down ----------------------------------------------------------- */
 
-/* FNV-1a, 64 bit: one name for all DELs of an attachment, however often they come. */
-static uint64_t hash(uint64_t state, const char *text) {
-    do {
-        state = (state ^ (unsigned char)*text) * 0x100000001b3u;
-    } while (*text++ != '\0');
+/* FNV-1a, 64 bit: one name for a DEL, however often it comes. The configuration counts, for
+ * another one may have an attachment of the same container and interface. */
+static uint64_t hash(uint64_t state, const char *data, size_t length) {
+    while (length-- > 0)
+        state = (state ^ (unsigned char)*data++) * 0x100000001b3u;
     return state;
 }
 
@@ -330,8 +333,10 @@ static int keep(const char *root, const char *container, const char *ifname) {
     if (directory < 0)
         return -1;
     char name[17], fresh[64];
-    snprintf(name, sizeof name, "%016llx",
-             (unsigned long long)hash(hash(0xcbf29ce484222325u, container), ifname));
+    uint64_t state = hash(0xcbf29ce484222325u, container, strlen(container) + 1);
+    state = hash(state, ifname, strlen(ifname) + 1);
+    state = hash(state, call + config_start, call_length - config_start);
+    snprintf(name, sizeof name, "%016llx", (unsigned long long)state);
     struct timespec now;
     clock_gettime(CLOCK_BOOTTIME, &now);
     snprintf(fresh, sizeof fresh, ".%s.%ld.%ld", name, (long)getpid(), now.tv_nsec);
@@ -355,9 +360,11 @@ static int keep_del(const char *root, const char *why) {
         return refuse(CODE_ENVIRONMENT, "CNI_CONTAINERID and CNI_IFNAME must be set", "");
     if (keep(root, container, ifname) == 0)
         return 0;
-    fprintf(stderr, "plait-cni: the DEL cannot be kept for the agent: %s\n", strerror(errno));
+    char details[512];
+    snprintf(details, sizeof details, "%s; " QUEUE_PATH ": %s", why, strerror(errno));
     return refuse(CODE_TRY_AGAIN,
-                  "the agent of this host does not answer, and the DEL cannot be kept for it", why);
+                  "the agent of this host does not answer, and the DEL cannot be kept for it",
+                  details);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -401,6 +408,8 @@ int main(void) {
                                                                           : outcome.status;
     if (strcmp(verb, "DEL") == 0)
         return keep_del(root, outcome.why);
+    char details[512];
+    snprintf(details, sizeof details, SOCKET_PATH ": %s; fix: plait status", outcome.why);
     return refuse(strcmp(verb, "STATUS") == 0 ? CODE_NOT_AVAILABLE : CODE_TRY_AGAIN,
-                  "the agent of this host does not answer", outcome.why);
+                  "the agent of this host does not answer", details);
 }

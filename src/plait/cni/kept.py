@@ -1,4 +1,4 @@
-"""DELs that the shim kept on disk while no agent answered: one file an attachment.
+"""DELs that the shim kept on disk while no agent answered, each once however often it came.
 
 The file is what the shim would have sent, the boot before it. It appears whole, by a rename; names
 that begin with a dot are being written.

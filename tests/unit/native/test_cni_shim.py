@@ -183,6 +183,9 @@ class TestWithoutAnAgent:
         status, said = call(shim, root, {**DEL, "CNI_COMMAND": verb})
         assert (status, said["code"]) == (code, code)
         assert said["msg"] == "the agent of this host does not answer"
+        assert said["details"] == (
+            "/run/plait/agent.sock: No such file or directory; fix: plait status"
+        )
 
     @pytest.mark.parametrize("said", SILENT.values(), ids=SILENT)
     def test_half_an_answer_is_none(self, shim: Path, root: Path, said: bytes) -> None:
@@ -192,7 +195,8 @@ class TestWithoutAnAgent:
     def test_half_a_body_is_none(self, shim: Path, root: Path) -> None:
         with Agent(root, answer(b'{"cniVersion":"1.1.0"}')[:-5]):
             status, said = call(shim, root, {**DEL, "CNI_COMMAND": "ADD"})
-        assert (status, said["details"]) == (11, "it ended in the middle of its answer")
+        assert status == 11
+        assert "it ended in the middle of its answer" in said["details"]
 
     def test_an_agent_that_dies_at_once_is_none(self, shim: Path, root: Path) -> None:
         with Agent(root, takes=False):
@@ -224,6 +228,13 @@ class TestKeeping:
         assert call(shim, root, {**DEL, "CNI_CONTAINERID": "c1eth", "CNI_IFNAME": "0"})[0] == 0
         assert len(kept(queue)) == 3
 
+    def test_another_configuration_may_have_an_interface_of_that_name(
+        self, shim: Path, root: Path, queue: Path
+    ) -> None:
+        for config in (CONFIG, CONFIG.replace(b"podnet", b"other")):
+            assert call(shim, root, DEL, config)[0] == 0
+        assert {found.name for found in kept(queue)} == {"podnet", "other"}
+
     @pytest.mark.parametrize("said", [*SILENT.values()][:2], ids=["nothing", "half a head"])
     def test_so_it_is_when_the_agent_dies_in_the_middle(
         self, shim: Path, root: Path, queue: Path, said: bytes
@@ -237,6 +248,7 @@ class TestKeeping:
         status, said = call(shim, root, DEL)
         assert (status, said["code"]) == (11, 11)
         assert "cannot be kept" in said["msg"]
+        assert said["details"].endswith("/var/lib/plait/cni/queue: Not a directory")
 
     def test_a_del_of_nothing_is_not_kept(self, shim: Path, root: Path, queue: Path) -> None:
         assert call(shim, root, {**DEL, "CNI_CONTAINERID": ""})[0] == 4
