@@ -39,8 +39,9 @@ def peer_statuses(view: View, host: Host, endpoints: Iterable[Endpoint]) -> tupl
         reasons = [ways[4].reason]
         if ways[6].encap != way.encap:
             reasons.append(f"IPv6 by {ways[6].encap}: {ways[6].reason}".rstrip(": "))
-        if not peer.status.ready:
-            reasons.append("its agent is not ready")
+        if not peer.is_ready:
+            how = "was not heard of for a while" if peer.status.silent else "is not ready"
+            reasons.append(f"its agent {how}")
         name = peer.metadata.name
         result.append(
             PeerStatus(
@@ -50,7 +51,7 @@ def peer_statuses(view: View, host: Host, endpoints: Iterable[Endpoint]) -> tupl
                 mtu=mtu,
                 blocks=blocks[name],
                 endpoints=users[name],
-                ready=peer.status.ready and way.encap != "unreachable",
+                ready=peer.is_ready and way.encap != "unreachable",
                 reason="; ".join(reason for reason in reasons if reason),
             )
         )

@@ -362,7 +362,7 @@ def touched(
         case Cluster():
             inputs.add("cluster")
         case Node():
-            # A heartbeat changes the status alone, and the kernel does not depend on it.
+            # A heartbeat changes what the kernel does not depend on.
             if not (isinstance(obj, Node) and isinstance(former, Node) and _same_node(obj, former)):
                 inputs |= {"nodes", "policy", "services"}
         case Network():
@@ -388,6 +388,7 @@ def touched(
 def _same_node(one: Node, other: Node) -> bool:
     return (
         one.spec == other.spec
+        and one.status.silent == other.status.silent
         and one.metadata.uid == other.metadata.uid
         and one.metadata.labels == other.metadata.labels
     )

@@ -118,7 +118,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     ),
     "Node": (
         ("name", lambda o: o.metadata.name),
-        ("ready", lambda o: "yes" if o.status.ready else "no"),
+        ("ready", lambda o: "yes" if o.is_ready else "no"),
         ("addresses", lambda o: joined(o.spec.addresses)),
         ("mtu", lambda o: str(o.spec.mtu)),
         ("docker", lambda o: "yes" if o.status.docker else "no"),

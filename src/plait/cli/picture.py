@@ -129,7 +129,7 @@ async def look(paths: Paths) -> Picture:
         connector=report,
         details=details,
         nodes=None if nodes is None else len(nodes),
-        nodes_ready=sum(node.status.ready for node in nodes or ()),
+        nodes_ready=sum(node.is_ready for node in nodes or ()),
         endpoints=len(endpoints),
         services=len(balanced),
         networks=tuple(uses),
@@ -158,8 +158,9 @@ def node_troubles(nodes: Iterable[Node], here: AgentStatus | None) -> list[Troub
     found = []
     for node in nodes:
         name = node.metadata.name
-        if not node.status.ready:
-            found.append(Trouble(f"node {name} is not ready", (f"plait describe node {name}",)))
+        if not node.is_ready:
+            how = "is silent" if node.status.silent else "is not ready"
+            found.append(Trouble(f"node {name} {how}", (f"plait describe node {name}",)))
         said = here.problems if here is not None and here.node == name else ()
         found += [Trouble(f"node {name}: {t}") for t in node.status.conditions if t not in said]
     return found

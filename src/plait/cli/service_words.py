@@ -99,6 +99,8 @@ def state_text(backend: Backend) -> str:
     """How a backend is, in a word."""
     if backend.ready:
         return "ready"
+    if backend.silent:
+        return "silent"
     if backend.terminating:
         return "draining" if backend.serving else "gone"
     return "pending"

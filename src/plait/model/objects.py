@@ -90,6 +90,9 @@ class NodeStatus(Base, frozen=True, kw_only=True):
     ready: bool = False
     last_seen: str = ""
     """RFC 3339, UTC; set by the server when the node writes its status."""
+    silent: bool = False
+    """Nothing was heard of it for a while (`server.silence`); set by the server, and taken back
+    when the node writes its status. Services use its backends only where there are no others."""
     docker: bool = False
     """A Docker daemon answers on this host."""
     prefixes: tuple[str, ...] = ()
@@ -114,6 +117,11 @@ class Node(Object, frozen=True, kw_only=True, tag=True):
     def site(self) -> str:
         """Where it is, as balancing sees it: what hints and zones of Kubernetes speak of."""
         return self.metadata.labels.get(ZONE_LABEL, self.spec.site)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its agent said so, and is still heard."""
+        return self.status.ready and not self.status.silent
 
 
 class NetworkSpec(Base, frozen=True, kw_only=True):

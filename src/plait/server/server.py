@@ -6,8 +6,9 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -42,7 +43,7 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._context: ssl.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
-        self._renewal: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Follow the store and listen; on failure nothing is left behind."""
@@ -65,6 +66,7 @@ class Server:
             await self._runner.setup()
             await self._listen_tcp()
             await self._listen_unix()
+            self._start(self.service.listener.listen_for_ever(), "server.silence")
         except BaseException:
             await self.stop()
             raise
@@ -74,10 +76,10 @@ class Server:
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
-        if self._renewal is not None:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
-            self._renewal = None
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.service.stop()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -86,6 +88,9 @@ class Server:
             await server.wait_closed()
         if self.config.unix_socket is not None and servers:
             self.config.unix_socket.unlink(missing_ok=True)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
 
     async def _listen_tcp(self) -> None:
         if not self.config.listen:
@@ -110,7 +115,7 @@ class Server:
             self._servers.append(server)
             ports.append(server.sockets[0].getsockname()[1])
         self.ports = tuple(ports)
-        self._renewal = asyncio.create_task(self._renew_for_ever(), name="server.certificate")
+        self._start(self._renew_for_ever(), "server.certificate")
 
     async def _listen_unix(self) -> None:
         path = self.config.unix_socket

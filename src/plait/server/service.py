@@ -18,6 +18,7 @@ from plait.server.forget import Forgetter
 from plait.server.hub import Hub
 from plait.server.metrics import Metrics
 from plait.server.mirror import Mirror
+from plait.server.silence import Listener
 from plait.server.tokens import NODES, Trust
 from plait.server.writes import Writer
 from plait.store.base import Store
@@ -50,6 +51,7 @@ class Service:
             self.authenticator.fence,
             own_ports=frozenset(port for _, port in config.listen if port),
         )
+        self.listener = Listener(self.writer, self.mirror, clock)
         self.forgetter = Forgetter(store, self.mirror, self.trust, clock)
         self.doorman = Doorman(config.max_strangers)
         self.flows = FlowStore(clock.now)

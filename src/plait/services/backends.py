@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import NamedTuple
 
 from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NODE
@@ -31,6 +31,8 @@ class Backend(NamedTuple):
     """DNS label of its own below a headless Service's name; an endpoint's is its name."""
     pod: str = ""
     """Name of its Pod, where an orchestrator says it."""
+    silent: bool = False
+    """Its host was not heard of for a while."""
 
 
 def of_parties(
@@ -63,6 +65,22 @@ def of_fixed(
         for address in canonical((fixed.address,)):
             node = node_of(address)
             yield Backend(address, mine, node, site_of(node))
+
+
+def heard(backends: Iterable[Backend], silent: Set[str]) -> Iterable[Backend]:
+    """The same, where nobody is ready on a host that is `silent` while somebody is elsewhere. An
+    orchestrator sees that for itself, and says so in its slices."""
+    if not silent:
+        return backends
+    found = list(backends)
+    if not any(backend.ready and backend.node not in silent for backend in found):
+        return found
+    return [
+        backend._replace(ready=False, serving=False, silent=True)
+        if backend.node in silent
+        else backend
+        for backend in found
+    ]
 
 
 def of_slice(

@@ -23,6 +23,7 @@ from plait.selection.parties import (
 from plait.selection.terms import service_endpoints
 from plait.services.backends import (
     Backend,
+    heard,
     of_fixed,
     of_parties,
     of_slice,
@@ -87,6 +88,8 @@ class Engine:
         """Slices by their Service."""
         self._roster: Roster[Key] = Roster(node, self._changed)
         self._sites: dict[str, str] = {}
+        self._silent: set[str] = set()
+        """Other nodes of which nothing is heard."""
         self._internal: set[str] = set()
         """Networks without a way in."""
         self._stale: set[Key] = set()
@@ -182,6 +185,7 @@ class Engine:
         former = self._sites.get(name, "")
         site = node.site if node is not None else ""
         self._roster.put(("node", name), node)
+        self._hear(name, silent=node is not None and node.status.silent)
         if site == former:
             return
         self._sites.pop(name, None)
@@ -192,6 +196,16 @@ class Engine:
             key
             for key, service in self._services.items()
             if name == self._node or service.spec.prefer
+        )
+
+    def _hear(self, name: str, *, silent: bool) -> None:
+        if name == self._node or silent == (name in self._silent):
+            return
+        (self._silent.add if silent else self._silent.discard)(name)
+        self._changed(
+            key
+            for key, service in self._services.items()
+            if service.spec.selector is not None or service.spec.backends
         )
 
     def _put_network(self, name: str, *, internal: bool) -> None:
@@ -317,9 +331,12 @@ class Engine:
         spec = service.spec
         selects = service_endpoints(key[0], spec)
         if selects is not None:
-            yield from of_parties(spec.ports, self._roster.select(selects), self._site_of)
+            found = of_parties(spec.ports, self._roster.select(selects), self._site_of)
+            yield from heard(found, self._silent)
         elif spec.backends:
-            yield from of_fixed(spec.ports, spec.backends, self._roster.node_of, self._site_of)
+            of_node = self._roster.node_of
+            found = of_fixed(spec.ports, spec.backends, of_node, self._site_of)
+            yield from heard(found, self._silent)
         else:
             for name in self._sliced.get(key, ()):
                 one = self._slices[name]

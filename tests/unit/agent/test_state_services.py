@@ -17,6 +17,8 @@ from plait.model.objects import (
     EndpointSpec,
     EndpointStatus,
     Metadata,
+    Node,
+    NodeStatus,
     Pod,
     Service,
     Workload,
@@ -220,3 +222,14 @@ def test_what_services_do_not_need_of_a_pod_changes_nothing() -> None:
     inputs: set[Input] = set()
     touched(pod(2, "h2", addresses=()), pod(1, "h2"), inputs, set())
     assert not inputs
+
+
+def test_a_heartbeat_changes_nothing_and_silence_does() -> None:
+    def node(**status: object) -> Node:
+        return Node(metadata=Metadata(name="h2"), status=NodeStatus(**status))  # type: ignore[arg-type]
+
+    inputs: set[Input] = set()
+    touched(node(last_seen="2026-01-01T00:00:20Z"), node(), inputs, set())
+    assert not inputs
+    touched(node(silent=True), node(), inputs, set())
+    assert "services" in inputs

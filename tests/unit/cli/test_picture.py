@@ -8,8 +8,8 @@ from plait.model.objects import Metadata, Node, NodeStatus, Service
 from plait.model.services import ServiceStatus
 
 
-def node(name: str, *conditions: str, ready: bool = True) -> Node:
-    status = NodeStatus(ready=ready, conditions=conditions)
+def node(name: str, *conditions: str, ready: bool = True, silent: bool = False) -> Node:
+    status = NodeStatus(ready=ready, conditions=conditions, silent=silent)
     return Node(metadata=Metadata(name=name), status=status)
 
 
@@ -36,6 +36,8 @@ def test_this_hosts_problems_are_its_agents_to_tell() -> None:
         "node h2: one",
         "node h3 is not ready",
     ]
+    (lost,) = node_troubles([node("h4", silent=True)], None)
+    assert lost.text == "node h4 is silent"
     assert [t.text for t in node_troubles(nodes[:1], None)] == ["node h1: one", "node h1: two"]
 
 

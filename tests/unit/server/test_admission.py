@@ -361,6 +361,13 @@ def test_the_server_says_when_a_node_was_seen(state: State) -> None:
     (changed,) = later.results
     assert isinstance(changed, Node)
     assert changed.status.last_seen == NOW, "an administrator's label is no sign of life"
+    silent = msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, silent=True))
+    later = plan(state, ADMIN, [step(silent)], "2031-01-01T00:00:00Z", str)
+    assert later.results[0].status == silent.status, "nor is it that nothing is heard"  # type: ignore[union-attr]
+    apply(state, silent, actor=me)
+    heard = state.get(Node, "h1")
+    assert heard is not None
+    assert not heard.status.silent
 
 
 def test_a_node_of_another_uid_is_not_written(state: State) -> None:

@@ -19,6 +19,7 @@ from plait.model.objects import (
     NetworkSpec,
     Node,
     NodeSpec,
+    NodeStatus,
     Pod,
     Service,
     Workload,
@@ -102,6 +103,14 @@ def slices(*endpoints: SliceEndpoint, name: str = "web-1", port: int = 8080) -> 
         metadata=Metadata(name=name, namespace="shop"),
         spec=EndpointSliceSpec(service="web", ports=(SlicePort(port=port),), endpoints=endpoints),
     )
+
+
+_OTHER = FixedBackend(address="10.1.0.3")
+_OUTSIDE = FixedBackend(address="192.0.2.7")
+
+
+def silent(name: str, *, silent: bool = True) -> Node:
+    return Node(metadata=Metadata(name=name), status=NodeStatus(ready=True, silent=silent))
 
 
 def internal(closed: bool) -> Network:
@@ -345,6 +354,47 @@ class TestChoice:
         assert addresses(entry(engine.table()).inside) == ["10.1.0.1", "10.1.0.2"]
         engine.put(Node(metadata=Metadata(name="h2"), spec=NodeSpec(site="b")))
         assert addresses(entry(engine.table()).inside) == ["10.1.0.1"]
+
+    @pytest.mark.parametrize(
+        "spec",
+        [{"selector": WEB}, {"backends": (FixedBackend(address="10.1.0.2"), _OTHER, _OUTSIDE)}],
+        ids=["selected", "fixed"],
+    )
+    def test_nobody_on_a_silent_host_gets_new_flows_while_others_do(
+        self, spec: dict[str, object]
+    ) -> None:
+        engine = told(service(**spec), endpoint("10.1.0.2", "h2"), endpoint("10.1.0.3", "h3"))
+        outside = ["192.0.2.7"] if "backends" in spec else []
+        engine.put(silent("h3"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.2", *outside]
+        shown = {b.address: (b.ready, b.silent) for b in engine.backends("shop", "web")}
+        assert shown["10.1.0.3"] == (False, True)
+        engine.put(silent("h3", silent=False))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.2", "10.1.0.3", *outside]
+
+    def test_silent_hosts_are_used_where_there_are_no_others(self) -> None:
+        engine = told(service(selector=WEB), endpoint("10.1.0.2", "h2"), silent("h2"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.2"]
+        engine.put(endpoint("10.1.0.3", "h3"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.3"]
+        engine.put(endpoint("10.1.0.3", "h3", phase="pending"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.2"]
+
+    def test_a_host_hears_itself(self) -> None:
+        engine = told(service(selector=WEB), endpoint("10.1.0.2", "h2"), silent(HERE))
+        engine.set_local("x", local("10.1.0.1"))
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.1", "10.1.0.2"]
+
+    def test_an_orchestrator_knows_of_silent_hosts(self) -> None:
+        engine = told(
+            service(),
+            slices(
+                SliceEndpoint(addresses=("10.1.0.2",), node="h2"),
+                SliceEndpoint(addresses=("10.1.0.3",), node="h3"),
+            ),
+            silent("h3"),
+        )
+        assert addresses(entry(engine.table()).inside) == ["10.1.0.2", "10.1.0.3"]
 
     def test_a_fixed_backend_is_local_where_its_address_is(self) -> None:
         engine = told(

@@ -57,7 +57,10 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
             fix=(f"plait node label {new.metadata.name} KEY=VALUE",),
         )
     status = msgspec.structs.replace(
-        status, prefixes=prefixes, last_seen=_last_seen(context, previous, new)
+        status,
+        prefixes=prefixes,
+        last_seen=_last_seen(context, previous, new),
+        silent=status.silent and not context.node,
     )
     spec = msgspec.structs.replace(spec, addresses=tuple(str(addr) for addr in addresses))
     admitted = msgspec.structs.replace(new, spec=spec, status=status)
@@ -67,8 +70,10 @@ def admit(state: State, context: Context, old: Object | None, new: AnyObject) ->
 def _last_seen(context: Context, old: Node | None, new: Node) -> str:
     """Now when the node itself writes, or when its status changes; else as it was."""
     seen = old.status.last_seen if old else ""
-    told = msgspec.structs.replace(new.status, last_seen=seen)
-    return context.now if context.node or old is None or told != old.status else seen
+    if context.node or old is None:
+        return context.now
+    told = msgspec.structs.replace(new.status, last_seen=seen, silent=old.status.silent)
+    return context.now if told != old.status else seen
 
 
 def remove(state: State, entry: Entry) -> Removal:
