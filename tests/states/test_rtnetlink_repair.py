@@ -248,7 +248,8 @@ def test_the_inside_is_checked_and_repaired_on_request(stage: Stage) -> None:
     ]
     assert there.execute(by_hand) == [None] * 6
     assert len(suite.links.check_inside(wanted)) == 5
-    assert suite.links.repair_inside(NAME, wanted) is None
+    wanted = msgspec.structs.replace(wanted, mtu=1400)
+    assert settle(suite, HostState(links={NAME: wanted})) == []
     assert suite.links.check_inside(wanted) == ()
     left = {a.address for a in there.addresses(rt.AF_INET) if a.index == index}
     assert left == {"10.9.0.1/32", "10.9.0.77/32"}

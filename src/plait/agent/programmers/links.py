@@ -308,11 +308,6 @@ class Links:
             return (f"# there is no {want.peer.name} in {want.peer.netns}",)
         return tuple(step.text for step in steps)
 
-    def repair_inside(self, name: str, want: Link) -> Failure | None:
-        """Put the inside of an endpoint right."""
-        text = f"nsenter --net={want.peer.netns} ip …"
-        return self._mend(Op(part=self.name, verb="change", key=name, want=want, text=text), want)
-
     # Deleting
 
     def _doom(self, ops: Sequence[Op]) -> Iterable[Failure]:
