@@ -13,7 +13,6 @@ from plait.model.objects import NamedPort, Pod, Workload
 from plait.wire.cni.call import Attachment, Call
 from plait.wire.cni.result import Interface, Ip, Result, Route
 
-RUNTIME: Final = "cni"
 DEFAULT_ROUTES: Final = ("0.0.0.0/0", "::/0")
 
 

@@ -160,10 +160,6 @@ class Zone:
         """Learn an endpoint of this host from its agent, or what it has become."""
         self._put(True, endpoint)
 
-    def delete_local(self, namespace: str, ident: str) -> None:
-        """Forget an endpoint of this host; no error if there is none."""
-        self._forget((True, namespace, ident))
-
     def replace_local(self, endpoints: Iterable[Endpoint]) -> None:
         """The endpoints of this host are these and no others."""
         self._replace(True, endpoints)

@@ -131,7 +131,7 @@ def test_the_agent_knows_its_own_endpoints_better_than_the_server() -> None:
     assert found(zone, zone.host, "web") == {"10.0.0.2", "10.0.0.3"}
     zone.replace_local([endpoint("next", "web", "10.0.0.4", node="h1")])
     assert found(zone, zone.host, "web") == {"10.0.0.2", "10.0.0.4"}
-    zone.delete_local("default", "next")
+    zone.replace_local([])
     zone.replace([], [])
     assert not found(zone, zone.host, "web")
 
