@@ -65,15 +65,21 @@ class Credentials:
                 with _File(access.certificate) as certificate, _File(access.private_key) as key:
                     context.load_cert_chain(certificate, key)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise self._unreadable(access.source, error) from None
+            bad = next((file for file in self._files if not os.access(file, os.R_OK)), None)
+            raise self._unreadable(bad or access.source, error) from None
         return context
 
     def _unreadable(self, where: object, error: Exception) -> PlaitError:
+        # Of a file, not of a connection: `reason` would say that nothing listens there.
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            why = error.strerror or str(error)
+        else:
+            why = reason(error)
         return PlaitError(
             "PLAIT-KUBE-001",
             "the credentials for Kubernetes cannot be read",
             where=str(where),
-            why=reason(error),
+            why=why,
             fix=(f"kubectl config view --kubeconfig {self._access.source}",),
         )
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from plait.kubernetes import kubeconfig
+from plait.kubernetes.credentials import Credentials
 from plait.model.errors import PlaitError
 
 
@@ -162,3 +163,21 @@ def test_which_one_is_taken(tmp_path: Path) -> None:
     assert found(None, {**pod, "KUBECONFIG": f"{tmp_path}/none:{file}"}) == "https://k:6443"
     assert found(None, pod) == "https://10.0.0.1:443"
     assert found(None, {}) == "https://home:1"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "user"),
+    [
+        ({"certificate-authority": "gone"}, {"token": "secret"}),
+        ({}, {"client-certificate": "gone", "client-key": "gone"}),
+        ({}, {"tokenFile": "gone"}),
+    ],
+)
+def test_a_file_that_a_kubeconfig_names_and_that_is_not_there_is_named(
+    tmp_path: Path, cluster: dict[str, Any], user: dict[str, Any]
+) -> None:
+    credentials = Credentials(kubeconfig.load(written(tmp_path, cluster, user)))
+    with pytest.raises(PlaitError, match="PLAIT-KUBE-001") as refused:
+        (credentials.tls(), credentials.token())
+    assert refused.value.where == str(tmp_path / "gone")
+    assert refused.value.why == "No such file or directory"
