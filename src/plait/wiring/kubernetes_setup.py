@@ -30,7 +30,7 @@ from plait.model.errors import PlaitError
 from plait.model.objects import Cluster, Network
 from plait.model.paths import Paths
 from plait.wire.api import Role, TokenRequest
-from plait.wiring.kubernetes import find_access, read_config
+from plait.wiring.kubernetes import find_access, only_one, read_config
 
 YEAR: Final = 365 * 86400.0
 """Seconds that the tokens of an installation live."""
@@ -79,6 +79,10 @@ async def install_here(config: KubernetesConfig, paths: Paths, *, dry_run: bool)
             why="a connector of the host writes through the server's own socket",
             fix=("plait kubernetes install --apply   # as a pod", "plait up"),
         )
+    manager = services(paths)
+    if manager.state("kubernetes") != "up":
+        with only_one(paths.kubernetes_lock):
+            pass  # One that somebody runs by hand would keep the service from its work.
     access = find_access(config, os.environ)
     # The service has no home directory and no environment of a shell.
     config = msgspec.structs.replace(config, kubeconfig=_absolute(access.source))
@@ -94,7 +98,6 @@ async def install_here(config: KubernetesConfig, paths: Paths, *, dry_run: bool)
         return
     changed = read_config(paths) != config
     write_config(paths.kubernetes_config, config)
-    manager = services(paths)
     with step(f"connector to {access.server}"):
         if changed and manager.state("kubernetes") != "down":
             manager.restart("kubernetes")

@@ -30,7 +30,7 @@ from plait.store.memory import MemoryStore
 from plait.wire.api import TokenRequest
 from plait.wire.connector import Followed, Report
 from plait.wiring.kubernetes import listener, only_one, read_config, run_connector
-from plait.wiring.kubernetes_setup import api_address, program_path
+from plait.wiring.kubernetes_setup import api_address, install_here, program_path
 
 
 @pytest.fixture
@@ -221,3 +221,13 @@ def test_a_report_in_words() -> None:
     alone = msgspec.structs.replace(report, connected=False, leader="")
     assert alone.summary.startswith("Kubernetes is not wholly followed")
     assert "nobody writes" in dict(as_facts(alone))["connector"]
+
+
+async def test_a_connector_that_runs_by_hand_is_not_taken_for_the_service(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    paths.server_config.parent.mkdir(parents=True)
+    paths.server_config.touch()
+    with only_one(paths.kubernetes_lock), pytest.raises(PlaitError) as refused:
+        await install_here(KubernetesConfig(), paths, dry_run=False)
+    assert refused.value.code == "PLAIT-HOST-004"
+    assert not paths.kubernetes_config.exists()
