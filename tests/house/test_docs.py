@@ -14,6 +14,12 @@ from plait.__main__ import plait
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(?:sh|console|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+GUIDES = ("architecture.md", "extending.md")
+"""Pages that say where in the code to look."""
+FILE = re.compile(r"`([\w./-]+\.(?:py|c|sh))`")
+NAME = re.compile(r"`([a-z]+(?:_[a-z0-9]+)+)(?:\(\))?`")
 
 
 def commands(page: Path) -> list[str]:
@@ -52,6 +58,22 @@ def test_commands_in_the_documentation_exist(page: Path) -> None:
             assert (ROOT / words[0]).is_file(), line
         else:
             known(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_in_the_documentation_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(CODE.sub("", page.read_text()))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_code_has_what_the_guides_say(guide: str) -> None:
+    text = (ROOT / "docs" / guide).read_text()
+    files = [p for top in ("src", "native", "tests") for p in (ROOT / top).rglob("*.*")]
+    ends = [f"/{p.relative_to(ROOT)}" for p in files]
+    assert [f for f in FILE.findall(text) if not any(e.endswith(f"/{f}") for e in ends)] == []
+    words = {word for p in files if p.suffix == ".py" for word in re.findall(r"\w+", p.read_text())}
+    assert set(NAME.findall(text)) - words == set()
 
 
 def test_the_test_command_of_the_readme_is_what_ci_runs() -> None:
