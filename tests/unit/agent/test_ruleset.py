@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -66,6 +68,16 @@ def test_every_path_of_an_endpoint_ends_in_a_verdict() -> None:
         if chain.name in ends:
             statements = chain.rules[-1].statements
             assert (statements[0], statements[-1]) == (e.Counter(), e.DROP)
+
+
+def test_every_packet_meets_these_chains_and_only_first_packets_more() -> None:
+    """Each costs every packet of every flow something; `nat` only the first one."""
+    hooks = Counter(
+        chain.hook.name
+        for chain in filter_chains.base_chains(4789, 0x706C, dns=True)
+        if chain.hook is not None and chain.hook.type != "nat"
+    )
+    assert hooks == {"prerouting": 2, "forward": 3, "input": 1, "output": 2}
 
 
 def test_without_dns_no_packet_is_proxied() -> None:

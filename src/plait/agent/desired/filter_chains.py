@@ -22,12 +22,12 @@ from plait.agent.desired.policy_base import by_policy, policy_base, policy_hooks
 from plait.agent.desired.service_base import (
     answered,
     answers,
-    refusal,
     service_chains,
     source,
     sticky,
     strangers,
-    translation,
+    to_frontends,
+    to_host_ports,
 )
 from plait.model import marks
 from plait.wire import nft_expr as e
@@ -64,18 +64,19 @@ def base_chains(
     `dns` is false where the resolver is off or the kernel cannot proxy transparently, `logs` where
     the kernel cannot hand packets to a listener; `own` are the addresses of `Filter.own`.
     """
-    come, go = translation("in"), translation("out")
     return (
         *service_chains(),
         _source(logs),
         _dns(),
         Chain("mangle", (*([_DNS] if dns else []), *answers())),
         _ports(),
+        *[_to_host(hook) for hook in ("in", "out")],
+        _errors(logs),
         _foreign(logs),
         _ingress(logs),
         _deliver(),
         _leave(vxlan_port),
-        _egress(logs),
+        _egress(),
         *policy_base(logs),
         _host_in(vxlan_port, logs),
         _host_out(),
@@ -108,9 +109,8 @@ def base_chains(
                     "loopback from a wire",
                     (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), RETURN),
                 ),
-                *come["address"],
-                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.jump("ports"))),
-                *come["port"],
+                *to_frontends("in"),
+                Rule("to this host", (_TO_THIS_HOST, e.goto("ports-in"))),
             ),
             Hook("nat", "prerouting", 0, -100),
         ),
@@ -119,14 +119,12 @@ def base_chains(
             (
                 # ::1 cannot leave the host: refused at once is better than lost.
                 Rule("no way from ::1", (e.family(6), Match(e.DADDR[6], _LOOPBACK6), RETURN)),
-                *go["address"],
-                Rule("published ports", (Match(e.DADDR_TYPE, _LOCAL), e.jump("ports"))),
-                *go["port"],
+                *to_frontends("out"),
+                Rule("to this host", (_TO_THIS_HOST, e.goto("ports-out"))),
             ),
             Hook("nat", "output", 3, -100),
         ),
         Chain("nat-input", (sticky(),), Hook("nat", "input", 1, 100)),
-        *refusal(_dns_marked()),
         Chain(
             "filter-forward",
             (
@@ -177,9 +175,15 @@ def base_chains(
 
 
 _LOCAL: Final = e.host32(e.RTN_LOCAL)
+_TO_THIS_HOST: Final = Match(e.DADDR_TYPE, _LOCAL)
 _LOOPBACK6: Final = ipaddress.IPv6Address("::1").packed
 
 
+_STANDING: Final = (
+    Rule("established", (_GOES_ON, _COUNT, ACCEPT)),
+    Rule("related", (_RELATED, e.goto("errors"))),
+)
+"""What an endpoint sends in flows that stand."""
 _DNS: Final = Rule("dns", (Match(e.DPORT, e.port(53)), e.goto("dns")))
 
 
@@ -279,8 +283,13 @@ def _ports() -> Chain:
     return Chain("ports", tuple(rules))
 
 
-def _standing(logs: bool) -> tuple[Rule, ...]:
-    """What an endpoint sends in flows that stand.
+def _to_host(hook: Literal["in", "out"]) -> Chain:
+    """What a user published comes before what Services open on every host."""
+    return Chain(f"ports-{hook}", (Rule("published", (e.jump("ports"),)), *to_host_ports(hook)))
+
+
+def _errors(logs: bool) -> Chain:
+    """What an endpoint tells of flows that stand.
 
     Related is what an ICMP error quotes, whoever sends it: an endpoint may tell of flows that it
     began or that it answers in, and no other's.
@@ -288,25 +297,21 @@ def _standing(logs: bool) -> tuple[Rule, ...]:
     own = [
         Rule(
             "error",
-            (_RELATED, e.family(f), InSet((e.IIFNAME, end[f]), SRC[f].name), _COUNT, ACCEPT),
+            (e.family(f), InSet((e.IIFNAME, end[f]), SRC[f].name), _COUNT, ACCEPT),
         )
         for f in FAMILIES
         for end in (e.CT_STARTER, e.CT_ANSWERER)
     ]
     denied: tuple[e.Statement, ...] = (_COUNT, *log(logs, "source", "egress", DENIED), DROP)
-    return (
-        Rule("established", (_GOES_ON, _COUNT, ACCEPT)),
-        *own,
-        Rule("error of others", (_RELATED, *denied)),
-    )
+    return Chain("errors", (*own, Rule("error of others", denied)))
 
 
-def _egress(logs: bool) -> Chain:
+def _egress() -> Chain:
     discovery = e.Between(e.ICMP_TYPE[6], e.byte(_ROUTER_SOLICIT), e.byte(_REDIRECT))
     return Chain(
         "egress",
         (
-            *_standing(logs),
+            *_STANDING,
             # A router would send on what has a global source, though it is for one link only.
             Rule("neighbour discovery", (e.protocol("icmpv6"), discovery, _COUNT, DROP)),
             # The source was checked against the link before.
@@ -393,7 +398,7 @@ def _host_in(vxlan_port: int, logs: bool) -> Chain:
         Rule(
             "vxlan from endpoint", (e.protocol("udp"), Match(e.DPORT, e.port(vxlan_port)), *denied)
         ),
-        *_standing(logs),
+        *_STANDING,
         Rule("unknown sender", (InSet((e.IIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
         Rule("loopback", (e.family(4), e.InPrefix(e.DADDR[4], _LOOPBACK4), *denied)),
     ]

@@ -84,7 +84,7 @@ def _service_routes(view: View, host: Host) -> Iterator[Route]:
 
     A socket wants a route, and takes its own address from it, before the packet is led to a
     backend; a host need not have a default route. No packet takes this one: what is not led
-    elsewhere is refused before (`service_base.refusal`).
+    elsewhere is refused before (`service_base.to_frontends`).
     """
     spec = view.cluster.spec
     for pool in (*spec.service_pools, *spec.load_balancer_pools):

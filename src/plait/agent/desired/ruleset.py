@@ -5,8 +5,8 @@ The path of a packet that concerns an endpoint (link group 112); others meet no 
 - `source` (raw): the interface must be known and the source address its own.
 - `dns` (mangle): DNS, to whatever server, is handed to our resolver; when that does not listen
   the packet goes on as it is.
-- `nat`: Services (`service_base`), and published ports, for packets to a local address only.
-- `services-…`: what is sent to a Service and was not translated is refused.
+- `nat`, for first packets only: Services (`service_base`), and ports, for packets to a local
+  address. What is sent to a Service and is not translated is refused.
 - `egress`, then the network's `e-…` chain: where the sender may reach.
 - `ingress`, then the network's `i-…` chain: who may reach the receiver. Both must agree.
   Each is found by one lookup of the address's pool, however many networks there are.

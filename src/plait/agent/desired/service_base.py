@@ -3,13 +3,14 @@
 A first packet to a frontend is told from others by one look-up (`services…`). In the `nat` hooks it
 is led on by who sends it: a sender inside, one outside (who may have another choice of backends),
 or this host; then the shape of the frontend (`service_shapes`, `service_chains`) chooses a backend.
-What is not translated there is refused in the hooks that follow, wherever it would have gone: a
-Service without backends, and an address of Services that is no frontend.
+What finds none is refused there, wherever it would have gone: a Service without backends, and an
+address of Services that is no frontend. Of a flow that is refused conntrack keeps nothing, so each
+of its packets is a first one; packets of known flows never come here.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from plait.agent.desired.filter_sets import (
     DOORS,
@@ -26,21 +27,19 @@ from plait.agent.desired.policy_sets import Family
 from plait.agent.desired.service_shapes import SCOPES, Scope
 from plait.model import marks
 from plait.wire import nft_expr as e
-from plait.wire.nft import Chain, Hook, Rule
+from plait.wire.nft import Chain, Rule
 from plait.wire.nft_choice import CT_DIRECTION, REPLY
 from plait.wire.nft_effects import RejectPort, Reset
 from plait.wire.nft_expr import ACCEPT, DROP, RETURN, Counter, InSet, Masked, Match
 from plait.wire.nft_rewrite import Masquerade, SetMark, Snat
 
 STICKY: Final = "services-sticky"
-_UNTRANSLATED: Final = "services-untranslated"
 UNSERVED: Final = "unserved"
 _COUNT: Final = Counter()
 _FIELD: Final = marks.DNS_MARK_MASK
 _SERVICE: Final = Masked(e.MARK, marks.SERVICE_MARK)
 _NOT_HERE: Final = Masked(e.MARK, marks.OUTSIDE_MARK | marks.OWN_MARK)
 _STICKY_MARK: Final = marks.SERVICE_MARK | marks.STICKY_MARK
-_LOCAL: Final = Match(e.DADDR_TYPE, e.host32(e.RTN_LOCAL))
 _NOT_LOCAL: Final = Match(e.DADDR_TYPE, e.host32(e.RTN_LOCAL), "!=")
 _NOT_LOOPBACK: Final[dict[int, e.Statement]] = {
     4: e.InPrefix(e.DADDR[4], "127.0.0.0/8", "!="),
@@ -63,14 +62,8 @@ def dispatch_chain(family: Family, door: Door, scope: Scope) -> str:
     return f"services-{scope}-{door}{family}"
 
 
-def refusing_chain(family: Family, door: Door) -> str:
-    """Name of the chain of frontends that were not translated."""
-    return f"services-refuse-{door}{family}"
-
-
 DISPATCH: Final = (
     *[dispatch_chain(f, door, scope) for f in FAMILIES for door in DOORS for scope in SCOPES],
-    *[refusing_chain(f, door) for f in FAMILIES for door in DOORS],
     STICKY,
 )
 """Chains that are always there, and whose rules depend on the Services that there are."""
@@ -78,8 +71,8 @@ DISPATCH: Final = (
 
 def _is_service(family: Family, door: Door) -> tuple[e.Statement, ...]:
     # A packet of 127.0.0.1 cannot leave the host, so it would find local backends only.
-    local = (_LOCAL, _NOT_LOOPBACK[family]) if door == "port" else ()
-    return (e.family(family), *local, InSet(called(family, door), SERVICES[door, family].name))
+    wide = (_NOT_LOOPBACK[family],) if door == "port" else ()
+    return (e.family(family), *wide, InSet(called(family, door), SERVICES[door, family].name))
 
 
 def service_chains() -> tuple[Chain, ...]:
@@ -134,51 +127,39 @@ def _from_host(family: Family, door: Door) -> Chain:
     return Chain(f"services-out-{door}{family}", (Rule("own", (mark, e.goto(inside))),))
 
 
-def translation(hook: str) -> dict[Door, tuple[Rule, ...]]:
-    """Rules of a `nat` hook: `in` for what comes by a wire, `out` for what this host sends."""
-    return {
-        door: tuple(
-            Rule("service", (*_is_service(f, door), e.goto(f"services-{hook}-{door}{f}")))
-            for f in FAMILIES
-        )
-        for door in DOORS
-    }
+def to_frontends(hook: Literal["in", "out"]) -> tuple[Rule, ...]:
+    """For a `nat` hook, what is sent to addresses of Services; `in` for what comes by a wire, `out`
+    for what this host sends."""
+    return (*_translation(hook, "address"), *_no_frontend())
 
 
-def _untranslated(dns_marked: Masked) -> Chain:
-    rules = [Rule("for resolver", (dns_marked, RETURN))]
-    for f in FAMILIES:
-        rules += [
-            Rule("service", (*_is_service(f, "address"), e.goto(refusing_chain(f, "address")))),
-            *[
-                Rule(
-                    "no service",
-                    # What is a host's own stays so, also where a pool for balancers lies around it.
-                    (
-                        e.family(f),
-                        InSet((e.DADDR[f],), of.name),
-                        InSet((e.DADDR[f],), VTEPS[f].name, negate=True),
-                        _NOT_LOCAL,
-                        e.goto(UNSERVED),
-                    ),
-                )
-                for of in (VIPS[f], VIP_POOLS[f])
-            ],
-            Rule("service", (*_is_service(f, "port"), e.goto(refusing_chain(f, "port")))),
-        ]
-    return Chain(_UNTRANSLATED, tuple(rules))
+def to_host_ports(hook: Literal["in", "out"]) -> tuple[Rule, ...]:
+    """For a `nat` hook, of what is sent to an address of this host: ports that are everybody's."""
+    return _translation(hook, "port")
 
 
-def refusal(dns_marked: Masked) -> tuple[Chain, ...]:
-    """Chains that refuse what was not translated; behind translation, and before routing, so that
-    they need no route."""
-    rule = Rule(
-        "not translated", (_NEW, Masked(e.CT_STATUS, e.CT_STATUS_DNAT, 0), e.goto(_UNTRANSLATED))
+def _translation(hook: str, door: Door) -> tuple[Rule, ...]:
+    return tuple(
+        Rule("service", (*_is_service(f, door), e.goto(f"services-{hook}-{door}{f}")))
+        for f in FAMILIES
     )
-    return (
-        _untranslated(dns_marked),
-        Chain("services-prerouting", (rule,), Hook("filter", "prerouting", 0, -99)),
-        Chain("services-output", (rule,), Hook("filter", "output", 3, -99)),
+
+
+def _no_frontend() -> tuple[Rule, ...]:
+    return tuple(
+        Rule(
+            "no service",
+            # What is a host's own stays so, also where a pool for balancers lies around it.
+            (
+                e.family(f),
+                InSet((e.DADDR[f],), of.name),
+                InSet((e.DADDR[f],), VTEPS[f].name, negate=True),
+                _NOT_LOCAL,
+                e.goto(UNSERVED),
+            ),
+        )
+        for f in FAMILIES
+        for of in (VIPS[f], VIP_POOLS[f])
     )
 
 

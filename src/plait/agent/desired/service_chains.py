@@ -26,12 +26,12 @@ from plait.agent.desired.service_base import (
     UNSERVED,
     called,
     dispatch_chain,
-    refusing_chain,
 )
 from plait.agent.desired.service_shapes import (
     FIRST_SLOT,
     REFUSE,
     SCOPES,
+    Scope,
     Use,
     restricted,
     seconds,
@@ -58,6 +58,7 @@ _TRIES: Final = 12
 _SHAPE_NAME: Final = re.compile(
     f"{SHAPE_PREFIX}({'|'.join(SCOPES)})-({'|'.join(DOORS)})([46])-([0-9a-f]{{1,8}})"
 )
+_UNAVAILABLE: Final = Rule("unavailable", (Counter(), DROP))
 _FRONTENDS: Final = {"inside": SERVICES, "outside": OUTSIDE}
 
 
@@ -102,6 +103,7 @@ def shape_chain(use: Use) -> ChainRules:
     # There is always a first one, also where the maps change between two look-ups.
     last = DnatByMap(f, (*key, random(1, first)), BACKENDS[at].name)
     rules.append(Rule("backend", (e.family(f), last)))
+    rules.append(_UNAVAILABLE)
     return described(Chain(shape_name(use), tuple(rules)))
 
 
@@ -125,7 +127,8 @@ def dispatch_chains(used: frozenset[Use], *, some: bool) -> Mapping[str, ChainRu
     if some:
         for f in FAMILIES:
             for door in DOORS:
-                rules[refusing_chain(f, door)] += _refuse(f, door)
+                for scope in SCOPES:
+                    rules[dispatch_chain(f, door, scope)] += _refuse(f, door, scope)
     return {name: described(Chain(name, tuple(found))) for name, found in rules.items()}
 
 
@@ -143,18 +146,8 @@ def _stays(use: Use, held: str) -> Rule:
     return Rule("stays", (*outside, e.family(f), MapIs(key, held, use.shape), update, RETURN))
 
 
-def _refuse(family: Family, door: Door) -> tuple[Rule, ...]:
+def _refuse(family: Family, door: Door, scope: Scope) -> tuple[Rule, ...]:
     """There is no backend, or the maps changed in this moment: a packet that is sent again then
     will find them whole."""
-    key, inside, outside = (
-        called(family, door),
-        SERVICES[door, family].name,
-        OUTSIDE[door, family].name,
-    )
-    from_outside = (Masked(e.MARK, marks.OUTSIDE_MARK), e.family(family))
-    return (
-        Rule("refused", (*from_outside, MapIs(key, outside, REFUSE), e.goto(UNSERVED))),
-        Rule("unavailable", (*from_outside, InSet(key, outside), Counter(), DROP)),
-        Rule("refused", (e.family(family), MapIs(key, inside, REFUSE), e.goto(UNSERVED))),
-        Rule("unavailable", (Counter(), DROP)),
-    )
+    refused = MapIs(called(family, door), _FRONTENDS[scope][door, family].name, REFUSE)
+    return Rule("refused", (e.family(family), refused, e.goto(UNSERVED))), _UNAVAILABLE
