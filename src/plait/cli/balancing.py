@@ -180,6 +180,10 @@ def _said(
 
     if (selector or endpoints) and backends:
         raise click.UsageError("backends are selected or written down, not both")
+    if alias and (selector or endpoints or backends or ports or kind or headless or addresses):
+        raise click.UsageError(
+            "--alias is a name for another name: it has no ports and no backends"
+        )
     if affinity and no_affinity:
         raise click.UsageError("--affinity and --no-affinity contradict each other")
     said: dict[str, Any] = {

@@ -23,6 +23,10 @@ _PORT: Final = re.compile(
     r"(:(?P<target>[a-z0-9]([-a-z0-9]*[a-z0-9])?))?(/(?P<protocol>tcp|udp|sctp))?(@(?P<node>\d{1,5}))?",
     re.ASCII | re.IGNORECASE,
 )
+_BACKEND: Final = re.compile(
+    r"(?P<bare>[^][:]*:[^][:]*:[^][]*)|(\[(?P<bracketed>[^][]+)\]|(?P<before>[^][:]+))(:(?P<port>\d{1,5}))?",
+    re.ASCII,
+)
 
 
 def parse_ports(words: Sequence[str]) -> tuple[ServicePort, ...]:
@@ -56,17 +60,12 @@ def _named(port: ServicePort) -> ServicePort:
 
 
 def parse_backend(word: str) -> FixedBackend:
-    """A backend as `10.1.2.3`, `10.1.2.3:80`, `fd00::1` or `[fd00::1]:80`."""
-    if word.startswith("["):
-        address, _, port = word[1:].partition("]:")
-        address = address.removesuffix("]")
-    elif word.count(":") > 1:
-        address, port = word, ""
-    else:
-        address, _, port = word.partition(":")
-    if port and not port.isdigit():
-        raise ValueError(f"`{word}` has no port; write 10.1.2.3:80 or [fd00::1]:80")
-    return FixedBackend(address=address, port=int(port or 0))
+    """A backend as `10.1.2.3`, `10.1.2.3:80`, `fd00::1` or `[fd00::1]:80`; else ValueError."""
+    match = _BACKEND.fullmatch(word)
+    if match is None or (match["port"] and not 0 < int(match["port"]) < 65536):
+        raise ValueError(f"`{word}` is no backend; write 10.1.2.3, 10.1.2.3:80 or [fd00::1]:80")
+    address = match["bracketed"] or match["bare"] or match["before"]
+    return FixedBackend(address=address, port=int(match["port"] or 0))
 
 
 def parse_selector(labels: Sequence[str], names: Sequence[str]) -> Selector | None:

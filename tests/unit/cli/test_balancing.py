@@ -96,6 +96,15 @@ def test_backends_are_read(word: str, backend: FixedBackend) -> None:
     assert parse_backend(word) == backend
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["", ":80", "10.1.2.3:", "10.1.2.3:0", "10.1.2.3:65536", "[fd00::1", "[fd00::1]:", "a:b"],
+)
+def test_other_words_are_no_backends(word: str) -> None:
+    with pytest.raises(ValueError, match="is no backend; write"):
+        parse_backend(word)
+
+
 def test_who_has_an_address_of_each_family_counts_once() -> None:
     both = [Backend("10.1.0.1", ()), Backend("fd00::1", ()), Backend("fd00::2", (), ready=False)]
     assert tally(both) == (1, 2)
@@ -133,6 +142,8 @@ def test_create_says_what_was_made(shop: Any, capsys: Out) -> None:
         (["--port", "80", "--selector", "a=b", "--backend", "10.0.0.1"], "not both"),
         (["--port", "80@30080", "--selector", "a=b"], "needs --type node or --type balancer"),
         (["--port", "80", "--selector", "a=b", "--source", "10.0.0.0/8"], "--source needs --type"),
+        (["--alias", "a.example", "--type", "node"], "no ports and no backends"),
+        (["--alias", "a.example", "--selector", "a=b", "--port", "80"], "no ports and no backends"),
     ],
 )
 def test_half_a_service_is_refused(shop: Any, capsys: Out, words: list[str], why: str) -> None:
