@@ -317,6 +317,42 @@ async def test_a_connector_writes_what_carries_its_mark_and_nothing_else(
     await refused("PLAIT-AUTH-002", connector.forget_node("h2", force=True))
 
 
+async def test_a_connector_learns_when_its_token_ends_and_takes_up_the_next_one_from_its_file(
+    rig: Rig, server: Server
+) -> None:
+    admin = rig.admin(server)
+    request = TokenRequest(role="connector", ttl=7200.0)
+    first = await admin.create_token(request)
+    file = rig.path / "token"
+    file.write_text(first.token + "\n")
+    connector = rig.keep(ApiClient(rig.url(server), ca_file=rig.authority.ca_file, token_file=file))
+    stream = connector.watch([Network])
+    events = aiter(stream)
+
+    async def until(word: str) -> None:
+        async with asyncio.timeout(10):
+            while (await anext(events)).type != word:
+                pass
+
+    await until("synced")
+    assert connector.expires == pytest.approx(rig.time.now() + 7200, abs=60)
+    assert [(info.id, info.in_use) for info in await admin.tokens()] == [(first.info.id, True)]
+    rig.time.ahead += 3600
+    second = await admin.create_token(request)
+    new = file.with_suffix(".new")
+    new.write_text(second.token)
+    new.replace(file)
+    # What is sent is known by the new one at once; the watch, when the old one ends.
+    await connector.list(Network)
+    rig.time.ahead += 3660
+    await until("disconnected")
+    await until("bookmark")
+    assert connector.expires == pytest.approx(rig.time.now() + 3540, abs=60)
+    used = {info.id: info.in_use for info in await admin.tokens()}
+    assert used == {first.info.id: False, second.info.id: True}
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_connector_labels_nodes_and_namespaces_of_others(
     rig: Rig, server: Server, h1: ApiClient
 ) -> None:

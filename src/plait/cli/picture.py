@@ -6,8 +6,10 @@ Each part is shown as far as it can be had: with the server down the agent still
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
-from typing import Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -19,11 +21,25 @@ from plait.client.connector import ask as ask_connector
 from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, Endpoint, Network, Node, Service
 from plait.model.paths import Paths
+from plait.wire.api import TokenInfo
 from plait.wire.connector import Report
+
+if TYPE_CHECKING:
+    from plait.client.api import ApiClient
 
 MOST_PROBLEMS: Final = 10
 """Problems of the connector, and of Services, that are shown; others show the rest."""
 _MORE: Final = ("plait kubernetes status",)
+SOON: Final = 30 * 86400.0
+"""Seconds before the end of a token from which on it is a problem, if somebody may need it then."""
+LONG: Final = 2 * SOON
+"""Seconds that a token lives at least that is not meant for an afternoon."""
+RENEWED: Final[Mapping[str, str]] = {
+    "connector": "plait kubernetes install --apply   # or, for a connector that you run yourself: "
+    "plait token create --role connector --ttl 365d > ITS_TOKEN_FILE",
+    "join": "plait kubernetes install --agents --apply   # if they are its agents'",
+    "admin": "plait token create --role admin --ttl 365d",
+}
 
 
 TITLES: Final = {"kubernetes": "connector to Kubernetes"}
@@ -109,6 +125,7 @@ async def look(paths: Paths) -> Picture:
             nodes = await client.list(Node)
             endpoints = await client.list(Endpoint)
             balanced = await client.list(Service)
+            problems += token_troubles(await _tokens(client), time.time())
             uses = network_use(
                 await client.list(Network), await client.list(AddressBlock), endpoints
             )
@@ -135,6 +152,42 @@ async def look(paths: Paths) -> Picture:
         networks=tuple(uses),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+async def _tokens(client: ApiClient) -> tuple[TokenInfo, ...]:
+    """All tokens, for who may know them."""
+    try:
+        return await client.tokens()
+    except PlaitError as error:
+        if not error.code.startswith("PLAIT-AUTH-"):
+            raise
+        return ()
+
+
+def token_troubles(tokens: Iterable[TokenInfo], now: float) -> list[Trouble]:
+    """Tokens that end soon, or have ended, and have no successor: those of connectors that show
+    them just now, and those that were made for long."""
+    known = [(info, _moment(info.expires_at)) for info in tokens]
+    last: dict[tuple[str, str], float] = {}
+    for info, ends in known:
+        purpose = (info.role, info.description)
+        last[purpose] = max(ends, last.get(purpose, 0.0))
+    found = []
+    for info, ends in known:
+        life = ends - _moment(info.created_at)
+        succeeded = last[info.role, info.description] > ends
+        needed = life >= LONG and not succeeded and not info.single_use
+        if ends - now > SOON or not (needed or (info.in_use and info.role == "connector")):
+            continue
+        how = "has ended" if ends <= now else "ends"
+        note = f" ({info.description})" if info.description else ""
+        text = f"the {info.role} token {info.id}{note} {how}: {info.expires_at}"
+        found.append(Trouble(text, (RENEWED[info.role], f"plait token rm {info.id}")))
+    return found
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _connector(paths: Paths, state: str) -> tuple[Report | None, list[Trouble]]:

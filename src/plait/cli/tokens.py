@@ -96,11 +96,13 @@ def list_(as_json: bool) -> None:
             info.role,
             "expired" if info.expired else info.expires_at,
             "once" if info.single_use else "many times",
+            "now" if info.in_use else "",
             info.description,
         ]
         for info in found
     ]
-    output.table(["id", "role", "until", "use", "description"], rows, empty="there is no token")
+    columns = ["id", "role", "until", "use", "in use", "description"]
+    output.table(columns, rows, empty="there is no token")
 
 
 @token.command(examples=["plait token rm 3f2a91c04d7e8b16"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -20,6 +19,7 @@ import msgspec
 
 from plait import __version__
 from plait.client.base import BatchOp, T, WatchEvent
+from plait.client.credentials import Tls, Token
 from plait.client.reasons import reason
 from plait.model.errors import PlaitError, Problem
 from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery, FlowReceipt, RuleCount
@@ -56,8 +56,8 @@ class ApiClient:
 
     `url` is `https://host:port`, or several: the next one is tried when one cannot be reached.
     With `ca_file` the server must be one of that authority; without, the system's roots and the
-    URL's host name count. `cert_file` and `key_file` are read anew when they change, so a
-    renewed certificate needs no new client. Times are seconds.
+    URL's host name count. `cert_file` and `key_file`, and `token_file` if it is there, are read
+    anew when they change, so what was renewed needs no new client. Times are seconds.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class ApiClient:
         cert_file: str | Path | None = None,
         key_file: str | Path | None = None,
         token: str = "",
+        token_file: str | Path | None = None,
         scheme: str = "Bearer",
         unix_socket: str | Path | None = None,
         timeout: float = 15.0,
@@ -78,7 +79,7 @@ class ApiClient:
     ) -> None:
         self._urls = (url,) if isinstance(url, str) else tuple(url)
         self._at = 0
-        self._tls = _Tls(ca_file, cert_file, key_file)
+        self._tls = Tls(ca_file, cert_file, key_file)
         self._unix = None if unix_socket is None else str(unix_socket)
         self._headers = {
             "User-Agent": f"plait/{__version__}",
@@ -86,8 +87,7 @@ class ApiClient:
         }
         if ca_file and not unix_socket:
             self._headers["Host"] = wire.SERVER_NAME
-        if token:
-            self._headers["Authorization"] = f"{scheme} {token.strip()}"
+        self._token = Token(token, token_file, scheme)
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._stream_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=silence
@@ -97,6 +97,8 @@ class ApiClient:
         self._session: aiohttp.ClientSession | None = None
         self.revision = 0
         """Store revision of the last event that a watch gave."""
+        self.expires = 0.0
+        """Unix time at which what this client is known by ends, as a watch was told; 0: never."""
 
     @property
     def url(self) -> str:
@@ -245,6 +247,7 @@ class ApiClient:
             try:
                 async with self._open(query) as response:
                     history = response.headers.get(wire.HISTORY_HEADER, "")
+                    self.expires = float(response.headers.get(wire.EXPIRES_HEADER, "0"))
                     decoder = WatchDecoder()
                     async for data in response.content.iter_any():
                         for event in decoder.feed(data):
@@ -269,6 +272,7 @@ class ApiClient:
             self._connected().get(
                 self.url + "/v1/watch",
                 params=query,
+                headers=self._token.headers(),
                 timeout=self._stream_timeout,
                 **self._tls.arguments(self._unix),
             )
@@ -330,12 +334,15 @@ class ApiClient:
     async def _once(
         self, method: str, path: str, query: Mapping[str, str] | None, body: bytes | None
     ) -> bytes:
+        headers = self._token.headers()
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         async with self._connected().request(
             method,
             self.url + path,
             params=query,
             data=body,
-            headers={"Content-Type": "application/json"} if body is not None else None,
+            headers=headers,
             allow_redirects=False,
             **self._tls.arguments(self._unix),
         ) as response:
@@ -355,59 +362,6 @@ class ApiClient:
             if self._unix
             else ("plait status   # on the server's host",),
         )
-
-
-class _Tls:
-    """TLS settings, read anew when the files change."""
-
-    def __init__(
-        self,
-        ca_file: str | Path | None,
-        cert_file: str | Path | None,
-        key_file: str | Path | None,
-    ) -> None:
-        self._ca = ca_file
-        self._cert = cert_file
-        self._key = key_file
-        self._context: ssl.SSLContext | None = None
-        self._stamp: tuple[int, int] = (0, 0)
-
-    def arguments(self, unix: str | None) -> dict[str, Any]:
-        """Arguments of a request."""
-        if unix is not None or not (self._ca or self._cert):
-            return {}
-        stamp = self._read_stamp()
-        if self._context is None or stamp != self._stamp:
-            self._context, self._stamp = self._load(), stamp
-        arguments: dict[str, Any] = {"ssl": self._context}
-        if self._ca:
-            arguments["server_hostname"] = wire.SERVER_NAME
-        return arguments
-
-    def _read_stamp(self) -> tuple[int, int]:
-        if self._cert is None:
-            return (0, 0)
-        try:
-            status = Path(self._cert).stat()
-        except OSError:
-            return self._stamp
-        return status.st_mtime_ns, status.st_ino
-
-    def _load(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._ca)
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            if self._cert is not None:
-                context.load_cert_chain(self._cert, self._key)
-        except (OSError, ssl.SSLError) as error:
-            raise PlaitError(
-                "PLAIT-AUTH-001",
-                "the certificates of this node cannot be read",
-                where=str(self._cert or self._ca),
-                why=str(error),
-                fix=("plait join SERVER --token TOKEN",),
-            ) from None
-        return context
 
 
 class _Stream:

@@ -20,6 +20,7 @@ In the order in which one reads it:
     feedback                   the door into Kubernetes
     election                   which of several connectors writes
     controller                 all of it together
+    token_end                  what it says before its token for Plait's server ends
     report, health             what the connector says of itself
 
     uninstall                  everything back

@@ -24,6 +24,7 @@ from plait.kubernetes.kinds import NODES, SERVICES
 from plait.kubernetes.reflector import Reflector, Timing
 from plait.kubernetes.replica import Change
 from plait.kubernetes.report import shown
+from plait.kubernetes.token_end import TokenEnd
 from plait.kubernetes.translate import ROWS, SOURCES
 from plait.kubernetes.wanted import Source, Wanted
 from plait.kubernetes.writes import Writes
@@ -44,7 +45,7 @@ log: Final = structlog.get_logger("plait.kubernetes")
 class Controller:
     """`network` is Plait's network that pods are in; `identity` names this connector among others;
     its Lease stands in `lease_namespace` and is renewed every `renew` seconds. `clock` gives
-    monotonic seconds, `wall` Unix time."""
+    monotonic seconds, `wall` Unix time; `token_ends` is as for `TokenEnd`."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         renew: float = EVERY,
+        token_ends: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._kubernetes = kubernetes
         self._plait = plait
@@ -67,6 +69,7 @@ class Controller:
         self._held = Held()
         self._following = False
         self._refusal = ""
+        self._token_end = TokenEnd(token_ends, wall)
         self.reflectors: Mapping[str, Reflector[Any]] = {
             row.source.name: Reflector(
                 kubernetes, row.source, self._told(row.source.name), timing=timing, clock=clock
@@ -104,6 +107,7 @@ class Controller:
         yield "write to Plait's server", self._writes.run()
         yield "write into Kubernetes", self._feedback.run()
         yield "election", self._election.run()
+        yield "look at the token's end", self._token_end.run()
 
     # What is heard.
 
@@ -219,7 +223,8 @@ class Controller:
         )
 
     def _problems(self) -> Iterator[str]:
-        for text in (self._refusal, self._writes.error, self._election.error):
+        told = (self._refusal, self._writes.error, self._election.error, self._token_end.problem)
+        for text in told:
             if text:
                 yield text
         for source, text in {**self._wanted.problems, **self._feedback.problems}.items():

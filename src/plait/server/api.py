@@ -241,6 +241,7 @@ async def watch(call: Call) -> web.StreamResponse:
             **http.HEADERS,
             "Content-Type": CONTENT_TYPE,
             wire.HISTORY_HEADER: service.hub.history,
+            **({wire.EXPIRES_HEADER: str(int(ends))} if (ends := call.actor.expires) else {}),
         }
     )
     response.enable_chunked_encoding()

@@ -59,7 +59,12 @@ async def list_pools(call: Call) -> web.Response:
 
 async def list_tokens(call: Call) -> web.Response:
     """All tokens, without their secrets."""
-    return http.answer(wire.TokenList(items=call.service.trust.tokens()))
+    trust, hub = call.service.trust, call.service.hub
+    items = (
+        msgspec.structs.replace(info, in_use=hub.watched_by(info.id, info.role))
+        for info in trust.tokens()
+    )
+    return http.answer(wire.TokenList(items=tuple(items)))
 
 
 async def create_token(call: Call) -> web.Response:

@@ -84,10 +84,10 @@ class Hub:
         """How many there are."""
         return sum(len(group.watchers) for group in self._groups.values())
 
-    def watched_by(self, node: str) -> bool:
-        """Whether a node follows just now."""
+    def watched_by(self, name: str, role: str = "node") -> bool:
+        """Whether a node, or the bearer of a token of that id and role, follows just now."""
         return any(
-            watcher.actor.role == "node" and watcher.actor.name == node
+            watcher.actor.role == role and watcher.actor.name == name
             for group in self._groups.values()
             for watcher in group.watchers
         )

@@ -23,6 +23,9 @@ VERSION_HEADER: Final = "Plait-Version"
 HISTORY_HEADER: Final = "Plait-History"
 """Response header of a watch: id of the store's history. It changes when a backup is restored,
 and a revision of one history means nothing in another."""
+EXPIRES_HEADER: Final = "Plait-Credential-Expires"
+"""Response header of a watch: when what the client is known by ends, in seconds since 1970; not
+there if it does not."""
 
 NODE_SCHEME: Final = "Plait-Node"
 """Authorization scheme by which a node whose certificate has lapsed shows name, uid and secret:
@@ -108,6 +111,8 @@ class TokenInfo(Base, frozen=True, kw_only=True):
     single_use: bool = False
     description: str = ""
     expired: bool = False
+    in_use: bool = False
+    """Somebody follows the server with it just now."""
 
 
 class TokenCreated(Base, frozen=True, kw_only=True):

@@ -58,10 +58,11 @@ async def open_plait(config: KubernetesConfig, paths: Paths, token: str) -> ApiC
                 fix=("plait kubernetes run --server HOST --token-file FILE", "plait up"),
             )
         return await connect.open_api()
+    token_file = None if token else config.token_file
     token = token or read_token(config)
     url = connect.server_url(config.server, "plait kubernetes run --server 192.0.2.10:6440")
     authority = await pinned_ca(url, token, paths.run / "authority")
-    return ApiClient(url, token=token, ca_file=authority)
+    return ApiClient(url, token=token, token_file=token_file, ca_file=authority)
 
 
 def read_token(config: KubernetesConfig) -> str:
@@ -161,6 +162,7 @@ async def run_connector(
             identity=platform.node(),
             lease_namespace=config.lease_namespace,
             network=config.network or DEFAULT_NETWORK,
+            token_ends=lambda: plait.expires,
         )
         await stack.enter_async_context(serving(controller, paths, config.listen))
         tasks = [asyncio.create_task(work, name=name) for name, work in controller.tasks()]

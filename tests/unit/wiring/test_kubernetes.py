@@ -122,6 +122,27 @@ async def test_the_connector_of_a_host_writes_through_a_servers_token_and_says_h
     assert caught.value.code == "PLAIT-HOST-005"
 
 
+async def test_the_end_of_its_token_is_a_problem_of_the_connector_before_it_comes(
+    tmp_path: Path, kube: FakeKubernetes, server: Server
+) -> None:
+    paths = Paths(tmp_path)
+    admin = ApiClient("http://localhost", unix_socket=paths.server_socket)
+    made = await admin.create_token(TokenRequest(role="connector", ttl=29 * 86400.0))
+    await admin.close()
+    (tmp_path / "token").write_text(made.token)
+    config = KubernetesConfig(
+        kubeconfig=kubeconfig(tmp_path, kube),
+        server=f"127.0.0.1:{server.ports[0]}",
+        token_file=str(tmp_path / "token"),
+    )
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_connector(config, paths, stop))
+    (problem,) = (await asked(paths)).problems
+    assert problem.startswith(f"the connector's token ends at {made.info.expires_at}")
+    stop.set()
+    await asyncio.wait_for(task, 10)
+
+
 async def test_without_a_server_or_a_token_nothing_is_begun(
     tmp_path: Path, kube: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
