@@ -165,19 +165,27 @@ class TestChecking:
         assert self.differences(more) == []
 
     @pytest.mark.parametrize(
-        ("result", "more"),
+        ("result", "more", "said"),
         [
-            (RESULT, {"inode": 8}),
-            (RESULT, {"phase": "degraded", "message": "fenced"}),
-            (RESULT, {"phase": "pending"}),
-            (RESULT, {"interface": "pl2"}),
-            (RESULT, {"addresses": ("10.0.0.3", "fd00::2")}),
-            (RESULT, {"addresses": ("10.0.0.2",)}),
-            (Result(), {}),
+            (RESULT, {"inode": 8}, ["another namespace"]),
+            (RESULT, {"phase": "degraded", "message": "fenced"}, ["degraded: fenced"]),
+            (RESULT, {"phase": "pending"}, ["pending: it has no identity yet"]),
+            (RESULT, {"interface": "pl2"}, ["no interface pl2 of the host"]),
+            (
+                RESULT,
+                {"addresses": ("10.0.0.3", "fd00::2")},
+                ["the endpoint has the address 10.0.0.3", "prevResult gives 10.0.0.2"],
+            ),
+            (RESULT, {"addresses": ("10.0.0.2",)}, ["prevResult gives fd00::2"]),
+            (Result(), {}, ["no interface eth0 in a sandbox"]),
         ],
     )
-    def test_what_differs_is_said(self, result: Result, more: dict[str, object]) -> None:
-        assert self.differences(result, **more)
+    def test_what_differs_is_said(
+        self, result: Result, more: dict[str, object], said: list[str]
+    ) -> None:
+        found = self.differences(result, **more)
+        assert len(found) == len(said)
+        assert all(words in line for words, line in zip(said, found, strict=True))
 
 
 def test_refusals_have_codes_that_exist() -> None:
