@@ -7,6 +7,7 @@ configuration that has a name.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
@@ -25,7 +26,7 @@ from plait.wire.cni.errors import (
     CniError,
 )
 from plait.wire.cni.result import Part, Result
-from plait.wire.cni.wanted import Wanted
+from plait.wire.cni.wanted import Rates, Wanted
 
 Verb = Literal["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"]
 
@@ -76,6 +77,20 @@ class Settings(Part, frozen=True, kw_only=True):
     default_route: bool | None = None
     """The interface carries the default routes. Unsaid: unless a plugin before us, or another
     attachment of the same container, has made some."""
+
+
+OWN: Final = frozenset(
+    field.encode_name for kind in (Settings, Rates) for field in msgspec.structs.fields(kind)
+)
+"""Keys of the configuration that are Plait's own."""
+SPECIFIED: Final = frozenset(
+    (
+        *("cniVersion", "name", "type", "capabilities", "args", "ipMasq", "ipam", "dns"),
+        *("runtimeConfig", "prevResult"),
+    )
+)
+"""Keys that the specification gives a meaning, sections 1 and 3."""
+_OWN_BY_LOWER: Final[Mapping[str, str]] = {key.lower(): key for key in OWN}
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,10 +236,11 @@ def _version(verb: Verb, config: Mapping[str, Any]) -> str:
     if not isinstance(version, str):
         raise CniError(DECODE_FAILURE, "cniVersion is not a string")
     if version not in VERSIONS:
+        said = "is" if "cniVersion" in config else "has no cniVersion, which means"
         raise CniError(
             INCOMPATIBLE_VERSION,
             "incompatible CNI versions",
-            f'config is "{version[:80]}", plugin supports {", ".join(VERSIONS)}',
+            f'config {said} "{version[:80]}", plugin supports {", ".join(VERSIONS)}',
         )
     if verb in SINCE and not result.at_least(version, SINCE[verb]):
         raise CniError(
@@ -247,17 +263,30 @@ def _name(config: Mapping[str, Any]) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    ipam = config.get("ipam")
-    if isinstance(ipam, dict) and ipam.get("type"):
+    if plugin := wanted.section(config, "ipam").get("type"):
         raise CniError(
             UNSUPPORTED_FIELD,
-            f'unsupported field ipam: {{"type": {ascii(ipam["type"])[:80]}}}',
-            "Plait gives the addresses itself, out of the pools of its network",
+            f'unsupported field ipam: {{"type": "{ascii(plugin)[1:-1][:80]}"}}',
+            "Plait gives the addresses itself, out of the pools of its network; fix: remove ipam",
         )
+    _refuse_misspelt(config)
     settings = wanted.convert(config, Settings, "the configuration")
     if settings.ifname and not _is_ifname(settings.ifname):
         raise CniError(BAD_CONFIGURATION, "ifname is not valid", ascii(settings.ifname))
     return settings
+
+
+def _refuse_misspelt(config: Mapping[str, Any]) -> None:
+    """Unknown keys are others' and passed over, but one that is nearly one of ours is a slip, and
+    what it says must not go unheard: a container would be in another network than was meant."""
+    for key in config.keys() - OWN - SPECIFIED:
+        near = difflib.get_close_matches(key.lower(), _OWN_BY_LOWER, 1, cutoff=0.8)
+        if near:
+            raise CniError(
+                UNSUPPORTED_FIELD,
+                f"unsupported field {ascii(key[:80])[1:-1]}: {ascii(config[key])[:80]}",
+                f"fix: {_OWN_BY_LOWER[near[0]]}",
+            )
 
 
 class _Valid(msgspec.Struct, frozen=True):

@@ -121,7 +121,7 @@ def arguments(text: str) -> dict[str, str]:
 def parse(config: Mapping[str, Any], network: str, args: Mapping[str, str]) -> Wanted:
     """Everything that is wanted; `network` is the configuration's name, `args` CNI_ARGS."""
     runtime = _runtime_config(config)
-    own = _object(_object(config, "args"), "cni")
+    own = section(section(config, "args"), "cni")
     dns = _dns(config, runtime)
     return Wanted(
         addresses=_addresses(runtime, own, args),
@@ -143,7 +143,7 @@ def _runtime_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     containerd (go-cni) writes the names of Go's own fields, `HostPort`: to Go they are the same.
     """
-    given = _object(config, "runtimeConfig")
+    given = section(config, "runtimeConfig")
     return {key: _uncapitalised(value) if key in FIELDS else value for key, value in given.items()}
 
 
@@ -173,7 +173,8 @@ def checking(where: str, code: int = BAD_CONFIGURATION) -> Iterator[None]:
         raise CniError(code, f"{where} is not valid", why) from error
 
 
-def _object(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def section(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object below a key; empty where it is missing or null, code 7 where it is no object."""
     value = parent.get(key)
     return {} if value is None else convert(value, dict[str, Any], key)
 
@@ -274,7 +275,7 @@ def _rates(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Rates | Non
         (rates.egress_rate, rates.egress_burst),
     ):
         if not 0 <= rate <= MAX_RATE or not 0 <= burst <= MAX_BURST:
-            raise _no_rates(f"a rate is at most {MAX_RATE} bit/s, a burst {MAX_BURST} bit")
+            raise _no_rates(f"a rate is 0 to {MAX_RATE} bit/s, a burst 0 to {MAX_BURST} bit")
         if burst and not rate:
             raise _no_rates("a burst without a rate limits nothing")
     return rates
@@ -291,7 +292,7 @@ def _dns(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Dns | None:
             nameservers=said.servers or (), search=said.searches or (), options=said.options or ()
         )
     if config.get("dns"):
-        given = {key: value for key, value in _object(config, "dns").items() if value is not None}
+        given = {key: value for key, value in section(config, "dns").items() if value is not None}
         return convert(given, Dns, "dns")
     return None
 

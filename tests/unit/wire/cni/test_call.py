@@ -71,6 +71,45 @@ def test_a_name_that_the_kernel_would_not_keep_is_refused(name: str) -> None:
     assert parse(body("ADD", CNI_IFNAME="é" * 7)).ifname == "é" * 7
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("netwrok", "network"),
+        ("Network", "network"),
+        ("default_route", "defaultRoute"),
+        ("deadlin", "deadline"),
+        ("ifName", "ifname"),
+        ("egressBrust", "egressBurst"),
+    ],
+)
+def test_a_key_that_is_nearly_one_of_ours_is_refused(key: str, meant: str) -> None:
+    """The specification wants code 2, the key and its value."""
+    error = refused("ADD", {**CONFIG, key: "internal"})
+    assert error.code == 2
+    assert error.msg == f"unsupported field {key}: 'internal'"
+    assert error.details == f"fix: {meant}"
+
+
+def test_keys_of_others_are_passed_over() -> None:
+    others = ("ipMasq", "deviceID", "mtu", "logLevel", "kubernetes", "cni.dev/x", "_comment", "mac")
+    assert add(**dict.fromkeys(others, "x")).settings == Settings()
+
+
+def test_a_version_that_nobody_wrote_is_not_said_to_be_written() -> None:
+    assert "has no cniVersion" in refused("ADD", {"name": "podnet"}).details
+    assert "has no" not in refused("ADD", {**CONFIG, "cniVersion": "0.1.0"}).details
+
+
+@pytest.mark.parametrize(
+    ("ipam", "code"), [({}, None), (None, None), ({"type": "host-local"}, 2), ("host-local", 7)]
+)
+def test_addresses_are_nobody_else_s(ipam: Any, code: int | None) -> None:
+    if code is None:
+        assert add(ipam=ipam).settings == Settings()
+    else:
+        assert refused("ADD", {**CONFIG, "ipam": ipam}).code == code
+
+
 @pytest.mark.parametrize("started", ["", "-1", "1e9", "9" * 20, "soon"])
 def test_a_beginning_that_is_no_number_is_not_known(started: str) -> None:
     assert parse(body("DEL", PLAIT_STARTED=started)).started == 0
