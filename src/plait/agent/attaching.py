@@ -23,6 +23,7 @@ from plait.agent.desired.paths import endpoint_mtu
 from plait.agent.failpoints import failpoint
 from plait.agent.loop import Loop
 from plait.agent.ports import Ports, holds_ports
+from plait.agent.programmers.base import Failure
 from plait.agent.report import words
 from plait.agent.state import State
 from plait.client.agent import AttachRequest, AttachResult, EndpointIdentity, LocalEndpoint
@@ -231,7 +232,7 @@ class Attaching:
             "PLAIT-KERNEL-001",
             f"the kernel refused to attach endpoint {endpoint.request.id}",
             where=f"endpoint/{endpoint.request.id}",
-            why="; ".join(f"{failure.op}: {failure.error}" for failure in failures),
+            why="; ".join(map(_refusal, failures)),
             fix=("plait agent plan", "plait status"),
         )
 
@@ -266,6 +267,12 @@ class Attaching:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("background work failed", error=repr(task.exception()))
+
+
+def _refusal(failure: Failure) -> str:
+    """What the kernel refused. A link is made of many commands; its error names the one."""
+    command = str(failure.op)
+    return failure.error if "\n" in command else f"{command}: {failure.error}"
 
 
 def _inode(request: AttachRequest) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 
 from plait.client.agent import AttachRequest, Bandwidth
 from plait.ipam.pool import parse, text
-from plait.model import portnames
+from plait.model import portnames, syntax
 from plait.model.errors import PlaitError
 
 ID: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
@@ -18,6 +18,8 @@ ALIAS_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 """A label of an alias: `_` too, as Docker allows it."""
 IFNAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 """Narrower than the kernel's dev_valid_name, which takes anything but space and slash."""
+NO_IFNAMES: Final = frozenset((".", "..", "lo", "all", "default"))
+"""The loopback, and names of directories below net/ipv6/conf (addrconf_sysctl_register)."""
 MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 LOWEST_RATE: Final = 1000
@@ -34,10 +36,13 @@ def check_request(request: AttachRequest) -> None:
     """Raises PLAIT-API-002 or PLAIT-NAME-001."""
     if not ID.fullmatch(request.id):
         raise _invalid("id", request.id, "1 to 64 of a-z, 0-9, '.' and '-'")
-    if not IFNAME.fullmatch(request.ifname) or request.ifname in (".", "..", "lo"):
-        raise _invalid("ifname", request.ifname, "an interface name of at most 15 characters")
-    mac_is_multicast = MAC.fullmatch(request.mac) and int(request.mac[:2], 16) & 1
-    if request.mac and (not MAC.fullmatch(request.mac) or mac_is_multicast):
+    if not IFNAME.fullmatch(request.ifname) or request.ifname in NO_IFNAMES:
+        raise _invalid(
+            "ifname",
+            request.ifname,
+            "1 to 15 of letters, digits, '_', '.', ':' and '-', and not lo, all or default",
+        )
+    if request.mac and not _is_unicast(request.mac):
         raise _invalid("mac", request.mac, "a unicast MAC such as 02:42:ac:11:00:02")
     if request.netns and (not request.netns.startswith("/") or "\0" in request.netns):
         raise _invalid("netns", request.netns, "an absolute path")
@@ -53,6 +58,10 @@ def check_request(request: AttachRequest) -> None:
         _check_bandwidth(request.bandwidth)
     portnames.check(request.named_ports, "namedPorts")
     check_identity(request.name, request.aliases, request.namespace)
+
+
+def _is_unicast(mac: str) -> bool:
+    return bool(MAC.fullmatch(mac)) and not int(mac[:2], 16) & 1 and mac != syntax.NO_MAC
 
 
 def _check_bandwidth(bandwidth: Bandwidth) -> None:

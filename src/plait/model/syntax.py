@@ -31,6 +31,8 @@ _ENDPOINT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,62}[a-z0-9])?", re.ASCII)
 _BLOCK: Final = re.compile(r"[a-z0-9][-a-z0-9]{0,62}\.[0-9a-f-]{3,64}", re.ASCII)
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+NO_MAC: Final = "00:00:00:00:00:00"
+"""No address: the kernel gives it to no link (is_valid_ether_addr)."""
 _PORT_RANGE: Final = re.compile(r"([0-9]{1,5})-([0-9]{1,5})", re.ASCII)
 _UID: Final = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]{7,63}", re.ASCII)
 
@@ -117,7 +119,7 @@ def uid(value: str, where: str) -> str:
 
 def mac(value: str, where: str) -> str:
     """A unicast MAC in lower case with colons."""
-    if _MAC.fullmatch(value) is None or int(value[:2], 16) & 1:
+    if _MAC.fullmatch(value) is None or int(value[:2], 16) & 1 or value == NO_MAC:
         raise invalid(where, f"{shown(value)} is not a unicast MAC in lower case with colons")
     return value
 

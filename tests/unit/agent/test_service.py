@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +30,7 @@ from plait.model.objects import (
     PublishedPort,
     Workload,
 )
-from plait.wire.links import set_link
+from plait.wire.links import RTM_NEWLINK, set_link
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -154,7 +155,9 @@ async def test_a_namespace_that_is_not_there(host: fake.FakeHost) -> None:
         ({"name": "x" * 10_000}, "PLAIT-NAME-001"),
         ({"aliases": ("a b",)}, "PLAIT-NAME-001"),
         ({"ifname": "a/b"}, "PLAIT-API-002"),
+        ({"ifname": "all"}, "PLAIT-API-002"),
         ({"mac": "01:00:00:00:00:01"}, "PLAIT-API-002"),
+        ({"mac": "00:00:00:00:00:00"}, "PLAIT-API-002"),
         ({"netns": "relative"}, "PLAIT-API-002"),
         ({"addresses": ("nonsense",)}, "PLAIT-IPAM-011"),
         ({"addresses": ("10.8.0.1",)}, "PLAIT-IPAM-011"),
@@ -169,6 +172,17 @@ async def test_refusals(host: fake.FakeHost, change: dict[str, object], code: st
             await agent.service.attach(request(**change))
         assert caught.value.code == code
         assert await agent.service.endpoints() == ()
+
+
+async def test_what_the_kernel_refuses_is_said_in_a_line(host: fake.FakeHost) -> None:
+    async with running(host) as agent:
+        await settled(host, agent)
+        host.kernel.host.failures += [(RTM_NEWLINK, errno.EADDRNOTAVAIL)]
+        with pytest.raises(PlaitError) as caught:
+            await agent.service.attach(request())
+        (line,) = caught.value.why.splitlines()
+        assert line.startswith("ip link add pl")
+        assert line.endswith("(EADDRNOTAVAIL)")
 
 
 async def test_before_the_first_snapshot_nothing_is_touched(host: fake.FakeHost) -> None:

@@ -212,7 +212,8 @@ class Links:
         self, op: Op, name: str, want: Link, namespace: Namespace | None, problem: OSError
     ) -> Failure:
         if problem.errno != errno.EEXIST:
-            return refused(op, problem)
+            pair = host_side.pair(name, want, namespace.fd if namespace else -1)
+            return refused(op, problem, pair.text)
         if self._netlink.index(name):
             text = f"the host has a link {name} that is not ours"
         else:
