@@ -13,7 +13,7 @@ SHARED = (
     click.option("--name", default="", help="Name of the node; default the host's name."),
     click.option("--address", default="", metavar="IP[/LEN]", help="Underlay address to use."),
     click.option("--interface", default="", help="Underlay interface to use."),
-    click.option("--site", default="", help="Name of the place, for people."),
+    click.option("--site", default="", help="Name of the place; Services may prefer it."),
 )
 
 

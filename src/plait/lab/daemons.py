@@ -97,13 +97,18 @@ def start_plait(lab: Lab) -> None:
     """`plait up` on the first host, `plait join` on the others; all ready when it returns."""
     first = lab.plan.hosts[FIRST]
     balancers = [f"--load-balancer-pool={pool}" for pool in topology.LOAD_BALANCERS]
-    plait(lab, FIRST, "up", "--encap", lab.state.encap, *balancers)
+    plait(lab, FIRST, "up", "--encap", lab.state.encap, *_site(lab, FIRST), *balancers)
     others = [name for name in lab.plan.machines if name != FIRST]
     if not others:
         return
     token = json.loads(plait(lab, FIRST, "token", "create", "--json"))["token"]
     server = first.interface.address4.partition("/")[0]
-    on_each(others, lambda name: plait(lab, name, "join", server, "--token", token))
+    joined = ("join", server, "--token", token)
+    on_each(others, lambda name: plait(lab, name, *joined, *_site(lab, name)))
+
+
+def _site(lab: Lab, host: str) -> tuple[str, str]:
+    return "--site", f"site{lab.plan.hosts[host].site}"
 
 
 def resume_plait(lab: Lab, host: str) -> None:

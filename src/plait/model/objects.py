@@ -80,7 +80,7 @@ class NodeSpec(Base, frozen=True, kw_only=True):
     mtu: int = 1500
     """Bytes, of the underlay interface."""
     site: str = ""
-    """Informative name of the place."""
+    """Name of the place."""
 
 
 class NodeStatus(Base, frozen=True, kw_only=True):

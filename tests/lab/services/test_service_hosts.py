@@ -160,6 +160,12 @@ def test_local_traffic_stays_on_the_host_that_was_called(scene: Scene) -> None:
         )
 
 
+def test_backends_of_the_callers_site_come_first(scene: Scene) -> None:
+    address = scene.apply("near", prefer="site")["addresses"][0]
+    eventually("h3 calls its site", lambda: scene.from_host("h3", address, 80) == {"near"})
+    assert scene.from_host("h2", address, 80) == {"far"}
+
+
 def test_a_backend_that_goes_is_not_called_any_more(scene: Scene) -> None:
     spec = scene.apply("moving")
     address = spec["addresses"][0]
