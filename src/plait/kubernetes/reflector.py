@@ -126,6 +126,10 @@ class Reflector(Generic[T]):
         self._stumbled = ""
         """Version after which a line was not understood."""
         self._failures = 0
+        self._tries = 0
+        """Failures in a row that the next pause follows from."""
+        self._expired = False
+        """Since it last went well the server told that our version is too old."""
         self._error = ""
         self._lists = 0
         self._quarantined: dict[Key, str] = {}
@@ -309,8 +313,12 @@ class Reflector(Generic[T]):
     def _failed(self, error: PlaitError) -> float:
         """Where to go on after a failure; how long to wait before."""
         status = error.http_status if isinstance(error, KubernetesError) else 0
+        self._tries += 1
         if status == 410:
             self._version = ""
+            if not self._expired:
+                # Who was long away is back, and a list is all that is missing.
+                self._expired, self._tries = True, 1
         elif status == 404:
             self._resource, self._version = None, ""
         elif error.code == MISUNDERSTOOD:
@@ -325,7 +333,7 @@ class Reflector(Generic[T]):
         if self._failures == 2 or (self._failures > 2 and text != self._error):
             log.warning("Kubernetes is not followed", kind=self.kind.name, error=text)
         self._error = text
-        wait = pause(self._failures, self._timing, self._rng)
+        wait = pause(self._tries, self._timing, self._rng)
         asked = error.retry_after if isinstance(error, KubernetesError) else None
         return wait if asked is None else max(wait, asked * self._rng.uniform(1.0, 1.25))
 
@@ -333,6 +341,7 @@ class Reflector(Generic[T]):
         if self._failures > 1:
             log.info("Kubernetes is followed again", kind=self.kind.name)
         self._failures, self._error, self._stumbled = 0, "", ""
+        self._tries, self._expired = 0, False
 
 
 def pause(failures: int, timing: Timing, rng: random.Random) -> float:

@@ -247,6 +247,16 @@ async def test_a_list_alone_is_no_reason_to_forget_failures(rig: Rig) -> None:
     assert rig.waits == pytest.approx([0.15, 0.3, 0.6])
 
 
+async def test_who_was_long_away_and_forgot_us_is_listed_soon(rig: Rig) -> None:
+    """It is 410 where the server was compacted, or began anew, meanwhile."""
+    rig.server.faults.refuse("watch", 500, path="pods", times=4)
+    rig.server.faults.watch("gone")
+    rig.server.faults.watch("gone")
+    reflector = await rig.watching()
+    await rig.until(lambda: reflector.health.lists == 3)
+    assert rig.waits == pytest.approx([0.15, 0.3, 0.6, 1.2, 0.15, 0.3])
+
+
 def test_pauses_have_jitter_and_an_end() -> None:
     rng = random.Random(1)
     timing = Timing(first=0.2, longest=30)
