@@ -59,5 +59,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         else:
             link = "connected"
         objects = sum(kind.objects for kind in self.kinds)
-        problems = f", {self.problem_count} problems" if self.problem_count else ""
+        several = "" if self.problem_count == 1 else "s"
+        problems = f", {self.problem_count} problem{several}" if self.problem_count else ""
         return f"{link}, heard {self.age:.0f} s ago, {objects} objects{problems}"

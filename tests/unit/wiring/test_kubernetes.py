@@ -234,6 +234,7 @@ def test_a_report_in_words() -> None:
         problem_count=4,
     )
     assert report.summary == "connected, heard 1 s ago, 3 objects, 4 problems"
+    assert msgspec.structs.replace(report, problem_count=1).summary.endswith(", 1 problem")
     facts = dict(as_facts(report))
     assert facts["connector"] == "h1, h2 writes"
     assert facts["objects"].startswith("2 objects may have to be written")
