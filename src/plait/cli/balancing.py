@@ -98,7 +98,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "families",
                 multiple=True,
                 type=click.Choice(["4", "6"]),
-                help="Default: those of the service pools.",
+                help="Default: those in which somebody can answer.",
             ),
             click.option(
                 "--external-address",

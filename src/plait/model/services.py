@@ -84,7 +84,7 @@ class ServiceSpec(Base, frozen=True, kw_only=True):
     """Cluster addresses, at most one a family. Where none is said the server gives one of each of
     `families` out of the cluster's service pools. Immutable once set."""
     families: tuple[Literal[4, 6], ...] = ()
-    """Empty: those of the service pools."""
+    """Empty: those of the service pools in which the network, or its `backends`, have addresses."""
     external_addresses: tuple[str, ...] = ()
     """Addresses that lead to some host from outside; it is the user's business that they do."""
     load_balancer_addresses: tuple[str, ...] = ()

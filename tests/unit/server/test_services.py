@@ -144,6 +144,40 @@ def test_one_family_alone_and_another_one_later(state: State) -> None:
     assert len(stored(state).addresses) == 2
 
 
+def test_a_service_is_called_in_the_families_in_which_somebody_answers(state: State) -> None:
+    four, six = FixedBackend(address="192.0.2.7"), FixedBackend(address="2001:db8::7")
+    spec = NetworkSpec(pools=("10.50.0.0/20",))
+    apply(state, Network(metadata=Metadata(name="four"), spec=spec))
+    apply(
+        state,
+        service("a", backends=(four,)),
+        service("b", backends=(six,)),
+        service("c", backends=(four, six)),
+        service("d", network="four", selector=Selector()),
+        service("e", network="four"),
+    )
+    assert {name: stored(state, name).families for name in "abcde"} == {
+        "a": (4,),
+        "b": (6,),
+        "c": (4, 6),
+        "d": (4,),
+        "e": (4, 6),  # Slices may name anybody.
+    }
+    asked = service("f", network="four", selector=Selector(), families=(6,))
+    assert "the network four has none" in refused("PLAIT-API-002", state, asked).why
+
+
+def test_a_backend_of_another_family_needs_an_address_of_it(state: State) -> None:
+    four, six = FixedBackend(address="192.0.2.7"), FixedBackend(address="2001:db8::7")
+    apply(state, service(backends=(four,)))
+    before = stored(state)
+    refused("PLAIT-API-002", state, service(backends=(four, six)))
+    apply(state, service(backends=(four, six), families=(4, 6)))
+    after = stored(state)
+    assert after.addresses[0] == before.addresses[0]
+    assert [":" in address for address in after.addresses] == [False, True]
+
+
 def test_given_addresses_may_lie_outside_of_the_service_pools(state: State) -> None:
     decided = apply(state, service(addresses=("10.96.0.10",)))
     assert stored(state).addresses == ("10.96.0.10",)
@@ -392,6 +426,10 @@ def test_given_load_balancer_addresses_are_taken_and_may_be_shared_by_port(state
         service(selector=Selector(), backends=(FixedBackend(address="192.0.2.1"),)),
         service(backends=(FixedBackend(address="127.0.0.1"),)),
         service(backends=(FixedBackend(address="169.254.169.254"),)),
+        service(backends=(FixedBackend(address="10.79.0.9"),)),
+        service(backends=(FixedBackend(address="192.0.2.9"),), addresses=("192.0.2.9",)),
+        service(backends=(FixedBackend(address="192.0.2.9"),), families=(6,)),
+        service(backends=(FixedBackend(address="192.0.2.9"),), families=(4, 6)),
         service(backends=(FixedBackend(address="::ffff:127.0.0.1"),)),
         service(
             backends=(FixedBackend(address="192.0.2.1"),),

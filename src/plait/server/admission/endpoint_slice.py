@@ -10,12 +10,11 @@ from plait.model import syntax
 from plait.model.objects import AnyObject, EndpointSlice, Namespace, Object
 from plait.model.services import SliceEndpoint
 from plait.server.admission.base import Admitted, Context, Removal, closing_key, in_namespace
-from plait.server.admission.service_fields import reachable
+from plait.server.admission.service_fields import MAX_PORTS, reachable
 from plait.server.state import Entry, State
 
 MAX_BACKENDS: Final = 1000
 MAX_ADDRESSES: Final = 100
-MAX_PORTS: Final = 100
 MAX_HINTS: Final = 64
 """Limits of Kubernetes' discovery/v1; hints are eight there."""
 

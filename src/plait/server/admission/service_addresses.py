@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Collection
 from functools import cache
 from typing import Final, NamedTuple
@@ -9,24 +10,27 @@ from typing import Final, NamedTuple
 import msgspec
 
 from plait.model.errors import PlaitError
-from plait.model.objects import ClusterSpec
+from plait.model.objects import ClusterSpec, NetworkSpec
 from plait.model.services import ServiceSpec
+from plait.model.syntax import invalid
 from plait.server import claims, service_pools
+from plait.server.admission import service_families
+from plait.server.admission.service_families import family_of
 from plait.server.admission.service_fields import CALLED
-from plait.server.service_pools import FAMILIES, Family
+from plait.server.service_pools import FAMILIES
 from plait.server.state import State
 
 Free = Callable[[str], bool]
 """Whether nobody else has a claim."""
 
 
-def family_of(text: str) -> Family:
-    """4 or 6."""
-    return 6 if ":" in text else 4
-
-
 def choose(
-    spec: ServiceSpec, old: ServiceSpec | None, pools: ClusterSpec, seed: str, free: Free
+    spec: ServiceSpec,
+    old: ServiceSpec | None,
+    pools: ClusterSpec,
+    seed: str,
+    free: Free,
+    network: NetworkSpec,
 ) -> ServiceSpec:
     """The spec with its cluster addresses and their families.
 
@@ -36,6 +40,7 @@ def choose(
     """
     if spec.type not in CALLED or spec.headless:
         return spec
+    useful = service_families.answering(spec, network)
     had = {family_of(a): a for a in old.addresses} if old is not None else {}
     given = {family_of(a): a for a in spec.addresses}
     for family, text in given.items():
@@ -49,7 +54,8 @@ def choose(
                 fix=("leave `addresses` out",),
             )
         _unclaimed(text, free)
-    families = spec.families or tuple(given or had) or _families_of(pools)
+    families = spec.families or tuple(given or had) or service_families.choose(pools, useful)
+    service_families.check(spec, old, families, useful)
     result = []
     for family in families:
         text = given.get(family) or had.get(family, "")
@@ -67,11 +73,6 @@ def choose(
         # Says that there is no pool.
         service_pools.choose_cluster_address(pools, 4, seed, free, "spec.addresses")
     return msgspec.structs.replace(spec, addresses=tuple(result), families=tuple(families))
-
-
-def _families_of(pools: ClusterSpec) -> tuple[Family, ...]:
-    present = {family_of(pool) for pool in pools.service_pools}
-    return tuple(family for family in FAMILIES if family in present)
 
 
 def _unclaimed(text: str, free: Free) -> None:
@@ -102,6 +103,21 @@ def check_outside(spec: ServiceSpec, free: Free) -> None:
                     where=f"{where}[{i}]",
                     fix=("plait service ls",),
                 )
+
+
+def check_backends(spec: ServiceSpec, pools: ClusterSpec, free: Free) -> None:
+    """No backend is a Service's address: a flow is led once, and not on from there."""
+    ours = [*map(service_pools.parsed, pools.service_pools)]
+    for i, backend in enumerate(spec.backends):
+        address = ipaddress.ip_address(backend.address)
+        held = backend.address in spec.addresses or not free(claims.cluster(backend.address))
+        if held or any(address in pool for pool in ours):
+            raise invalid(
+                f"spec.backends[{i}].address",
+                f"the address {backend.address} is a Service's",
+                why="a flow is led to a backend once, and not on from there",
+                fix="name who answers for that Service",
+            )
 
 
 class Balanced(NamedTuple):

@@ -14,7 +14,9 @@ from plait.model.services import FixedBackend, ServicePort, ServiceSpec
 from plait.model.syntax import Address, invalid
 from plait.policy import validate
 
-MAX_PORTS: Final = 256
+MAX_PORTS: Final = syntax.MAX_ITEMS
+"""Of a Service, and of an EndpointSlice. Kubernetes bounds the one by its size alone, the other at
+20,000: a range of ports, as RTP uses them, is so many ports."""
 MAX_AFFINITY: Final = 86_400
 MAX_OUTSIDE: Final = 32
 """External or load-balancer addresses, each."""
@@ -93,7 +95,11 @@ def check(spec: ServiceSpec) -> ServiceSpec:
     if len(set(spec.families)) != len(spec.families):
         raise invalid("spec.families", "a family stands twice")
     if spec.headless and spec.addresses:
-        raise invalid("spec.headless", "a headless Service has no cluster address")
+        raise invalid(
+            "spec.headless",
+            "a headless Service has no cluster address",
+            fix="leave one of them out; a Service that has an address keeps it, so make another",
+        )
     syntax.number(spec.affinity_seconds, "spec.affinitySeconds", 0, MAX_AFFINITY)
     if spec.health_check_node_port:
         syntax.number(spec.health_check_node_port, "spec.healthCheckNodePort", 1, 65535)
