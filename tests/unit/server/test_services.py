@@ -164,7 +164,7 @@ def test_a_service_is_called_in_the_families_in_which_somebody_answers(state: St
         "e": (4, 6),  # Slices may name anybody.
     }
     asked = service("f", network="four", selector=Selector(), families=(6,))
-    assert "the network four has none" in refused("PLAIT-API-002", state, asked).why
+    assert "the network four has no address" in refused("PLAIT-API-002", state, asked).why
 
 
 def test_a_backend_of_another_family_needs_an_address_of_it(state: State) -> None:

@@ -45,11 +45,11 @@ def check(
         return
     for family in spec.families if old is None or old.families != spec.families else ():
         if family not in useful:
-            whose = "it has no backend" if spec.backends else f"the network {spec.network} has none"
+            whose = "its backends have" if spec.backends else f"the network {spec.network} has"
             raise invalid(
                 "spec.families",
                 f"nobody answers in IPv{family}",
-                why=whose,
+                why=f"{whose} no address of that family",
                 fix="leave it out, and the families of the backends are chosen",
             )
     for i, backend in enumerate(spec.backends):
