@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from tests.support.kube_apiserver import KubeApiserver
+from tests.support.waiting import until
 
 from plait.kubernetes import kinds
 from plait.kubernetes.api import KubernetesApi
@@ -24,14 +25,6 @@ QUICK = Timing(first=0.005, longest=0.05, absent=0.05, brief=0.05)
 POLICIES = kinds.CLUSTER_NETWORK_POLICIES.resources[0]
 NAMESPACES = kinds.NAMESPACES.resources[0]
 _CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)
-
-
-async def until(condition: Callable[[], object], what: object = "", seconds: float = 20.0) -> None:
-    """Wait for a condition; fails after `seconds`."""
-    end = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < end, what
-        await asyncio.sleep(0.005)
 
 
 class Cluster(Protocol):

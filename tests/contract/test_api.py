@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from tests.support.waiting import until
 
 from plait.client.api import ApiClient
 from plait.client.base import Api, BatchOp, WatchEvent
@@ -68,13 +68,6 @@ async def refused(code: str, work: Awaitable[object]) -> PlaitError:
         await work
     assert caught.value.code == code, caught.value.render()
     return caught.value
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 class Follower:

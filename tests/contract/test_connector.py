@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from tests.support.kube_apiserver import KubeApiserver
+from tests.support.waiting import until
 
 from plait.client.api import ApiClient
 from plait.kubernetes import kinds, manifests, nodes
@@ -46,12 +47,6 @@ NODES, PODS = kinds.NODES.resources[0], kinds.PODS.resources[0]
 SERVICES, POLICIES = kinds.SERVICES.resources[0], kinds.NETWORK_POLICIES.resources[0]
 NAMESPACES = kinds.NAMESPACES.resources[0]
 CONTAINER = {"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 80}]}
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture

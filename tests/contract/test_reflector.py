@@ -11,9 +11,9 @@ from tests.contract.kube_clusters import (
     QUICK,
     Scene,
     known,
-    until,
 )
 from tests.support.kube_witness import Witness
+from tests.support.waiting import until
 
 from plait.kubernetes import kinds
 from plait.kubernetes.kinds import Kind

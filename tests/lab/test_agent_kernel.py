@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import until
 
 from plait.agent import fake
 from plait.agent.agent import Agent, Config, Doors
@@ -128,13 +129,6 @@ def build_agent(server: FakeServer, directory: Path, **settings: object) -> Agen
             ),
         ),
     )
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.02)
 
 
 @pytest.fixture

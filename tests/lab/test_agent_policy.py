@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.test_agent_kernel import build_agent, request, until
+from tests.lab.test_agent_kernel import build_agent, request
 from tests.lab.test_agent_kernel import container as container
 from tests.lab.test_agent_kernel import host as host
+from tests.support.waiting import until
 
 from plait.agent import fake
 from plait.agent.agent import Agent

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from plait.client.agent import AttachResult, LocalEndpoint
 from plait.client.polling import poll
@@ -46,13 +47,6 @@ def run(*argv: str, ok: bool = True, stdin: bytes | None = None) -> str:
 
 def wait_until(look: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
     assert poll(look, seconds=deadline), f"not within {deadline} s: {what}"
-
-
-async def until(look: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
-    end = time.monotonic() + deadline
-    while not look():
-        assert time.monotonic() < end, f"not within {deadline} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 def busybox_image() -> bytes:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import until
 
 from plait.agent import fake, sync
 from plait.agent.agent import Agent
 from plait.client.agent import AttachRequest
 from plait.model.errors import PlaitError
-
-
-async def eventually(look: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not look():
-            await asyncio.sleep(0.005)
 
 
 def silent(agent: Agent) -> bool:
@@ -35,11 +28,11 @@ async def test_a_forgotten_node_is_silent_until_it_is_known_again(tmp_path: Path
     agent = host.agent()
     await agent.start()
     try:
-        await eventually(agent.sync.first_listing.is_set)
+        await until(agent.sync.first_listing.is_set)
         await agent.service.attach(AttachRequest(id="e1", network="plait", name="web"))
         assert not silent(agent)
         host.server.forget()
-        await eventually(lambda: agent.state.forgotten)
+        await until(lambda: agent.state.forgotten)
         await agent.loop.settle()
         assert silent(agent)
         (endpoint,) = await agent.service.endpoints()
@@ -55,7 +48,7 @@ async def test_a_forgotten_node_is_silent_until_it_is_known_again(tmp_path: Path
         with pytest.raises(PlaitError):
             await agent.service.reserve("plait", 4)
         host.server.heal()
-        await eventually(lambda: not agent.state.forgotten)
+        await until(lambda: not agent.state.forgotten)
         await agent.loop.settle()
         assert not silent(agent)
         assert (await agent.service.endpoints())[0].phase == "ready"
@@ -68,10 +61,10 @@ async def test_it_stays_silent_over_a_restart_without_server(tmp_path: Path) -> 
     host = fake.FakeHost(fake.server(), tmp_path)
     agent = host.agent()
     await agent.start()
-    await eventually(agent.sync.first_listing.is_set)
+    await until(agent.sync.first_listing.is_set)
     await agent.service.attach(AttachRequest(id="e1", network="plait", name="web"))
     host.server.forget()
-    await eventually(lambda: agent.state.forgotten)
+    await until(lambda: agent.state.forgotten)
     await agent.stop()
     host.server.cut()
     again = host.agent()

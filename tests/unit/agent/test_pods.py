@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.support.waiting import until
 
 from plait.agent import fake
 from plait.agent.agent import Agent
@@ -209,13 +209,6 @@ async def running(host: fake.FakeHost) -> AsyncIterator[Agent]:
         yield agent
     finally:
         await agent.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5.0
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.005)
 
 
 async def test_an_agent_follows_the_pods_of_its_snapshot(tmp_path: Path) -> None:

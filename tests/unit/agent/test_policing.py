@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.agent.test_service import running, settled, until
+from tests.support.waiting import until
+from tests.unit.agent.test_service import running, settled
 
 from plait.agent import fake
 from plait.agent.agent import Agent

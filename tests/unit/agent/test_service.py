@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import errno
 import gc
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.support.waiting import until
 
 from plait.agent import fake
 from plait.agent.agent import Agent
@@ -31,13 +31,6 @@ from plait.model.objects import (
     Workload,
 )
 from plait.wire.links import RTM_NEWLINK, set_link
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager

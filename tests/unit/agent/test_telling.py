@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
+from tests.support.waiting import until
 
 from plait.agent import fake
 from plait.agent.agent import CONDITION_LENGTH, Agent
@@ -18,13 +17,6 @@ from plait.agent.metrics import counter, gauge, render
 from plait.agent.underlay import Overlaps
 from plait.kernel.hostfacts import RouteFact
 from plait.model.objects import Metadata, Network, NetworkSpec, Node
-
-
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager

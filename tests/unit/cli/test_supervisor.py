@@ -7,10 +7,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import until
 
 from plait.cli.rotation import RotatingLog
 from plait.cli.supervisor import Backoff, Program, Supervisor
@@ -28,12 +28,6 @@ def program(tmp_path: Path, argv: tuple[str, ...] = SLEEP, **options: object) ->
     backoff = Backoff(base=0.001, cap=0.002)
     log = RotatingLog(tmp_path / "p.log")
     return Program("p", argv, log, env=os.environ, backoff=backoff, **options)  # type: ignore[arg-type]
-
-
-async def until(ready: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not ready():
-            await asyncio.sleep(0.005)
 
 
 def log_of(tmp_path: Path) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from plait.agent import fake
 from plait.agent.agent import Agent
@@ -18,13 +17,6 @@ from plait.cni.plugin import Answer, CniPlugin
 from plait.kernel.fake_netlink import FakeSpace
 
 BOOT = "boot-1"
-
-
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.005)
 
 
 class Runtime:
@@ -43,7 +35,8 @@ class Runtime:
         """The plugin of a new process: it knows what is on the disk."""
         self.now += 10**6
         kept = Kept(self.queue, BOOT)
-        self.plugin = CniPlugin(self.agent.service, kept, boottime=lambda: self.now)
+        service = self.agent.service
+        self.plugin = CniPlugin(service, kept, network=service.network, boottime=lambda: self.now)
         return self.plugin
 
     def netns(self, name: str) -> str:

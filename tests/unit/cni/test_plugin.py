@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.cni.conftest import Runtime, until
+from tests.support.waiting import until
+from tests.unit.cni.conftest import Runtime
 
 from plait.agent.metrics import render
 from plait.client.agent import AttachRequest
@@ -189,6 +190,9 @@ async def test_gc_goes_on_after_an_error_and_tells_all(
 
 async def test_status(runtime: Runtime) -> None:
     await runtime("STATUS")
+    said = await runtime.refused("STATUS", network="nope")
+    assert said["code"] == 50
+    assert "there is no network 'nope'" in said["msg"]
     await runtime("STATUS", identity="kubernetes")
     runtime.agent.sync.connected = False
     assert (await runtime.refused("STATUS", identity="kubernetes"))["code"] == 50

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from plait.client.api import ApiClient
 from plait.kubernetes import kinds
@@ -43,13 +44,6 @@ CLUSTER = ClusterSpec(
 )
 GONE = "PLAIT-API-004"
 OF_OURS: tuple[type[Object], ...] = ORDER
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.003)
 
 
 class Running:

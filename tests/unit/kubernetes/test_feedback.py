@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from tests.support.waiting import until
 
 from plait.kubernetes import kinds, nodes
 from plait.kubernetes.balancers import status, withdrawn
@@ -21,12 +21,6 @@ TAINT = {"key": nodes.TAINT, "effect": "NoSchedule"}
 OTHER = {"key": "dedicated", "value": "gpu", "effect": "NoExecute", "timeAdded": "2026-01-01"}
 BALANCED = {"type": "LoadBalancer", "ports": [{"port": 80}]}
 POOLS = ("192.0.2.0/28",)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.003)
 
 
 def taints(stage: Stage, name: str) -> list[dict[str, str]]:
