@@ -10,7 +10,7 @@ async def until(
     condition: Callable[[], object],
     what: object = "the condition did not come true",
     *,
-    seconds: float = 20.0,
+    seconds: float = 30.0,
 ) -> None:
     """Return once the condition is true; fails after `seconds` and says what was waited for."""
     end = asyncio.get_running_loop().time() + seconds
