@@ -32,7 +32,7 @@ from plait.client.agent import (
 )
 from plait.model.errors import PlaitError
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import Pod, PublishedPort
+from plait.model.objects import Network, Pod, PublishedPort
 from plait.model.traces import Trace, TraceQuery
 
 
@@ -118,6 +118,11 @@ class Service:
         await self._attaching.drain()
 
     # Addresses.
+
+    async def network(self, name: str) -> Network:
+        """The network, if endpoints can join it: PLAIT-AUTH-007, PLAIT-AGENT-008 or PLAIT-NET-006
+        otherwise."""
+        return await self._allocating.network(name)
 
     async def reserve(self, network: str, family: Literal[4, 6], address: str = "") -> Reservation:
         """See client.agent.Agent."""

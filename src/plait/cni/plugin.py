@@ -59,11 +59,14 @@ class CniPlugin:
         agent: Agent,
         kept: Kept,
         *,
+        network: Callable[[str], Awaitable[object]],
         boottime: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     ) -> None:
-        """`boottime` gives nanoseconds since boot, sleep included."""
+        """`network` raises the PlaitError with which an attachment to a network of that name would
+        be refused; `boottime` gives nanoseconds since boot, sleep included."""
         self._agent = agent
         self._kept = kept
+        self._network = network
         self._boottime = boottime
         self.served: Counter[tuple[str, int]] = Counter()
         """Calls by verb and code, 0 for success; `none` is the verb of what is no call."""
@@ -338,6 +341,11 @@ class CniPlugin:
                 "the server is away: who new pods are cannot be known",
                 why,
             )
+        try:
+            await self._network(call.settings.network)
+        except PlaitError as error:
+            refusal = as_cni(error)
+            raise CniError(errors.NOT_AVAILABLE, refusal.msg, refusal.details) from error
         return Answer(b"")
 
     async def _version(self, call: Call) -> Answer:

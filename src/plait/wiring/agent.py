@@ -129,7 +129,8 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
             local=names.local_changed,
         )
         names.ask(agent.state.balancer)
-        cni = CniPlugin(agent.service, Kept(paths.cni_queue, boot_identity().partition("/")[0]))
+        dels = Kept(paths.cni_queue, boot_identity().partition("/")[0])
+        cni = CniPlugin(agent.service, dels, network=agent.service.network)
         agent.routes[route.PATH] = route.handler(cni)
         await agent.start()
         stack.push_async_callback(agent.stop)
