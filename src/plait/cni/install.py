@@ -54,9 +54,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def places(paths: Paths, name: str, bin_dir: Path | None, conf_dir: Path | None) -> Places:
     """Where the files of a configuration of that name are; None: in the usual directories."""
+    # What is remembered must mean the same from another working directory.
     return Places(
-        (bin_dir or paths.cni_bin) / conflist.TYPE,
-        (conf_dir or paths.cni_conf) / conflist.FILE.format(name=name),
+        (bin_dir or paths.cni_bin).absolute() / conflist.TYPE,
+        (conf_dir or paths.cni_conf).absolute() / conflist.FILE.format(name=name),
     )
 
 

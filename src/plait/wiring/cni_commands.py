@@ -114,6 +114,8 @@ def _warn_of_others(at: Places, *, kubernetes: bool) -> None:
         output.say(
             "    why: containerd and Kubernetes use the first file of the directory", err=True
         )
+        first = at.conflist.with_name(before[0])
+        output.say(f"    fix: mv {first} {first}.before-plait", err=True)
 
 
 def _wait_until_ready() -> None:

@@ -248,6 +248,13 @@ class TestInstalling:
         assert (found.network, found.identity, found.current) == ("shop", "kubernetes", False)
         assert [path.name for path in at.conflist.parent.iterdir()] == ["10-plait.conflist"]
 
+    def test_places_are_the_same_from_everywhere(
+        self, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        at = installing.places(paths, "plait", Path("bin"), Path("conf"))
+        assert at == (tmp_path / "bin/plait", tmp_path / "conf/10-plait.conflist")
+
     def test_putting_it_again_changes_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "a/b"
         assert installing.put(path, b"x", 0o644)
