@@ -29,7 +29,7 @@ from plait.policy.classes import classify
 from plait.policy.compile import Compiled, Meaning, compile_policy
 from plait.policy.named_sets import NamedSets
 from plait.selection.parties import LocalParty as LocalParty
-from plait.selection.parties import Party, endpoint_party, local_party, node_party, slice_party
+from plait.selection.parties import Party, endpoint_party, local_party, node_party
 from plait.selection.selector_index import SelectorIndex
 from plait.selection.terms import Term, endpoints
 
@@ -109,7 +109,7 @@ class Engine:
                 self._put_service((obj.metadata.namespace, obj.metadata.name), obj.spec)
             case EndpointSlice():
                 key = (obj.metadata.namespace, obj.metadata.name)
-                self._sets.put_slice(key, slice_party(obj))
+                self._sets.put_slice(key, obj)
             case _:
                 pass
 

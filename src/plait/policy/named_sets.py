@@ -11,8 +11,9 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from plait.model.members import Members, Tally
+from plait.model.objects import EndpointSlice
 from plait.model.ruleset import Socket
-from plait.selection.parties import Party
+from plait.selection.parties import Party, slice_party
 from plait.selection.selector_index import SelectorIndex
 from plait.selection.terms import Term
 
@@ -50,6 +51,9 @@ class NamedSets:
         self._endpoints: SelectorIndex[Tally[str]] = SelectorIndex()
         self._nodes: SelectorIndex[Tally[str]] = SelectorIndex()
         self._slices: SelectorIndex[Tally[str]] = SelectorIndex()
+        self._unfiled: dict[Hashable, EndpointSlice] | None = {}
+        """All EndpointSlices, while no set has meant any; then None. Few networks have policies
+        that name Services, and some have ten thousand Services."""
         self._ports: dict[str, set[Party]] = {}
         """Endpoints by the name of a port."""
         self._sets: dict[str, _AddressSet] = {}
@@ -76,8 +80,17 @@ class NamedSets:
         """A node is so; None: it is no more."""
         self._replace(self._nodes, ("node", name), party)
 
-    def put_slice(self, key: Hashable, party: Party | None) -> None:
+    def put_slice(self, key: Hashable, one: EndpointSlice | None) -> None:
         """An EndpointSlice is so; None: it is no more."""
+        if self._unfiled is None:
+            self._file_slice(key, one)
+        elif one is None:
+            self._unfiled.pop(key, None)
+        else:
+            self._unfiled[key] = one
+
+    def _file_slice(self, key: Hashable, one: EndpointSlice | None) -> None:
+        party = None if one is None else slice_party(one)
         self._replace(self._slices, ("slice", key), party)
 
     def put_gateways(self, network: str, addresses: tuple[str, ...]) -> None:
@@ -187,6 +200,9 @@ class NamedSets:
             case "nodes":
                 return self._nodes
             case "slices":
+                unfiled, self._unfiled = self._unfiled, None
+                for key, one in (unfiled or {}).items():
+                    self._file_slice(key, one)
                 return self._slices
 
     def _serial(self) -> int:

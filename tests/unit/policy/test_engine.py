@@ -19,9 +19,26 @@ from plait.model.objects import (
     Node,
     NodeSpec,
 )
-from plait.model.policies import Group, GroupSpec, Peer, Policy, PolicySpec, Port, Rule, Subject
+from plait.model.policies import (
+    Group,
+    GroupSpec,
+    Peer,
+    Policy,
+    PolicySpec,
+    Port,
+    Rule,
+    ServiceRef,
+    Subject,
+)
 from plait.model.ruleset import Classes, Ruleset, Socket
 from plait.model.selectors import Selector
+from plait.model.services import (
+    EndpointSlice,
+    EndpointSliceSpec,
+    Service,
+    ServiceSpec,
+    SliceEndpoint,
+)
 from plait.policy.engine import REMEMBERED, Engine, LocalParty
 from plait.policy.walk import Packet, walk
 
@@ -179,6 +196,31 @@ def test_nodes_are_peers_by_their_addresses() -> None:
     before = made.ruleset()
     made.put(heartbeat)
     assert made.ruleset() is before
+
+
+def test_slices_are_peers_whenever_a_policy_names_their_service() -> None:
+    def slice_of(name: str, address: str) -> EndpointSlice:
+        told = EndpointSliceSpec(service="web", endpoints=(SliceEndpoint(addresses=(address,)),))
+        return EndpointSlice(metadata=Metadata(namespace="x", name=name), spec=told)
+
+    ref = ServiceRef(namespace="x", name="web")
+    from_service = policy(ingress=(Rule(peers=(Peer(service=ref),)),))
+    gone = slice_of("web-2", "10.0.0.8")
+    made = engine(
+        Service(metadata=Metadata(namespace="x", name="web"), spec=ServiceSpec()),
+        slice_of("web-1", "10.0.0.9"),
+        gone,
+        a=party(),
+    )
+    made.delete(gone)
+    assert members(made.ruleset()) == set()
+    made.put(from_service)
+    assert members(made.ruleset()) == {"10.0.0.9"}
+    made.put(gone)
+    made.put(slice_of("web-1", "10.0.0.7"))
+    assert members(made.ruleset()) == {"10.0.0.7", "10.0.0.8"}
+    made.delete(gone)
+    assert members(made.ruleset()) == {"10.0.0.7"}
 
 
 def test_named_ports_are_of_every_known_endpoint() -> None:
