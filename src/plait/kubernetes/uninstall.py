@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -26,7 +27,7 @@ from plait.kubernetes.marks import is_touched
 from plait.kubernetes.wanted import Wanted
 from plait.kubernetes.writes import Writes
 from plait.model.errors import PlaitError
-from plait.model.objects import AnyObject, Node
+from plait.model.objects import AnyObject, Node, Object
 
 POD: Final = PODS.resources[0]
 PAGE: Final = "500"
@@ -48,18 +49,24 @@ class _Page(msgspec.Struct, frozen=True):
 
 async def leave_plait(api: Api, *, dry_run: bool = False) -> AsyncIterator[str]:
     """Delete what is marked as the connector's, and take its labels off the rest."""
+    found = {kind: [obj for obj in await api.list(kind) if is_touched(obj)] for kind in ORDER}
+    left = {} if dry_run else await _remove(api, found.values())
+    for kind, touched in found.items():
+        gone = [obj for obj in touched if obj.key not in left]
+        if gone:
+            what = "labels of nodes" if kind is Node else kind.plural
+            yield f"{what} in Plait: {len(gone)}"
+    for key, why in left.items():
+        yield f"left: {key.lstrip('/')}: {why}"
+
+
+async def _remove(api: Api, touched: Iterable[Iterable[Object]]) -> dict[str, str]:
+    """Delete objects; why some are left, by key."""
     held = Held()
     held.take(WatchEvent(type="begin"))
-    for kind in ORDER:
-        found = [obj for obj in await api.list(kind) if is_touched(obj)]
-        for obj in found:
-            held.take(WatchEvent(type="put", object=cast(AnyObject, obj)))
-        if found:
-            what = "labels of nodes" if kind is Node else kind.plural
-            yield f"{what} in Plait: {len(found)}"
+    for obj in chain.from_iterable(touched):
+        held.take(WatchEvent(type="put", object=cast(AnyObject, obj)))
     held.take(WatchEvent(type="synced"))
-    if dry_run:
-        return
     writes = Writes(
         api,
         Wanted(network="", domain=""),
@@ -72,8 +79,7 @@ async def leave_plait(api: Api, *, dry_run: bool = False) -> AsyncIterator[str]:
     writes.touch_all()
     while await writes.round():
         pass
-    for key, why in writes.refused.items():
-        yield f"left: {key}: {why}"
+    return writes.left
 
 
 async def leave_kubernetes(

@@ -55,11 +55,13 @@ class Refusal(NamedTuple):
     """An object that the server does not take."""
 
     text: str
-    """Empty for what is no problem: a conflict that is begun anew, a wait."""
+    """Empty for what is no problem: a conflict that is begun anew."""
     times: int
     """In a row."""
     until: float
     """When it is due again; infinite while it is."""
+    passing: bool = False
+    """It may well pass by itself: nobody is told yet."""
 
 
 class Writes:
@@ -107,6 +109,15 @@ class Writes:
     @property
     def refused(self) -> dict[str, str]:
         """By key: what the server says to it."""
+        return {
+            key: refusal.text
+            for key, refusal in self._later.items()
+            if refusal.text and not refusal.passing
+        }
+
+    @property
+    def left(self) -> dict[str, str]:
+        """By key: what the server says to all that it did not take, what may pass included."""
         return {key: refusal.text for key, refusal in self._later.items() if refusal.text}
 
     def touch(self, keys: Iterable[str]) -> None:
@@ -220,11 +231,11 @@ class Writes:
             return
         wait = min(REFUSED[1], REFUSED[0] * 2.0 ** min(times - 1, 16))
         text = f"{error.code}: {error.detail}" + (f" ({error.why})" if error.why else "")
-        if error.code == IN_USE and times <= PATIENCE:
-            text = ""
-        if text and (key not in self._later or self._later[key].text != text):
+        passing = error.code == IN_USE and times <= PATIENCE
+        if not passing and text != self.refused.get(key):
             log.error("Plait's server refused an object", key=key, error=text)
-        self._later[key] = Refusal(text, times, now + wait * (0.5 + self._rng() / 2))
+        until = now + wait * (0.5 + self._rng() / 2)
+        self._later[key] = Refusal(text, times, until, passing)
 
     async def _read_again(self, obj: AnyObject) -> None:
         meta = obj.metadata

@@ -75,3 +75,21 @@ async def test_nothing_is_taken_away_below_a_connector_that_runs(stage: Stage) -
         await wait_free(api, "kube-system", sleep=lambda _seconds: asyncio.sleep(0.01))
     assert caught.value.code == "PLAIT-HOST-004"
     await api.close()
+
+
+async def test_what_cannot_go_yet_is_told_each_time_until_it_can(stage: Stage) -> None:
+    stage.put(kinds.NAMESPACES, "shop")
+    stage.put(kinds.NAMESPACES, "empty")
+    running = stage.connect()
+    await stage.comes(Namespace, "empty")
+    await stage.comes(Namespace, "shop")
+    await running.settled()
+    await running.stop()
+    await stage.plait.create(Pod(metadata=Metadata(name="mine", namespace="shop")))
+    told = [line async for line in leave_plait(stage.plait)]
+    assert told[-1].startswith("left: namespaces/shop: ")
+    assert not await stage.find(Namespace, "empty")
+    assert [line async for line in leave_plait(stage.plait)] == told[-1:]
+    await stage.plait.delete(Pod, "mine", "shop")
+    assert [line async for line in leave_plait(stage.plait)] == ["namespaces in Plait: 1"]
+    assert not await stage.find(Namespace, "shop")
