@@ -369,6 +369,30 @@ static int keep_del(const char *root, const char *why) {
 
 /* ------------------------------------------------------------------------------------------ */
 
+static int is_of(char c, const char *set) {
+    return c != '\0' && strchr(set, c) != NULL;
+}
+
+/* The answer to VERSION names the version in which it was asked (section 4); ours without one. */
+static int tell_versions(void) {
+    static const char key[] = "\"cniVersion\"";
+    char asked[16] = "";
+    const char *end = call + call_length;
+    const char *found = memmem(call + config_start, call_length - config_start, key, sizeof key - 1);
+    if (found != NULL) {
+        found += sizeof key - 1;
+        while (found < end && is_of(*found, " \t\r\n:\""))
+            found++;
+        for (size_t i = 0; i < sizeof asked - 1 && found < end && is_of(*found, "0123456789."); i++)
+            asked[i] = *found++;
+    }
+    char text[256];
+    int length = snprintf(text, sizeof text,
+                          "{\"cniVersion\":\"%s\",\"supportedVersions\":[" VERSIONS "]}\n",
+                          *asked ? asked : "1.1.0");
+    return write_all(STDOUT_FILENO, text, (size_t)length) < 0 ? CODE_IO : 0;
+}
+
 static int known(const char *verb) {
     for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
         if (strcmp(verb, verbs[i]) == 0)
@@ -389,11 +413,8 @@ int main(void) {
     int code = gather();
     if (!known(verb))
         return refuse(CODE_ENVIRONMENT, "CNI_COMMAND is not a verb of CNI", "");
-    if (strcmp(verb, "VERSION") == 0) {
-        static const char text[] =
-            "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[" VERSIONS "]}\n";
-        return write_all(STDOUT_FILENO, text, sizeof text - 1) < 0 ? CODE_IO : 0;
-    }
+    if (strcmp(verb, "VERSION") == 0)
+        return tell_versions();
     if (code == CODE_IO)
         return refuse(code, "the network configuration cannot be read", strerror(errno));
     if (code != 0)

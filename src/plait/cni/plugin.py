@@ -349,5 +349,5 @@ class CniPlugin:
         return Answer(b"")
 
     async def _version(self, call: Call) -> Answer:
-        del call  # The shim answers this itself; here for whoever asks the socket.
-        return Answer(errors.versions())
+        # The shim answers this itself; here for whoever asks the socket.
+        return Answer(errors.versions(call.version))

@@ -125,9 +125,20 @@ def test_it_is_small_and_needs_no_library(shim: Path) -> None:
     assert b"ld-linux" not in data
 
 
-def test_version_needs_no_agent(shim: Path, root: Path) -> None:
-    code, said = call(shim, root, {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.1.0"}')
-    assert code == 0
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (b'{"cniVersion":"1.1.0"}', "1.1.0"),
+        (b'{ "cniVersion" :\n "0.4.0" }', "0.4.0"),
+        (b'{"cniVersion":"' + b"9" * 500, "9" * 15),
+        (b'{"cniVersion":', "1.1.0"),
+        (b'{"cniVersion":"\0\xff"}', "1.1.0"),
+        (b"", "1.1.0"),
+    ],
+)
+def test_version_needs_no_agent(shim: Path, root: Path, asked: bytes, named: str) -> None:
+    code, said = call(shim, root, {"CNI_COMMAND": "VERSION"}, asked)
+    assert (code, said["cniVersion"]) == (0, named)
     assert said["supportedVersions"] == ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
 

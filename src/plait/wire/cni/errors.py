@@ -53,6 +53,6 @@ class CniError(Exception):
         )
 
 
-def versions() -> bytes:
-    """The answer to VERSION, section 4."""
-    return msgspec.json.encode({"cniVersion": LATEST, "supportedVersions": VERSIONS})
+def versions(asked: str = LATEST) -> bytes:
+    """The answer to VERSION, section 4: it names the version in which it was asked."""
+    return msgspec.json.encode({"cniVersion": asked, "supportedVersions": VERSIONS})
