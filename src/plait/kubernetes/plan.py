@@ -50,8 +50,7 @@ def decide(want: AnyObject | None, have: AnyObject | None) -> Decision:
     if isinstance(want if have is None else have, Namespace | Node):
         return _labels(want, have)
     if want is None:
-        ours = have is not None and is_ours(have)
-        return Decision(_delete(have) if ours else None)  # type: ignore[arg-type]
+        return Decision(_delete(have) if have is not None and is_ours(have) else None)
     if have is None:
         return Decision(BatchOp(verb="create", object=want))
     if not is_ours(have):

@@ -25,6 +25,8 @@ import msgspec
 from plait.model.errors import PlaitError
 from plait.model.hoststate import HostState
 
+Verb = Literal["add", "change", "delete"]
+
 _WORD: Final = re.compile(r"[0-9A-Za-z.:/-]+")
 
 
@@ -33,7 +35,7 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
 
     part: str
     """Name of the programmer."""
-    verb: Literal["add", "change", "delete"]
+    verb: Verb
     key: Any
     """Identity of the object in its part."""
     want: Any = None
@@ -50,6 +52,11 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     def concerns(self, words: AbstractSet[str]) -> bool:
         """It names one of these: a link, an address, a CIDR."""
         return not words.isdisjoint(_WORD.findall(f"{self.key!r} {self.text}"))
+
+
+def verb_of(want: object, have: object) -> Verb:
+    """What leads from what is there to what is wanted; None: nothing."""
+    return "delete" if want is None else "add" if have is None else "change"
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

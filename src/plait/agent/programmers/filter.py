@@ -21,7 +21,7 @@ import msgspec
 from plait.agent.desired import filter_sets, policy_sets, ruleset, service_base, service_fill
 from plait.agent.desired.policy_fill import NOTHING, whole
 from plait.agent.desired.ruleset import Element
-from plait.agent.programmers.base import Failure, Op, all_failed
+from plait.agent.programmers.base import Failure, Op, all_failed, verb_of
 from plait.agent.programmers.filter_contents import (
     held_elements,
     held_network,
@@ -126,8 +126,8 @@ class _FilterProgrammer:
     def _op(self, key: tuple[Any, ...], want: Any, have: Any) -> Op:
         step = self._steps[key[0]](key, want)
         text = "\n".join(change.text(marks.NFT_TABLE) for change in _merged([step]))
-        verb = "delete" if want is None else "add" if have is None else "change"
-        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=text)  # type: ignore[arg-type]
+        verb = verb_of(want, have)
+        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=text)
 
 
 class FilterBase(_FilterProgrammer):

@@ -6,9 +6,9 @@ The tunnels are ours, so every permanent entry on them is: what is not wanted th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
-from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.base import Failure, Op, verb_of
 from plait.agent.programmers.support import GONE, Indexes, no_link, refused
 from plait.kernel.netlink import Event, Rtnetlink
 from plait.model import marks
@@ -53,7 +53,7 @@ class Neighbours:
                     f"ip neighbour {'change' if have else 'add'} {want.address} "
                     f"lladdr {want.mac} dev {want.link} nud permanent"
                 )
-                verb: Literal["add", "change"] = "change" if have else "add"
+                verb = verb_of(want, have)
                 ops.append(Op(part=self.name, verb=verb, key=key, want=want, have=have, text=text))
         for key in sorted(self.actual.keys() - wanted.keys()):
             text = f"ip neighbour del {key[1]} dev {key[0]}"

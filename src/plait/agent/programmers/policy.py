@@ -35,7 +35,7 @@ from plait.agent.desired.policy_rules import (
 from plait.agent.desired.policy_sets import ident_of, is_policy, packed
 from plait.agent.desired.ruleset import ChainRules, Element
 from plait.agent.programmers import transactions
-from plait.agent.programmers.base import Failure, Op, all_failed
+from plait.agent.programmers.base import Failure, Op, all_failed, verb_of
 from plait.agent.programmers.filter_table import EMPTY, FilterTable
 from plait.agent.programmers.policy_steps import Key, Made, SetWant, Steps, text
 from plait.kernel.nft import Refusal
@@ -346,9 +346,9 @@ class FilterPolicy:
     def _op(self, key: Key, want: Any, have: Any) -> Op:
         steps = Steps(self._actual)
         steps.add(key, want)
-        verb = "delete" if want is None else "add" if have is None else "change"
         shown = text([change for _, change in steps.in_order()])
-        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=shown)  # type: ignore[arg-type]
+        verb = verb_of(want, have)
+        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=shown)
 
     # Applying
 

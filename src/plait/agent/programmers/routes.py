@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.base import Failure, Op, Verb
 from plait.agent.programmers.support import GONE, Indexes, Names, no_link, refused
 from plait.kernel.netlink import Event, Rtnetlink
 from plait.model import marks
@@ -248,11 +248,11 @@ def _info(route: Route, index: int) -> rt.RouteInfo:
 _VERBS = {"add": "add", "change": "replace", "delete": "del"}
 
 
-def _op(verb: str, key: Key, *, want: Route | None = None, have: Route | None = None) -> Op:
+def _op(verb: Verb, key: Key, *, want: Route | None = None, have: Route | None = None) -> Op:
     route = want or have
     assert route is not None
     text = f"{_ip(route.dst)} route {_VERBS[verb]} {spell(route)} proto {marks.PROTOCOL}"
-    return Op(part="routes", verb=verb, key=key, want=want, have=have, text=text)  # type: ignore[arg-type]
+    return Op(part="routes", verb=verb, key=key, want=want, have=have, text=text)
 
 
 def _ip(dst: str) -> str:

@@ -26,7 +26,7 @@ from plait.agent.desired.service_chains import dispatch_chains, shape_chain, sha
 from plait.agent.desired.service_fill import frontend_elements, uses, vip_elements
 from plait.agent.desired.service_shapes import Use
 from plait.agent.programmers.aside import Aside, AtOnce
-from plait.agent.programmers.base import Failure, Op, all_failed
+from plait.agent.programmers.base import Failure, Op, all_failed, verb_of
 from plait.agent.programmers.filter_table import EMPTY, FilterTable
 from plait.agent.programmers.policy_steps import text
 from plait.agent.programmers.service_ends import ServiceEnds
@@ -196,10 +196,9 @@ class FilterServices:
 
     def _frontend_op(self, frontend: Frontend, have: Entry | None) -> Op:
         want = self._entries.get(frontend)
-        verb = "delete" if want is None else "add" if have is None else "change"
         return Op(
             part=self.name,
-            verb=verb,  # type: ignore[arg-type]
+            verb=verb_of(want, have),
             key=("frontend", *frontend),
             want=want,
             have=have,
@@ -207,11 +206,9 @@ class FilterServices:
         )
 
     def _op(self, key: Key, want: Any, have: Any) -> Op:
-        verb = (
-            "delete" if want is None or key[0] == "surplus" else "add" if have is None else "change"
-        )
+        verb = verb_of(None if key[0] == "surplus" else want, have)
         shown = text(change for _, change in _in_order({key: self._steps(key, want, have)}))
-        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=shown)  # type: ignore[arg-type]
+        return Op(part=self.name, verb=verb, key=key, want=want, have=have, text=shown)
 
     # Applying
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.base import Failure, Op, verb_of
 from plait.agent.programmers.support import GONE, Seen, Step, no_link, refused
 from plait.kernel.netlink import Event, Rtnetlink
 from plait.model import marks
@@ -119,10 +119,8 @@ class Shapers:
             have = self.actual.get(name, NOTHING)
             text = _text(name, want, have)
             if text:
-                verb = "change" if name in self.actual else "add"
-                ops.append(
-                    Op(part=self.name, verb=verb, key=name, want=want, have=have, text=text)  # type: ignore[arg-type]
-                )
+                verb = verb_of(want, self.actual.get(name))
+                ops.append(Op(part=self.name, verb=verb, key=name, want=want, have=have, text=text))
         return tuple(ops)
 
     def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
