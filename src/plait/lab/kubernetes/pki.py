@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from plait.server.ca import key_usage
+
 LIFE: Final = datetime.timedelta(days=365)
 BACKDATE: Final = datetime.timedelta(minutes=5)
 """Before they are made, for clocks that disagree."""
@@ -69,7 +71,7 @@ class Authority:
             self._key.public_key(),
             [
                 (x509.BasicConstraints(ca=True, path_length=0), True),
-                (_usage(certificates=True), True),
+                (key_usage(signs_certificates=True), True),
             ],
         )
         self.pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
@@ -80,7 +82,7 @@ class Authority:
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (x509.SubjectAlternativeName([alternative(name) for name in names]), False),
             (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-            (_usage(), True),
+            (key_usage(signs_certificates=False), True),
         ]
         return Pair(self._sign(subject(user), key.public_key(), extensions), key)
 
@@ -89,7 +91,7 @@ class Authority:
         key = new_key()
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False),
-            (_usage(), True),
+            (key_usage(signs_certificates=False), True),
         ]
         return Pair(self._sign(subject(user, groups), key.public_key(), extensions), key)
 
@@ -111,17 +113,3 @@ class Authority:
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical=critical)
         return builder.sign(self._key, hashes.SHA256())
-
-
-def _usage(*, certificates: bool = False) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not certificates,
-        key_cert_sign=certificates,
-        crl_sign=certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
