@@ -298,7 +298,7 @@ class Agent:
         )
 
     def _condition(self) -> Condition:
-        return Condition(behind=self.state.behind, eligible=not self.state.forgotten)
+        return Condition(behind=self.state.behind, eligible=self.state.eligible)
 
     def _inputs_changed(
         self, inputs: frozenset[Input], networks: frozenset[str], *, foreign: bool = True

@@ -17,6 +17,7 @@ from plait.agent.records import Records
 from plait.agent.snapshot import Follower, Snapshot
 from plait.client.agent import Bandwidth, LocalEndpoint
 from plait.model.hoststate import HostState, Shaper
+from plait.model.objects import LEAVING_LABEL
 from plait.policy.engine import Engine
 from plait.selection.parties import LocalParty
 from plait.services.engine import Engine as Balancer
@@ -176,6 +177,13 @@ class State:
         if self._due and self._due_since is None:
             return None
         return 0.0 if self._due_since is None else self._clock() - self._due_since
+
+    @property
+    def eligible(self) -> bool:
+        """Balancers outside may lead new flows to this host: it is not about to go."""
+        node = self.snapshot.nodes.get(self.identity.name)
+        leaving = node is not None and LEAVING_LABEL in node.metadata.labels
+        return not (self.forgotten or leaving)
 
     @property
     def in_force(self) -> int:

@@ -26,6 +26,7 @@ from plait.kubernetes.policies import cluster_network_policy, network_policy
 from plait.kubernetes.services import endpoint_slice, service
 from plait.model.errors import PlaitError
 from plait.model.objects import (
+    LEAVING_LABEL,
     AnyObject,
     EndpointSlice,
     Metadata,
@@ -41,6 +42,9 @@ from plait.model.objects import (
 from plait.model.pods import PodSpec
 from plait.model.selectors import NAMESPACE_NAME
 from plait.policy.kubernetes import policy_name
+
+SCALED_DOWN: Final = "ToBeDeletedByClusterAutoscaler"
+"""Key of the taint of a node that the cluster autoscaler is about to delete."""
 
 _PROTOCOLS: Final[dict[str, Literal["tcp", "udp", "sctp"]]] = {
     "TCP": "tcp",
@@ -70,9 +74,12 @@ class Translated(NamedTuple):
 
 
 def node(found: objects.Node, around: Surroundings) -> Translated:
-    """Its labels."""
-    name = around.host(found.metadata.name)
-    return Translated(Node(metadata=Metadata(name=name, labels=found.metadata.labels)))
+    """Its labels, and whether it is about to go: kube-proxy's health port says so as well
+    (KEP-3836)."""
+    name, labels = around.host(found.metadata.name), found.metadata.labels
+    if found.metadata.deletion_timestamp or any(t.key == SCALED_DOWN for t in found.spec.taints):
+        labels = {**labels, LEAVING_LABEL: ""}
+    return Translated(Node(metadata=Metadata(name=name, labels=labels)))
 
 
 def namespace(found: objects.Namespace, around: Surroundings) -> Translated:

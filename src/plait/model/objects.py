@@ -104,6 +104,8 @@ class NodeStatus(Base, frozen=True, kw_only=True):
 
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 """Label of a Node: its zone, which counts before the site that its agent was given."""
+LEAVING_LABEL: Final = "plait/leaving"
+"""Label of a Node that is about to go: balancers outside should lead nothing new to it."""
 
 
 class Node(Object, frozen=True, kw_only=True, tag=True):

@@ -12,6 +12,7 @@ from plait.agent.state import Identity, State
 from plait.agent.sync import touched
 from plait.client.agent import AttachRequest, LocalEndpoint
 from plait.model.objects import (
+    LEAVING_LABEL,
     Endpoint,
     EndpointSlice,
     EndpointSpec,
@@ -138,6 +139,19 @@ def test_backends_of_this_host_are_those_that_are_identified(state: State) -> No
     assert len(backends()) == 1
     state.remove("e1")
     assert backends() == ()
+
+
+def test_a_host_that_is_about_to_go_is_not_eligible(state: State) -> None:
+    def node(revision: int, **labels: str) -> Node:
+        return Node(metadata=Metadata(name="h1", labels=labels, revision=revision))
+
+    assert state.eligible
+    state.snapshot.put(node(2, **{LEAVING_LABEL: ""}))
+    assert not state.eligible
+    state.snapshot.put(node(3))
+    assert state.eligible
+    state.forgotten = True
+    assert not state.eligible
 
 
 def test_the_kernel_is_behind_since_the_first_change_that_it_lacks(

@@ -33,6 +33,34 @@ def made(kind: str, **fields: Any) -> Any:
     return result
 
 
+# Nodes
+
+
+@pytest.mark.parametrize(
+    ("fields", "leaving"),
+    [
+        ({}, False),
+        ({"spec": {"taints": [{"key": "other", "effect": "NoSchedule"}]}}, False),
+        (
+            {
+                "spec": {
+                    "taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]
+                }
+            },
+            True,
+        ),
+        ({"metadata": {"deletionTimestamp": "2026-11-23T00:00:00Z"}}, True),
+    ],
+)
+def test_a_node_that_is_about_to_go_says_so(fields: dict[str, Any], leaving: bool) -> None:
+    found = msgspec.convert(fields, objects.Node)
+    labels = {**found.metadata.labels, "zone": "a"}
+    meta = msgspec.structs.replace(found.metadata, name="k1", labels=labels)
+    made, _ = translate(ROW_OF["Node"], msgspec.structs.replace(found, metadata=meta), AROUND)
+    assert made is not None
+    assert made.metadata.labels == {"zone": "a", **({"plait/leaving": ""} if leaving else {})}
+
+
 # Pods
 
 
