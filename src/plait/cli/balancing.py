@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from plait.cli import complete
 from plait.cli.frame import Group
 from plait.cli.options import (
-    Duration,
     dry_run_option,
     json_option,
     namespace_option,
     parse_labels,
 )
+from plait.cli.service_options import check_type, service_options, spec_of
 
 if TYPE_CHECKING:
     from plait.model.objects import Service
     from plait.services.engine import Engine
-
-POLICY = click.Choice(["cluster", "local"])
 
 
 @click.group(
@@ -39,201 +36,6 @@ def service() -> None:
     """
 
 
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `create` and `set` say of a Service."""
-    for option in reversed(
-        (
-            click.option(
-                "--selector",
-                "selector",
-                multiple=True,
-                metavar="KEY=VALUE[,…]",
-                help="Backends: endpoints with these labels.",
-            ),
-            click.option(
-                "--endpoint",
-                "endpoints",
-                multiple=True,
-                metavar="NAME",
-                shell_complete=complete.endpoints,
-                help="Backends: endpoints of this name or alias.",
-            ),
-            click.option(
-                "--backend",
-                "backends",
-                multiple=True,
-                metavar="IP[:PORT]",
-                help="A backend, in the network or outside.",
-            ),
-            click.option(
-                "--port",
-                "ports",
-                multiple=True,
-                metavar="[NAME=]PORT[:TARGET][/udp][@NODE]",
-                help="Port, the backends' port or its name, and the port on every host.",
-            ),
-            click.option(
-                "--type",
-                "kind",
-                type=click.Choice(["cluster", "node", "balancer"]),
-                help="cluster: inside; node: also a port on every host; balancer: also an"
-                " address of its own outside.",
-            ),
-            click.option("--alias", metavar="NAME", help="Only a name in DNS for another name."),
-            click.option(
-                "--headless/--no-headless",
-                default=None,
-                help="No address of its own: its name means the backends.",
-            ),
-            click.option(
-                "--network",
-                shell_complete=complete.networks,
-                help="Whose endpoints it selects; who finds its name.",
-            ),
-            click.option(
-                "--address", "addresses", multiple=True, metavar="IP", help="Default: a free one."
-            ),
-            click.option(
-                "--family",
-                "families",
-                multiple=True,
-                type=click.Choice(["4", "6"]),
-                help="Default: those in which somebody can answer.",
-            ),
-            click.option(
-                "--external-address",
-                "external",
-                multiple=True,
-                metavar="IP",
-                help="Called there too; it is yours to lead it to a host.",
-            ),
-            click.option(
-                "--load-balancer-address",
-                "balancers",
-                multiple=True,
-                metavar="IP",
-                help="Of type balancer. Default: out of the load-balancer pool.",
-            ),
-            click.option(
-                "--source",
-                "sources",
-                multiple=True,
-                metavar="CIDR",
-                help="Who may call the load-balancer addresses.",
-            ),
-            click.option(
-                "--affinity",
-                type=Duration(),
-                metavar="TIME",
-                help="A client stays with its backend until it was silent so long, as 3h.",
-            ),
-            click.option(
-                "--no-affinity", is_flag=True, help="Each flow may go to another backend."
-            ),
-            click.option("--internal-traffic", "internal", type=POLICY, help=_TRAFFIC),
-            click.option("--external-traffic", "external_traffic", type=POLICY, help=_TRAFFIC),
-            click.option(
-                "--prefer",
-                type=click.Choice(["node", "site", "any"]),
-                help="Backends of the same node, or site, first.",
-            ),
-            click.option(
-                "--publish-not-ready/--no-publish-not-ready",
-                "publish",
-                default=None,
-                help="A headless name means backends that are not ready too.",
-            ),
-            click.option("--label", "labels", multiple=True, metavar="KEY=VALUE"),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-_TRAFFIC = "local: only backends of the host that a flow comes to."
-
-
-def _said(
-    selector: tuple[str, ...],
-    endpoints: tuple[str, ...],
-    backends: tuple[str, ...],
-    ports: tuple[str, ...],
-    kind: str | None,
-    alias: str | None,
-    headless: bool | None,
-    network: str | None,
-    addresses: tuple[str, ...],
-    families: tuple[Literal["4", "6"], ...],
-    external: tuple[str, ...],
-    balancers: tuple[str, ...],
-    sources: tuple[str, ...],
-    affinity: float | None,
-    no_affinity: bool,
-    internal: str | None,
-    external_traffic: str | None,
-    prefer: str | None,
-    publish: bool | None,
-    **_others: object,
-) -> dict[str, Any]:
-    """The fields of the spec that the options say. Usage errors name the option."""
-    from plait.cli import service_words as words
-
-    if (selector or endpoints) and backends:
-        raise click.UsageError("backends are selected or written down, not both")
-    if alias and (selector or endpoints or backends or ports or kind or headless or addresses):
-        raise click.UsageError(
-            "--alias is a name for another name: it has no ports and no backends"
-        )
-    if affinity and no_affinity:
-        raise click.UsageError("--affinity and --no-affinity contradict each other")
-    said: dict[str, Any] = {
-        "ports": _parsed("--port", words.parse_ports, ports),
-        "backends": tuple(_parsed("--backend", words.parse_backend, word) for word in backends),
-        "type": "ExternalName" if alias else words.TYPES[kind] if kind else None,
-        "external_name": alias,
-        "headless": headless,
-        "network": network,
-        "addresses": addresses,
-        "families": tuple(map(int, families)),
-        "external_addresses": external,
-        "load_balancer_addresses": balancers,
-        "source_ranges": sources,
-        "affinity_seconds": 0 if no_affinity else int(affinity) if affinity else None,
-        "internal_traffic": internal.capitalize() if internal else None,
-        "external_traffic": external_traffic.capitalize() if external_traffic else None,
-        "prefer": ("" if prefer == "any" else prefer) if prefer else None,
-        "publish_not_ready": publish,
-    }
-    said = {name: value for name, value in said.items() if value is not None and value != ()}
-    chosen = _parsed("--selector", words.parse_selector, selector, endpoints)
-    if chosen is not None:
-        said |= {"selector": chosen, "backends": ()}
-    elif backends:
-        said["selector"] = None
-    return said
-
-
-def _check_type(said: dict[str, Any]) -> None:
-    """A usage error for what only other types of Services have."""
-    kind = said.get("type", "ClusterIP")
-    if kind == "ClusterIP" and any(port.node_port for port in said.get("ports", ())):
-        raise click.UsageError("a port on every host needs --type node or --type balancer")
-    if kind != "LoadBalancer":
-        for field, option in (
-            ("source_ranges", "--source"),
-            ("load_balancer_addresses", "--load-balancer-address"),
-        ):
-            if field in said:
-                raise click.UsageError(f"{option} needs --type balancer")
-
-
-def _parsed(option: str, parse: Callable[..., Any], *words: object) -> Any:
-    try:
-        return parse(*words)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=option) from None
-
-
 @service.command(
     examples=[
         "plait service create web --selector app=web --port 80",
@@ -245,7 +47,7 @@ def _parsed(option: str, parse: Callable[..., Any], *words: object) -> Any:
     ]
 )
 @click.argument("name")
-@_options
+@service_options
 @namespace_option
 @dry_run_option
 @json_option
@@ -263,7 +65,7 @@ def create(
     from plait.model.objects import Metadata, Service
     from plait.model.services import ServiceSpec
 
-    said = _said(**options)
+    said = spec_of(**options)
     if said.get("type") != "ExternalName":
         if not said.get("ports") and not said.get("headless"):
             raise click.UsageError("say which port it has: --port 80")
@@ -271,7 +73,7 @@ def create(
             raise click.UsageError(
                 "say who its backends are: --selector app=web, --endpoint web or --backend IP:PORT"
             )
-    _check_type(said)
+    check_type(said)
     wanted = Service(
         metadata=Metadata(name=name, namespace=namespace, labels=parse_labels(labels)),
         spec=ServiceSpec(**said),
@@ -324,7 +126,7 @@ def _tell(made: Service) -> None:
     ],
 )
 @click.argument("name", shell_complete=complete.services)
-@_options
+@service_options
 @namespace_option
 @dry_run_option
 @json_option
@@ -344,7 +146,7 @@ def set_(
     from plait.model.errors import PlaitError
     from plait.model.objects import Service
 
-    said = _said(**options)
+    said = spec_of(**options)
     added = parse_labels(labels)
     if not said and not added:
         raise click.UsageError("say what to change")
