@@ -8,7 +8,7 @@ whom it must not use, and who may not call, is not.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from plait.model.errors import PlaitError
@@ -137,6 +137,7 @@ def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") ->
     """
     service = _service(world, text, namespace)
     if service is None:
+        _check_taken(world, canonical(text))
         return _at_node(world, text, asked)
     if service.spec.type == "ExternalName":
         return None
@@ -181,8 +182,24 @@ def _at_node(world: World, text: str, asked: PortAsked) -> Call | None:
     return None
 
 
+def _check_taken(world: World, address: str) -> None:
+    """PLAIT-API-004 for an address that is kept for Services, and is none's: hosts refuse it."""
+    if not address or world.party(address).node is not None:
+        return
+    number = ipaddress.ip_address(address)
+    if any(number in pool for pool in world.service_pools):
+        raise PlaitError(
+            "PLAIT-API-004",
+            f"no Service has the address {address}: flows to it are refused",
+            why="it is out of the pools for Services",
+            fix=("plait service ls",),
+        )
+
+
 def _call(world: World, service: Service, port: ServicePort) -> Call:
     found = _backends(world, service, port)
+    if service.spec.selector is not None or service.spec.backends:
+        found = _heard(world, found)
     return Call(service, port, tuple(backend for backend in found if backend.port))
 
 
@@ -257,6 +274,17 @@ def _backends(world: World, service: Service, port: ServicePort) -> Iterator[Bac
                 draining = told.serving and told.terminating
                 for address in filter(None, map(canonical, told.addresses)):
                     yield Backend(world.party(address), numbers[0], told.ready, draining)
+
+
+def _heard(world: World, backends: Iterable[Backend]) -> Iterator[Backend]:
+    """The same, where nobody is ready on a host of which nothing is heard while somebody is
+    elsewhere (`services.backends.heard`)."""
+    silent = {name for name, node in world.nodes.items() if node.status.silent}
+    found = list(backends)
+    elsewhere = any(one.ready and _host(one.party) not in silent for one in found)
+    for one in found:
+        lost = elsewhere and _host(one.party) in silent
+        yield one._replace(ready=False, draining=False) if lost else one
 
 
 def _target(port: ServicePort, endpoint: Endpoint | None) -> int:

@@ -81,6 +81,8 @@ class World:
         """By namespace and name."""
         self.domain, self.kubernetes_domain = ClusterSpec().domain, ClusterSpec().kubernetes_domain
         """Of our names, and of those of Kubernetes' schema."""
+        self.service_pools: tuple[Cidr, ...] = ()
+        """Where Services have their addresses, those for load balancers too."""
         self.slices: dict[tuple[str, str], list[EndpointSlice]] = {}
         """By namespace and name of their Service."""
         self.peers: tuple[Peer, ...] = ()
@@ -128,6 +130,8 @@ class World:
                 case Cluster():
                     world.domain = obj.spec.domain
                     world.kubernetes_domain = obj.spec.kubernetes_domain
+                    pools = (*obj.spec.service_pools, *obj.spec.load_balancer_pools)
+                    world.service_pools = tuple(filter(None, map(parse_cidr, pools)))
                 case Service():
                     world.services[obj.metadata.namespace, obj.metadata.name] = obj
                 case EndpointSlice():

@@ -7,7 +7,16 @@ import pytest
 from tests.support.worlds import endpoint, labelled, network, node
 
 from plait.model.errors import PlaitError
-from plait.model.objects import Endpoint, EndpointSlice, EndpointStatus, Metadata, Service
+from plait.model.objects import (
+    Cluster,
+    ClusterSpec,
+    Endpoint,
+    EndpointSlice,
+    EndpointStatus,
+    Metadata,
+    NodeStatus,
+    Service,
+)
 from plait.model.services import (
     EndpointSliceSpec,
     FixedBackend,
@@ -254,3 +263,35 @@ def test_source_ranges_are_of_load_balancer_addresses_and_let_hosts_in() -> None
     assert met(world, six, "2001:db8::1") == [out.replace("198.51.100.1", "2001:db8:1::1")]
     assert met(world, six, "203.0.113.1") == []
     assert met(world, find_call(world, "10.96.0.1", parse_asked("80")), "shop/client") == both
+
+
+def test_an_address_of_the_pools_that_no_service_has_is_refused() -> None:
+    spec = ClusterSpec(service_pools=("10.96.0.0/16",), load_balancer_pools=("192.0.2.0/28",))
+    world = World.of(
+        (
+            *ENDPOINTS,
+            service(),
+            Cluster(metadata=Metadata(name="plait"), spec=spec),
+            node("h1", "192.0.2.1"),
+        )
+    )
+    for address in ("10.96.0.9", "192.0.2.9"):
+        with pytest.raises(PlaitError, match=f"no Service has the address {address}"):
+            find_call(world, address, parse_asked("80"))
+    assert find_call(world, "10.96.0.1", parse_asked("80")) is not None
+    # A host's own, in a pool for load balancers; and what is nobody's.
+    assert find_call(world, "192.0.2.1", parse_asked("80")) is None
+    assert find_call(world, "198.51.100.1", parse_asked("80")) is None
+
+
+def test_backends_of_silent_hosts_are_the_last() -> None:
+    near, far = (
+        ready(f"shop/{name}", address, labels=WEB, node=host, named=("http=80/tcp",))
+        for name, address, host in (("a", "10.0.0.1", "h1"), ("b", "10.0.0.2", "h2"))
+    )
+    lost = node("h2", "192.0.2.2")
+    lost = msgspec.structs.replace(lost, status=NodeStatus(silent=True))
+    call = find_call(World.of((near, far, service(), lost)), "shop/web", parse_asked("80"))
+    assert led(call) == [("10.0.0.1", 80)]
+    call = find_call(World.of((far, service(), lost)), "shop/web", parse_asked("80"))
+    assert led(call) == [("10.0.0.2", 80)]
