@@ -62,8 +62,9 @@ def why(
     80/tcp, 53/udp, a port's name such as http, icmp or icmp/TYPE.
     The answer comes from the objects alone; with -f from manifests, with no server.
     """
-    from plait.cli import output, why_live
+    from plait.cli import output, why_live, why_pods
     from plait.cli.offline import world_of
+    from plait.model.errors import PlaitError
     from plait.policy.explain import as_data
     from plait.policy.find_services import find_call, followed
     from plait.policy.questions import parse_asked
@@ -73,7 +74,10 @@ def why(
     world = world_of(files)
     alias, dst = dst, followed(world, dst, namespace)
     call = find_call(world, dst, parse_asked(port), namespace)
-    found = answers(world, src, dst, port, namespace, call)
+    try:
+        found = answers(world, src, dst, port, namespace, call)
+    except PlaitError as error:
+        raise error if files else why_pods.instead(error, (src, dst), namespace) from None
     refused = refusals(world, src, namespace, call)
     kernel = why_live.ask(found) if live else None
     if as_json:

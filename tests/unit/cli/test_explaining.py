@@ -16,8 +16,9 @@ from plait.__main__ import plait
 from plait.cli import connect, frame, offline
 from plait.model.errors import PlaitError
 from plait.model.meta import Metadata
-from plait.model.objects import Endpoint, EndpointSpec
+from plait.model.objects import Endpoint, EndpointSpec, Pod
 from plait.model.paths import Paths
+from plait.model.pods import PodSpec
 
 MANIFESTS = """\
 apiVersion: v1
@@ -322,6 +323,29 @@ def test_why_of_a_server(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "denied by policy isolate.shop, which closes ingress (shop/db)" in out
     assert "plait allow shop/db --from ops/admin --port 5432/tcp" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("shop/agent", "db"), "the pod shop/agent is on the network of its host"),
+        (("front", "agent", "-n", "shop"), "write node:h1"),
+        (("front", "shop/job"), "the pod shop/job has ended"),
+        (("front", "shop/late"), "nobody is called `shop/late`"),
+        (("front", "shop/none"), "nobody is called `shop/none`"),
+    ],
+)
+def test_a_pod_that_is_no_endpoint_is_told_as_one(
+    shop: Any, args: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, spec in {
+        "agent": PodSpec(node="h1", host_network=True),
+        "job": PodSpec(node="h1", finished=True),
+        "late": PodSpec(node="h1"),
+    }.items():
+        shop.put(Pod(metadata=Metadata(name=name, namespace="shop"), spec=spec))
+    run("why", *args, "80", code=1)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
