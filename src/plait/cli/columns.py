@@ -81,8 +81,14 @@ def addresses_text(spec: ServiceSpec) -> str:
 
 
 def pod_state(spec: Any) -> str:
-    """How a Pod is, in a word."""
-    return "finished" if spec.finished else "ready" if spec.ready else "pending"
+    """How a Pod is. `pending`: it has no network yet."""
+    if spec.finished:
+        return "finished"
+    if spec.terminating:
+        return "terminating"
+    if spec.ready:
+        return "ready"
+    return "not ready" if spec.addresses else "pending"
 
 
 def age(timestamp: str, now: datetime) -> str:

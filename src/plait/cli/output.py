@@ -67,6 +67,7 @@ _STATES = {
     "up": "green",
     "yes": "green",
     "pending": "yellow",
+    "not ready": "yellow",
     "degraded": "yellow",
     "unreachable": "red",
     "down": "red",
