@@ -364,6 +364,18 @@ def test_load_balancer_addresses_are_given_lowest_first_around_hosts(state: Stat
     assert stored(state, "b").load_balancer_addresses == ("192.0.2.242",)
 
 
+def test_no_balancer_gets_what_a_hosts_subnet_has_for_itself(state: State) -> None:
+    apply(state, cluster(load_balancer_pools=("192.0.2.0/29", "2001:db8::/126")))
+    node = NodeSpec(addresses=("192.0.2.3/29", "2001:db8::9/64"))
+    apply(state, Node(metadata=Metadata(name="h1"), spec=node))
+    apply(state, *[balancer(name) for name in "abcdef"])
+    given = [a for name in "abcdef" for a in stored(state, name).load_balancer_addresses]
+    assert sorted(given) == [
+        *[f"192.0.2.{number}" for number in (1, 2, 4, 5, 6)],
+        *[f"2001:db8::{number}" for number in (1, 2, 3)],
+    ]
+
+
 def test_who_gets_none_is_told_and_gets_the_next_that_comes_free(state: State) -> None:
     apply(state, *(balancer(f"s{i}") for i in range(6)))
     assert stored(state, "s3").load_balancer_addresses == ("192.0.2.243",)

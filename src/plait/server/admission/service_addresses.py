@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -151,16 +151,29 @@ def of_hosts(state: State) -> frozenset[str]:
     return frozenset(text.partition("/")[0] for text in addresses)
 
 
+def _of_subnets(state: State) -> Iterator[str]:
+    """Addresses in the hosts' subnets that mean a subnet or all in it (RFC 1122, 3.2.1.3), or any
+    router of it (RFC 4291, 2.6.1); two hosts on a link of their own have none (RFC 3021, 6164)."""
+    nets = (
+        ipaddress.ip_interface(a).network for node in state.nodes() for a in node.spec.addresses
+    )
+    for net in set(nets):
+        if net.max_prefixlen - net.prefixlen > 1:
+            yield str(net.network_address)
+            if net.version == 4:
+                yield str(net.broadcast_address)
+
+
 def free_for_balancing(state: State, free: Free, taken: Collection[str] = ()) -> Free:
-    """Whether an address is nobody's: no Service's, no host's own, and not among those that are
-    about to be `taken`."""
+    """Whether an address is nobody's: no Service's, no host's own, none that a host's subnet has
+    for itself, and not among those that are about to be `taken`."""
 
     @cache
-    def hosts() -> frozenset[str]:
-        return of_hosts(state)
+    def held() -> frozenset[str]:
+        return of_hosts(state).union(_of_subnets(state))
 
     def usable(text: str) -> bool:
-        known = text in taken or text in hosts()
+        known = text in taken or text in held()
         return not known and free(claims.cluster(text)) and free(claims.outside(text))
 
     return usable
