@@ -23,12 +23,14 @@ pytestmark = pytest.mark.root
 COUNT = """\
 ok=0
 while [ ! -e /tmp/stop ]; do
-  if said=$(wget -qO- -T3 --tries=1 http://web/cgi-bin/who 2>&1); then
-    ok=$((ok + 1))
-  else
-    echo "lost after $ok: $said"
-  fi
-  echo "$ok ${said%% *}" > /tmp/seen
+  for name in $NAMES; do
+    if said=$(wget -qO- -T3 --tries=1 http://$name/cgi-bin/who 2>&1); then
+      ok=$((ok + 1))
+    else
+      echo "lost after $ok at $name: $said"
+    fi
+    echo "$ok ${said%% *}" > /tmp/new && mv /tmp/new /tmp/seen
+  done
 done
 echo "answered $ok"
 """
@@ -39,13 +41,16 @@ DRAIN = {
 """As every server does that means to lose nothing: it serves on until everybody has heard."""
 
 
-def caller(stage: Stage, name: str = "caller") -> None:
-    """A pod that calls `http://web/` until `/tmp/stop` is there, then sleeps."""
+def caller(stage: Stage, name: str = "caller", names: tuple[str, ...] = ("web",)) -> None:
+    """A pod that calls Services by these names until `/tmp/stop` is there, then sleeps."""
     stage.deploy(
         deployment(
             name,
             command=("sh", "-c", f"{COUNT}exec sleep 1000"),
-            container={"readinessProbe": {"exec": {"command": ["test", "-s", "/tmp/seen"]}}},
+            container={
+                "env": [{"name": "NAMES", "value": " ".join(names)}],
+                "readinessProbe": {"exec": {"command": ["test", "-s", "/tmp/seen"]}},
+            },
             pod={"nodeName": "h1"},
         )
     )
@@ -100,7 +105,10 @@ def test_scaling_down_loses_no_request(stage: Stage) -> None:
         )
     )
     stage.apply(service("web"))
-    caller(stage)
+    # One of Plait's own, too: it learns from the pods what Kubernetes' learn from their slices.
+    create = ("plait", "service", "create", "front", "-n", stage.namespace)
+    stage.lab.run("h1", [*create, "--selector", "app=web", "--port", "80:http"])
+    caller(stage, names=("web", f"front.{stage.namespace}.plait.local"))
     before = {pod.name: pod for pod in stage.pods("web")}
     stage.kubectl("scale", "deployment/web", "--replicas=1")
     (last,) = stage.until(
