@@ -80,9 +80,16 @@ class Call(NamedTuple):
         )
 
     def flows(self, world: World, sender: Who) -> Iterator[Flow]:
-        """What comes of a sender's flows: one to each backend that it may meet."""
+        """What comes of a sender's flows: one to each backend that it may meet; before them, where
+        an endpoint calls another host, the one to that host."""
         for here in sender.parties:
-            for backend in self.met_by(here):
+            found = self.met_by(here)
+            if found and self._leaves(here):
+                there = _alike(world, self.node, here)
+                if there is here:
+                    continue  # The host has no address of this family.
+                yield Flow(here, there, self.port.protocol, self.port.node_port)
+            for backend in found:
                 seen = self._seen_as(world, here, backend.party)
                 outside = here.endpoint is None
                 yield Flow(seen, backend.party, self.port.protocol, backend.port, published=outside)
@@ -117,15 +124,22 @@ class Call(NamedTuple):
             return ""
         return _host(sender) if spec.internal_traffic == "Local" else ""
 
+    def _leaves(self, sender: Party) -> bool:
+        """An endpoint calls a node port of another host than its own."""
+        if self.node is None or sender.endpoint is None:
+            return False
+        return _host(sender) != self.node.metadata.name
+
     def _seen_as(self, world: World, sender: Party, backend: Party) -> Party:
-        """Whom a backend sees: a sender outside as the host that it came to, unless it is there."""
-        if sender.endpoint is not None or self.node is None:
+        """Whom a backend sees: a host that sends on what came to it, unless the backend is on it;
+        and then the host that an endpoint left with the address of."""
+        if self.node is None:
             return sender
-        if _host(backend) == self.node.metadata.name:
+        if sender.endpoint is not None and not self._leaves(sender):
             return sender
-        hosts = world.parties(self.node)
-        same = (host for host in hosts if _same_family(host.address, backend.address))
-        return next(same, sender)
+        if _host(backend) != self.node.metadata.name:
+            return _alike(world, self.node, sender)
+        return _alike(world, world.nodes.get(_host(sender)), sender)
 
 
 def find_call(world: World, text: str, asked: PortAsked, namespace: str = "") -> Call | None:
@@ -312,6 +326,12 @@ def _host(party: Party) -> str:
     if party.endpoint is not None:
         return party.endpoint.spec.node
     return party.node.metadata.name if party.node is not None else ""
+
+
+def _alike(world: World, node: Node | None, party: Party) -> Party:
+    """A host's address of a party's family; the party where it has none."""
+    found = world.parties(node) if node is not None else ()
+    return next((one for one in found if _same_family(one.address, party.address)), party)
 
 
 def _same_family(one: str, other: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.support.worlds import endpoint, labelled, network, node
+from tests.support.worlds import accept, endpoint, labelled, network, node, policy
 
 from plait.model.errors import PlaitError
 from plait.model.objects import (
@@ -17,6 +17,7 @@ from plait.model.objects import (
     NodeStatus,
     Service,
 )
+from plait.model.policies import Peer
 from plait.model.services import (
     EndpointSliceSpec,
     FixedBackend,
@@ -295,3 +296,33 @@ def test_backends_of_silent_hosts_are_the_last() -> None:
     assert led(call) == [("10.0.0.1", 80)]
     call = find_call(World.of((far, service(), lost)), "shop/web", parse_asked("80"))
     assert led(call) == [("10.0.0.2", 80)]
+
+
+def test_who_calls_a_node_port_of_another_host_leaves_with_the_address_of_his_own() -> None:
+    ports = (ServicePort(port=80, target_port=8080, node_port=30080),)
+    world = World.of((*SPACES, service(type="NodePort", ports=ports)))
+    call = find_call(world, "h1", parse_asked("30080"))
+    assert call is not None
+
+    def seen(sender: str, call: Call = call) -> list[tuple[str, str, int]]:
+        return [
+            (flow.src.address, flow.dst.address, flow.port)
+            for who in find(world, sender)
+            for flow in call.flows(world, who)
+            if ":" not in flow.dst.address
+        ]
+
+    assert seen("shop/far") == [
+        ("10.0.0.7", "192.0.2.1", 30080),
+        ("192.0.2.1", "10.0.0.7", 8080),
+        ("192.0.2.2", "10.0.0.8", 8080),
+    ]
+    elsewhere = call._replace(node=HOSTS[1])  # It has no IPv6.
+    (both,) = find(world, "shop/client")
+    assert {":" in flow.dst.address for flow in elsewhere.flows(world, both)} == {False}
+    assert seen("shop/near") == [("10.0.0.8", "10.0.0.7", 8080), ("10.0.0.8", "10.0.0.8", 8080)]
+    to_pods = policy("out", egress=(accept(Peer(endpoints=labelled(app="web"))),))
+    world = World.of((*SPACES, service(type="NodePort", ports=ports), to_pods))
+    (sender,) = find(world, "shop/far")
+    told = {str(flow.dst): evaluate(world, flow).allowed for flow in call.flows(world, sender)}
+    assert told == {"node h1": False, "shop/near": True, "shop/far": True}
