@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from plait.model.objects import Endpoint, EndpointSlice, NamedPort, Node
 from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NETWORK, ENDPOINT_NODE, NAMESPACE_NAME
@@ -86,10 +88,19 @@ def namespace_labels(name: str, labels: Mapping[str, str]) -> dict[str, str]:
     return {**labels, NAMESPACE_NAME: name}
 
 
+_OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}").fullmatch
+"""Whether an IPv4 address is in canonical form."""
+
+
 def canonical(addresses: Iterable[str]) -> tuple[str, ...]:
     """Addresses in canonical form, each once; what is none is left out: nobody can have it."""
     found: dict[str, None] = {}
     for text in addresses:
+        # Most are, and this tells it ten times sooner than to take an address apart.
+        if _IPV4(text):
+            found[text] = None
+            continue
         try:
             # The same object where the text is canonical: there may be very many.
             address = str(ipaddress.ip_address(text))

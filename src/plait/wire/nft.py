@@ -403,15 +403,21 @@ class Elements(msgspec.Struct, frozen=True):
         elif self.set.interval:
             for key, data in self.elements:
                 yield from _pack_range(key, data)
-        elif self.set.value or self.set.verdicts or extra or self.set.key_size % 4:
+        elif self.set.verdicts or extra or self.set.key_size % 4 or _width(self.set.value) % 4:
             for key, data in self.elements:
                 yield nested(1, nested(1, e.value_data(key)), _pack_data(data), extra)
         else:
-            # Sets of addresses are large, and all of an element but its key is always the same.
-            size = self.set.key_size
-            head = nested(1, nested(1, e.value_data(bytes(size))))[:-size]
-            for key, _ in self.elements:
-                yield head + key
+            yield from self._pack_alike()
+
+    def _pack_alike(self) -> Iterator[bytes]:
+        """Sets of addresses and maps of Services are large, and all of an element but its key and
+        its value is always the same."""
+        size, width = self.set.key_size, _width(self.set.value)
+        before_key, value = nested(1, e.value_data(bytes(size))), _pack_data(bytes(width))
+        alone = nested(1, before_key)[:-size]
+        paired, between = nested(1, before_key, value)[: len(alone)], value[: len(value) - width]
+        for key, data in self.elements:
+            yield paired + key + between + data if isinstance(data, bytes) else alone + key
 
     def _text(self, table: str, verb: str) -> str:
         shown = ", ".join(self.set.show(key, data) for key, data in self.elements)

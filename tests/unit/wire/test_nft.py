@@ -121,6 +121,29 @@ def test_elements_read_back_as_they_were_sent(ports: dict[tuple[int, int], int])
     assert nft_read.element_map(answers([change]), interval=False) == elements
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ((nft.IPV4,), ()),
+        ((nft.PROTO,), ()),
+        ((nft.IFNAME, nft.IPV6), ()),
+        ((nft.IPV4,), (nft.SERVICE,)),
+        ((nft.SERVICE,), (nft.NUMBER,)),
+        ((nft.IPV6, nft.PROTO, nft.SERVICE, nft.NUMBER), (nft.IPV6, nft.SERVICE)),
+    ],
+)
+def test_elements_of_all_widths(key: tuple[nft.Type, ...], value: tuple[nft.Type, ...]) -> None:
+    held = nft.Set("held", key, value)
+    width = nft.Set("values", value).key_size if value else 0
+    keys = [bytes((n,)) * held.key_size for n in range(1, 9)]
+    elements: dict[bytes, nft.Data] = {
+        k: bytes((n + 128,)) * width if width else None for n, k in enumerate(keys)
+    }
+    for made in (elements, dict.fromkeys(keys)):
+        change = nft.DeleteElements(held, tuple(made.items()))
+        assert nft_read.element_map(answers([change]), interval=False) == made
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 255), st.integers(0, 128)).map(
