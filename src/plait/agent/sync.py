@@ -21,6 +21,7 @@ from plait.agent.desired import Input
 from plait.agent.snapshot import Snapshot
 from plait.client.agent import LocalEndpoint
 from plait.client.base import Api, BatchOp, WatchEvent
+from plait.client.batches import is_of_no_object
 from plait.model.errors import PlaitError
 from plait.model.objects import (
     KINDS,
@@ -57,9 +58,6 @@ EXPELLED: Final = 2.0
 BATCH: Final = 100
 """Objects written at once."""
 
-NOT_OF_THE_OBJECT: Final = (401, 408, 421, 429)
-"""HTTP statuses of refusals that say nothing of what was sent: all of it is sent again."""
-VERSION: Final = "PLAIT-AGENT-002"
 FORGOTTEN: Final = "PLAIT-AUTH-007"
 AWAY: Final = ("PLAIT-API-012", "PLAIT-IPAM-013", FORGOTTEN)
 """The server is out of reach for us: nothing else will get through either."""
@@ -308,7 +306,7 @@ class Sync:
         try:
             stored = await self._api.batch(ops)
         except PlaitError as error:
-            if error.status >= 500 or error.status in NOT_OF_THE_OBJECT or error.code == VERSION:
+            if is_of_no_object(error):
                 raise
             if len(ops) == 1:
                 self._set_aside(ops[0], error)

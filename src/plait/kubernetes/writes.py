@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from plait.client.base import Api, BatchOp
+from plait.client.batches import is_of_no_object
 from plait.kubernetes.due import Due
 from plait.kubernetes.held import Held
 from plait.kubernetes.marks import is_touched
@@ -41,9 +42,6 @@ PATIENCE: Final = 6
 """Times that this is no problem yet: about a minute."""
 AT_ONCE: Final = 3
 """Conflicts of one object in a row after which the next try waits."""
-NOT_OF_THE_OBJECT: Final = (401, 408, 421, 429)
-"""HTTP statuses of refusals that say nothing of what was sent."""
-VERSION: Final = "PLAIT-AGENT-002"
 RIGHTS: Final = "PLAIT-AUTH-"
 """A connector's token may do all that a connector does: one that may not is no connector's."""
 _INDEX: Final = re.compile(r"ops\[(\d+)\]")
@@ -251,12 +249,7 @@ class Writes:
 
 def _is_of_all(error: PlaitError) -> bool:
     """Whether a refusal says nothing of what was sent, so that all of it is sent again."""
-    return (
-        error.status >= 500
-        or error.status in NOT_OF_THE_OBJECT
-        or error.code == VERSION
-        or error.code.startswith(RIGHTS)
-    )
+    return is_of_no_object(error) or error.code.startswith(RIGHTS)
 
 
 def _culprit(error: PlaitError, count: int) -> int | None:
