@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from errno import EEXIST
 from pathlib import Path
 from typing import Any, Final
 
@@ -226,7 +227,7 @@ class Attaching:
         first = failures[0]
         if first.gone:
             raise refusals.no_namespace(endpoint.request, first.error)
-        if first.errno == 17 and first.op.part == "links":  # EEXIST
+        if first.errno == EEXIST and first.op.part == "links":
             raise refusals.name_taken(endpoint.request, first.error)
         raise PlaitError(
             "PLAIT-KERNEL-001",
