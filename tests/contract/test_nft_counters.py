@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from tests.contract.nft_doors import KINDS, owner_and_reader
 
 from plait.kernel import netns
-from plait.kernel.fake_nft import FakeNft
 from plait.kernel.nft import Nft, NftDoor
 from plait.kernel.nft_counters import CounterDoor, NftCounters
 from plait.wire import nft
@@ -22,21 +22,11 @@ from plait.wire.nft_read import Count
 DOORS = tuple[NftDoor, CounterDoor]
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+@pytest.fixture(params=KINDS)
 def doors(request: pytest.FixtureRequest) -> Iterator[DOORS]:
     """The owner of a table, and who only reads its counters."""
-    if request.param == "fake":
-        fake = FakeNft()
-        yield fake, fake
-        fake.close()
-        return
-    fd = netns.create()
-    with netns.inside(fd):
-        owner, reader = Nft(), NftCounters()
-    yield owner, reader
-    reader.close()
-    owner.close()
-    os.close(fd)
+    with owner_and_reader(request.param, NftCounters) as pair:
+        yield pair
 
 
 def test_every_counter_of_our_table_is_read(doors: DOORS) -> None:

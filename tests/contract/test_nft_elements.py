@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
+from tests.contract.nft_doors import KINDS, owner_and_reader
 
-from plait.kernel import netns
-from plait.kernel.fake_nft import FakeNft
-from plait.kernel.nft import Nft, NftDoor
+from plait.kernel.nft import NftDoor
 from plait.kernel.nft_elements import ElementDoor, NftElements
 from plait.wire import nft
 from plait.wire import nft_expr as e
@@ -18,21 +16,11 @@ DOORS = tuple[NftDoor, ElementDoor]
 STAY = nft.Set("stay", (nft.IPV4,), (nft.IPV4, nft.SERVICE), timeout=True, size=1 << 16)
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+@pytest.fixture(params=KINDS)
 def doors(request: pytest.FixtureRequest) -> Iterator[DOORS]:
     """The owner of a table, and who only reads what is in its sets."""
-    if request.param == "fake":
-        fake = FakeNft()
-        yield fake, fake
-        fake.close()
-        return
-    fd = netns.create()
-    with netns.inside(fd):
-        owner, reader = Nft(), NftElements()
-    yield owner, reader
-    reader.close()
-    owner.close()
-    os.close(fd)
+    with owner_and_reader(request.param, NftElements) as pair:
+        yield pair
 
 
 def test_every_element_of_a_set_is_read(doors: DOORS) -> None:
