@@ -24,7 +24,7 @@ import sys
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 ANY_MAC = "02:00:00:00:00:66"
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
-UDP, ICMP, ICMPV6 = 17, 1, 58
+TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 ETH_P_ALL = 0x0003
 
 
@@ -54,6 +54,17 @@ def ip(source: str, target: str, protocol: int, payload: bytes, *, hops: int = 6
         head = struct.pack("!BBHHHBBH", *fields) + src.packed + dst.packed
         fields[7] = checksum(head) if not fields[7] else fields[7]
     return head + payload
+
+
+def tcp(
+    source: str, target: str, sport: int, dport: int, *, seq: int, ack: int, data: bytes = b"x"
+) -> bytes:
+    """A TCP segment (RFC 9293) with an acknowledgement."""
+    src, dst = ipaddress.ip_address(source).packed, ipaddress.ip_address(target).packed
+    head = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 0x50, 0x10, 64, 0, 0)
+    pseudo = src + dst + struct.pack("!II", len(head) + len(data), TCP)
+    total = struct.pack("!H", checksum(pseudo + head + data))
+    return head[:16] + total + head[18:] + data
 
 
 def kind_of(address: str) -> int:

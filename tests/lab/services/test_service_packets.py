@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.lab import packets
 from tests.lab.filter.conftest import until
 from tests.lab.services.conftest import ANY, FREE, OWN, REMOTE, VIP, entry, to
 
@@ -29,6 +30,9 @@ FAR_OWN = ("198.51.100.1", "fd08::1")
 """The host, as `far` knows it."""
 GATEWAY = (marks.GATEWAY4, marks.RESOLVER6)
 _RCVBUFFORCE = 33
+_TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21
+_RECEIVE_QUEUE, _SEND_QUEUE = 1, 2
+"""linux/tcp.h."""
 both = pytest.mark.parametrize("v", [0, 1], ids=["v4", "v6"])
 kinds = pytest.mark.parametrize("kind", ["tcp", "udp"])
 
@@ -281,6 +285,38 @@ def test_tcp_flows_of_a_backend_that_went_go_on(stage: Any, v: int) -> None:
         peer, _ = server.accept()
         with peer:
             stage.go({Frontend(VIP[v], "tcp", 80): entry(to((A1[v], 2)))})
+            client.sendall(b"q")
+            peer.settimeout(5)
+            assert peer.recv(1) == b"q"
+
+
+@both
+def test_what_conntrack_cannot_place_does_not_end_a_flow(stage: Any, v: int) -> None:
+    """It would come with the backend's own address, and the client would answer it with a reset."""
+    stage.go({Frontend(VIP[v], "tcp", 80): entry(to((A1[v], 8080)))})
+    with (
+        stage.socket("a1", A1[v], 8080, "tcp") as server,
+        stage.socket("a2", A2[v], kind="tcp") as client,
+    ):
+        client.connect((VIP[v], 80))
+        peer, _ = server.accept()
+        with peer:
+            ours, theirs = peer.getsockname()[1], peer.getpeername()[1]
+            family = (socket.AF_INET, socket.AF_INET6)[v]
+            peer.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+            numbers = []
+            for queue in (_SEND_QUEUE, _RECEIVE_QUEUE):
+                peer.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, queue)
+                numbers.append(peer.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ) & 0xFFFFFFFF)
+            peer.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, -1)
+            # Repairing takes that away, and the next test wants the port.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ahead = (numbers[0] + (1 << 30)) & 0xFFFFFFFF
+            late = packets.tcp(A1[v], A2[v], ours, theirs, seq=ahead, ack=numbers[1])
+            with netns.ns_socket(
+                stage.ns["a1"], family, socket.SOCK_RAW, socket.IPPROTO_TCP
+            ) as raw:
+                stage.expect_drop("invalid", lambda: raw.sendto(late, (A2[v], 0)))
             client.sendall(b"q")
             peer.settimeout(5)
             assert peer.recv(1) == b"q"

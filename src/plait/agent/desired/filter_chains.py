@@ -39,6 +39,7 @@ _GROUP: Final = e.host32(marks.LINK_GROUP)
 _FROM_ENDPOINT: Final = Match(e.IIFGROUP, _GROUP)
 _TO_ENDPOINT: Final = Match(e.OIFGROUP, _GROUP)
 _ESTABLISHED: Final = e.Masked(e.CT_STATE, e.CT_ESTABLISHED | e.CT_RELATED)
+_INVALID: Final = e.Masked(e.CT_STATE, e.CT_INVALID)
 _GOES_ON: Final = e.Masked(e.CT_STATE, e.CT_ESTABLISHED)
 _RELATED: Final = e.Masked(e.CT_STATE, e.CT_RELATED)
 _PUBLISHED: Final = e.Masked(e.CT_STATUS, e.CT_STATUS_DNAT)
@@ -329,6 +330,9 @@ def _ingress(logs: bool) -> Chain:
         "ingress",
         (
             Rule("established", (_ESTABLISHED, _COUNT, ACCEPT)),
+            # What a backend sends out of turn is not translated back: the caller, who knows the
+            # Service only, would end the flow.
+            Rule("invalid", (_INVALID, e.protocol("tcp"), _COUNT, DROP)),
             Rule("unknown receiver", (InSet((e.OIFNAME,), KNOWN.name, negate=True), _COUNT, DROP)),
             # What comes from another host says by its source which network it is in. It must have
             # come the way that the source's block is reached: through the tunnel if that is one.
@@ -380,12 +384,11 @@ def _leave(vxlan_port: int) -> Chain:
     """To an address of no network of ours."""
     encapsulated = (e.protocol("udp"), Match(e.DPORT, e.port(vxlan_port)), _COUNT, DROP)
     # What conntrack cannot place would leave with the endpoint's address as its source.
-    invalid = (e.Masked(e.CT_STATE, e.CT_INVALID), _COUNT, DROP)
     return Chain(
         "leave",
         (
             Rule("vxlan from endpoint", encapsulated),
-            Rule("invalid", invalid),
+            Rule("invalid", (_INVALID, _COUNT, DROP)),
             Rule("leaves our networks", (_COUNT, e.goto("deliver"))),
         ),
     )
