@@ -29,6 +29,8 @@ BINDS: Final[tuple[Server, ...]] = (
 )
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
+_CHOICES: Final = 16
+"""How often a port that is to be chosen is: one that is free for UDP may be somebody's for TCP."""
 _ABSENT: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENOPROTOOPT)
 """How a host without IPv6 says so."""
 
@@ -110,9 +112,23 @@ class DnsServer:
         self.addresses = ()
 
     async def _listen(self, bind: Server, stack: AsyncExitStack) -> Server | None:
-        try:
+        for more in reversed(range(1 if bind[1] else _CHOICES)):
+            try:
+                return await self._open(bind, stack)
+            except OSError as error:
+                if error.errno in _ABSENT and ":" in bind[0]:
+                    _log.warning("dns.no_ipv6", address=bind[0], error=str(error))
+                    return None
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if not more:
+                    raise _taken(bind, error) from error
+        return None
+
+    async def _open(self, bind: Server, stack: AsyncExitStack) -> Server:
+        async with AsyncExitStack() as both:
             udp = UdpListener(self._frontend, bind, transparent=self._transparent)
-            stack.push_async_callback(udp.stop)
+            both.push_async_callback(udp.stop)
             # UDP chose the port if it was open; TCP takes the same.
             tcp = TcpListener(
                 self._frontend,
@@ -120,19 +136,17 @@ class DnsServer:
                 transparent=self._transparent,
                 idle=self._tcp_idle,
             )
-            stack.push_async_callback(tcp.stop)
+            both.push_async_callback(tcp.stop)
             await tcp.start()
             udp.start()
-        except OSError as error:
-            if error.errno in _ABSENT and ":" in bind[0]:
-                _log.warning("dns.no_ipv6", address=bind[0], error=str(error))
-                return None
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise PlaitError(
-                "PLAIT-DNS-001",
-                f"another program listens on {bind[0]} port {bind[1]}",
-                why=f"bind: {error.strerror}",
-                fix=(f"ss -lnptu 'sport = :{bind[1]}'  # names it; bind it to its own addresses",),
-            ) from error
+            stack.push_async_callback(both.pop_all().aclose)
         return udp.address
+
+
+def _taken(bind: Server, error: OSError) -> PlaitError:
+    return PlaitError(
+        "PLAIT-DNS-001",
+        f"another program listens on {bind[0]} port {bind[1]}",
+        why=f"bind: {error.strerror}",
+        fix=(f"ss -lnptu 'sport = :{bind[1]}'  # names it; bind it to its own addresses",),
+    )

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from tests.support.waiting import until
 
-from plait.client.agent import AttachResult, LocalEndpoint
+from plait.client.agent import AttachResult, EndpointIdentity, LocalEndpoint
 from plait.client.polling import poll
 from plait.docker.addressing import host_prefix
 from plait.docker.directory import Directory
@@ -240,14 +240,14 @@ class Stage:
 
     # -- what a test does
 
-    def told(self, name: str) -> dict[str, Any]:
-        """What the agent was last told of the container of that name; empty if nothing."""
-        return next((t for _, t in reversed(self.agent.identified) if t["name"] == name), {})
+    def told(self, name: str) -> EndpointIdentity | None:
+        """What the agent was last told of the container of that name."""
+        return next((t for _, t in reversed(self.agent.identified) if t.name == name), None)
 
     async def run(self, name: str, *flags: str) -> None:
         """`docker run`, until the agent knows whose the endpoint is."""
         await self.docker("run", "-d", "--init", "--name", name, *flags, *BOX)
-        await until(lambda: self.told(name) != {}, f"identity of {name}")
+        await until(lambda: self.told(name) is not None, f"identity of {name}")
 
     def endpoint(self, name: str, network: str = "") -> LocalEndpoint:
         """The endpoint of a container (in a network)."""

@@ -30,8 +30,8 @@ async def test_default_ipam_network_is_adopted_and_has_ipv6(stage, until) -> Non
             "--network-alias", f"{name}-alias", "box", "/bin/sleep", "1000",
         )  # fmt: skip
         await until(lambda n=name: stage.told(n), "identity")
-    await until(lambda: "bb-alias" in stage.told("bb")["aliases"], "aliases")
-    assert stage.told("aa")["labels"]["app"] == "aa"
+    await until(lambda: "bb-alias" in stage.told("bb").aliases, "aliases")
+    assert stage.told("aa").labels["app"] == "aa"
     b = next(e for e in stage.agent.local.values() if e.request.name == "bb")
     for address in b.addresses:
         await stage.docker("exec", "aa", "/bin/ping", "-c1", "-w3", address)
@@ -39,7 +39,7 @@ async def test_default_ipam_network_is_adopted_and_has_ipv6(stage, until) -> Non
     assert "172.18.0.0/17 via" in routes
     await stage.docker("rename", "bb", "b_two")
     await until(lambda: stage.told("b-two"), "rename")
-    assert stage.told("b-two")["labels"]["plait.docker-name"] == "b_two"
+    assert stage.told("b-two").labels["plait.docker-name"] == "b_two"
     await stage.docker("rm", "-f", "aa", "b_two")
     assert not stage.agent.local
     await stage.docker("network", "rm", "blue")
@@ -167,8 +167,8 @@ async def test_existing_network_under_another_docker_name(stage, until) -> None:
     await stage.run("aa", "--net", "Mine_Too")
     await stage.run("bb", "--net", "shared", "-l", "plait.namespace=other")
     assert stage.endpoint("aa").request.network == "shared"
-    assert stage.told("aa")["namespace"] == "team"
-    assert stage.told("bb")["namespace"] == "other"
+    assert stage.told("aa").namespace == "team"
+    assert stage.told("bb").namespace == "other"
     await stage.docker("rm", "-f", "aa", "bb")
     await until(lambda: any(r.alias for r in stage.directory.records.values()), "alias known")
     await stage.docker("network", "rm", "Mine_Too")
@@ -191,12 +191,12 @@ async def test_removed_network_in_use_elsewhere_comes_back(stage, until) -> None
 async def test_agent_restart_between_containers(stage, until) -> None:
     await stage.offer("plait")
     await stage.run("aa", "--net", "plait", "--network-alias", "web")
-    await until(lambda: "web" in stage.told("aa")["aliases"], "alias")
+    await until(lambda: "web" in stage.told("aa").aliases, "alias")
     await stage.plugin.stop()
     await stage.docker("rename", "aa", "zz")
     await stage.start()
-    await until(lambda: stage.told("zz") != {}, "the new name is learnt from the listing")
-    assert all("web" in t["aliases"] for _, t in stage.agent.identified)
+    await until(lambda: stage.told("zz"), "the new name is learnt from the listing")
+    assert all("web" in t.aliases for _, t in stage.agent.identified)
     await stage.run("bb", "--net", "plait")
     await stage.ping("bb", "zz")
 
@@ -271,12 +271,12 @@ async def test_compose(stage, until, tmp_path: Path) -> None:
     await stage.command(*compose, "up", "-d", "--scale", "web=2")
     await until(lambda: "shop-default" in stage.api.networks, "the network is created")
     names = {"shop-web-1", "shop-web-2", "shop-client-1"}
-    await until(lambda: names <= {t["name"] for _, t in stage.agent.identified}, "identities")
+    await until(lambda: names <= {t.name for _, t in stage.agent.identified}, "identities")
     web = stage.told("shop-web-1")
-    assert "web" in web["aliases"]
-    assert web["labels"]["app"] == "web"
-    assert web["labels"]["com.docker.compose.project"] == "shop"
-    assert web["labels"]["plait.docker-name"] == "shop_web_1"
+    assert "web" in web.aliases
+    assert web.labels["app"] == "web"
+    assert web.labels["com.docker.compose.project"] == "shop"
+    assert web.labels["plait.docker-name"] == "shop_web_1"
     for address in stage.endpoint("shop-web-2").addresses:
         await stage.ping("shop_client_1", address)
     await stage.ping("shop_client_1", "web")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 from tests.lab.kubernetes.stage import (
@@ -98,17 +99,25 @@ def test_a_rolling_update_loses_no_request(stage: Stage) -> None:
     assert int(re.findall(r"answered (\d+)", said)[0]) > before
 
 
-def test_scaling_down_loses_no_request(stage: Stage) -> None:
+@pytest.fixture
+def front(stage: Stage) -> Iterator[str]:
+    """Name of a Service of Plait's own for `web`: it learns from the pods what Kubernetes' learn
+    from their slices."""
+    front = ("front", "-n", stage.namespace)
+    create = ("plait", "service", "create", *front, "--selector", "app=web", "--port", "80:http")
+    stage.lab.run("h1", create)
+    yield f"front.{stage.namespace}.plait.local"
+    stage.lab.run("h1", ("plait", "service", "rm", *front))
+
+
+def test_scaling_down_loses_no_request(stage: Stage, front: str) -> None:
     stage.deploy(
         deployment(
             "web", 3, spread=True, container=DRAIN, pod={"terminationGracePeriodSeconds": 10}
         )
     )
     stage.apply(service("web"))
-    # One of Plait's own, too: it learns from the pods what Kubernetes' learn from their slices.
-    create = ("plait", "service", "create", "front", "-n", stage.namespace)
-    stage.lab.run("h1", [*create, "--selector", "app=web", "--port", "80:http"])
-    caller(stage, names=("web", f"front.{stage.namespace}.plait.local"))
+    caller(stage, names=("web", front))
     before = {pod.name: pod for pod in stage.pods("web")}
     stage.kubectl("scale", "deployment/web", "--replicas=1")
     (last,) = stage.until(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from typing import cast
+from typing import Any, cast
 
 import dns.asyncquery
 import dns.flags
@@ -21,6 +23,7 @@ from plait.dns.frontend import Frontend
 from plait.dns.resolver import Resolver, Server
 from plait.dns.server import DnsServer
 from plait.dns.stats import Stats
+from plait.dns.tcp import TcpListener
 from plait.dns.upstream import MAX_WAITING_PER_CLIENT, Patience, Upstream
 from plait.dns.zone import Zone
 from plait.model.errors import PlaitError
@@ -168,14 +171,7 @@ async def plait(*servers: Server, **options: object) -> AsyncIterator[Plait]:
         "clock": Clock(),
     }
     server = DnsServer(zone(), **(settings | options))  # type: ignore[arg-type]
-    while True:
-        try:
-            await server.start()
-        except PlaitError:
-            if "binds" in options:
-                raise
-            continue  # A port that is free for UDP may be somebody's for TCP.
-        break
+    await server.start()
     try:
         yield Plait(server)
     finally:
@@ -477,6 +473,26 @@ async def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
                 pass
         assert error.value.code == "PLAIT-DNS-001"
         assert str(p.port) in error.value.fix[0]
+
+
+async def test_a_port_that_udp_chose_and_tcp_cannot_have_is_chosen_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[Server] = []
+
+    def listener(frontend: Frontend, bind: Server, **options: Any) -> TcpListener:
+        tried.append(bind)
+        if len(tried) < 3:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        return TcpListener(frontend, bind, **options)
+
+    monkeypatch.setattr("plait.dns.server.TcpListener", listener)
+    async with plait() as p:
+        assert p.server.addresses == (tried[2],)
+        for given_up in tried[:2]:
+            if given_up != tried[2]:
+                with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+                    sock.bind(given_up)
 
 
 async def test_stopped_means_gone_and_it_starts_again() -> None:
