@@ -17,7 +17,7 @@ from plait.agent.records import Records
 from plait.agent.snapshot import Follower, Snapshot
 from plait.client.agent import Bandwidth, LocalEndpoint
 from plait.model.hoststate import HostState, Shaper
-from plait.model.objects import LEAVING_LABEL
+from plait.model.objects import LEAVING_LABEL, Condition
 from plait.policy.engine import Engine
 from plait.selection.parties import LocalParty
 from plait.services.engine import Engine as Balancer
@@ -73,6 +73,8 @@ class State:
         self._attachments: dict[str, Attachment] = {}
         self._parties: dict[str, LocalParty | None] = {}
         """Endpoints as policies see them; None while it is not known who one is."""
+        self._conditions: dict[str, Condition] = {}
+        """Of the same endpoints, for Services."""
         self._desired = Desired()
         self._changed: set[Input] = set(ALL)
         self._touched: set[str] = set()
@@ -113,6 +115,7 @@ class State:
         ident = endpoint.request.id
         self._attachments[ident] = attachment(endpoint)
         self._parties[ident] = party(endpoint)
+        self._conditions[ident] = endpoint.request.condition
         self._touched.add(ident)
         self._rule(ident)
         self.mark(("attachments",))
@@ -121,6 +124,7 @@ class State:
         """The kernel should not have this endpoint."""
         if self._attachments.pop(ident, None) is not None:
             self._parties.pop(ident)
+            self._conditions.pop(ident)
             self._touched.add(ident)
             self._rule(ident)
             self.mark(("attachments",))
@@ -137,7 +141,7 @@ class State:
         known = self._parties.get(ident)
         told = None if ident in self.fenced else known
         self.engine.set_local(ident, told)
-        self.balancer.set_local(ident, told)
+        self.balancer.set_local(ident, told, self._conditions.get(ident, ""))
 
     def host(self) -> Host | None:
         """This host; None while the underlay is unknown."""

@@ -373,6 +373,8 @@ def touched(
             both = isinstance(obj, Endpoint) and isinstance(former, Endpoint)
             if not (both and _same_party(obj, former)):  # type: ignore[arg-type]
                 inputs |= {"policy", "services"}
+            elif obj.status.condition != former.status.condition:  # type: ignore[union-attr]
+                inputs.add("services")
         case Service() | EndpointSlice():
             # Rules name Services as peers.
             inputs |= {"policy", "services"}
@@ -473,7 +475,10 @@ def endpoint_object(node: str, endpoint: LocalEndpoint) -> Endpoint:
             workload=request.workload,
         ),
         status=EndpointStatus(
-            phase=endpoint.phase, interface=endpoint.interface, message=endpoint.message
+            phase=endpoint.phase,
+            condition=request.condition,
+            interface=endpoint.interface,
+            message=endpoint.message,
         ),
     )
 

@@ -102,7 +102,7 @@ def state_text(backend: Backend) -> str:
         return "silent"
     if backend.terminating:
         return "draining" if backend.serving else "gone"
-    return "pending"
+    return backend.condition or "pending"
 
 
 def backend_rows(spec: ServiceSpec, backends: Iterable[Backend]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from plait.model.flows import FlowPage, FlowQuery, RuleCount
-from plait.model.objects import NamedPort, Pod, PublishedPort, Workload
+from plait.model.objects import Condition, NamedPort, Pod, PublishedPort, Workload
 from plait.model.traces import Trace, TraceQuery
 
 
@@ -52,6 +52,7 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ports: tuple[PublishedPort, ...] = ()
     named_ports: tuple[NamedPort, ...] = ()
     """Ports that policies may call by name."""
+    condition: Condition = ""
     identified: bool = True
     default_route: bool = True
     """The interface carries the default routes; otherwise only the network's pools lead to it."""
@@ -66,7 +67,7 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class EndpointIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who an endpoint is, all of it: names and rules come from this."""
+    """Who an endpoint is, all of it, for names and rules; and how it is, for Services."""
 
     name: str
     namespace: str
@@ -74,6 +75,7 @@ class EndpointIdentity(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     named_ports: tuple[NamedPort, ...] = ()
+    condition: Condition = ""
 
 
 class AttachResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

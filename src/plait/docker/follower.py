@@ -74,7 +74,12 @@ class Follower:
             ("network", "create"): self._look,
             ("network", "destroy"): self._look,
             ("network", "connect"): self._on_connect,
-            ("container", "rename"): self._on_rename,
+            ("container", "rename"): self._on_change,
+            ("container", "pause"): self._on_change,
+            ("container", "unpause"): self._on_change,
+            ("container", "health_status: healthy"): self._on_change,
+            ("container", "health_status: unhealthy"): self._on_change,
+            ("container", "kill"): self._on_signal,
         }
 
     async def run(self) -> None:
@@ -135,8 +140,11 @@ class Follower:
                 self._identifier.connected(event.actor.id, event.attribute("container")), event
             )
 
-    def _on_rename(self, event: DockerEvent) -> None:
-        self._spawn(self._identifier.renamed(event.actor.id), event)
+    def _on_change(self, event: DockerEvent) -> None:
+        self._spawn(self._identifier.changed(event.actor.id), event)
+
+    def _on_signal(self, event: DockerEvent) -> None:
+        self._spawn(self._identifier.signalled(event.actor.id, event.attribute("signal")), event)
 
     def _spawn(self, work: Coroutine[Any, Any, None], event: DockerEvent) -> None:
         """Beside the stream: a call to dockerd may wait for a container that is starting."""

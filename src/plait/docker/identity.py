@@ -1,4 +1,4 @@
-"""Whose an endpoint is: names and labels that Docker tells after the fact.
+"""Whose an endpoint is, and how it is: what Docker tells after the fact.
 
 Docker's plugin calls name neither the container nor its labels (moby 24902). The event
 `network connect` does, and comes after Join; so an endpoint starts without identity, and without
@@ -8,13 +8,14 @@ traffic, and gets both within milliseconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
 import structlog
 
 from plait.client.agent import Agent, EndpointIdentity
+from plait.docker.condition import condition, ends, grace
 from plait.docker.directory import Directory
 from plait.docker.engine import Engine, EngineRefused, EngineUnavailable
 from plait.docker.names import dns_alias, dns_label, is_dns_label, valid_labels
@@ -34,6 +35,8 @@ UNJOINED: Final = "ep-"
 PORT_NAME: Final = "plait.port."
 """Prefix of labels that name ports for policies: `plait.port.http=80/tcp`; several with commas."""
 
+NO_ENDPOINT: Final = "PLAIT-AGENT-003"
+
 log: Final = structlog.get_logger("plait.docker")
 
 
@@ -44,9 +47,13 @@ def container_name(container: Container) -> str:
 
 
 def identity(
-    container: Container, aliases: Iterable[str], network_namespace: str
+    container: Container,
+    aliases: Iterable[str],
+    network_namespace: str,
+    *,
+    stopping: bool = False,
 ) -> EndpointIdentity:
-    """Identity of a container's endpoint in one network. Pure.
+    """Identity of a container's endpoint in one network; `stopping`: it was told to end. Pure.
 
     Aliases are those of `--network-alias`, the name of the compose service, and the container's
     name as Docker has it if that is another (`shop_web_1`). A namespace that is no DNS label is
@@ -72,6 +79,7 @@ def identity(
         namespace=namespace,
         workload=Workload(runtime="docker", id=container.id),
         named_ports=named_ports(original, labels),
+        condition=condition(container) or ("stopping" if stopping else ""),
     )
 
 
@@ -106,13 +114,19 @@ def aliases_of(detail: ContainerDetail) -> dict[str, tuple[str, ...]]:
 class Identifier:
     """Tells the agent who its endpoints are, as soon as Docker knows and whenever it changes."""
 
-    def __init__(self, agent: Agent, engine: Engine, directory: Directory) -> None:
+    def __init__(
+        self, agent: Agent, engine: Engine, directory: Directory, *, clock: Callable[[], float]
+    ) -> None:
+        """`clock` gives seconds."""
         self._agent = agent
         self._engine = engine
         self._directory = directory
+        self._clock = clock
         self._told: dict[str, EndpointIdentity] = {}
         self._aliases: dict[str, tuple[str, ...]] = {}
         self._inspected: set[str] = set()
+        self._stopping: dict[str, float] = {}
+        """Endpoints whose container was told to end, and when that is over, for it lives on."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
         self._problems: dict[str, str] = {}
@@ -131,14 +145,40 @@ class Identifier:
             ours = {e for e, c in endpoints_of(network).items() if c == container_id}
             await self.attempt(container_id, dict.fromkeys(ours, network_id))
 
-    async def renamed(self, container_id: str) -> None:
-        """A container has another name: its endpoints have, too."""
-        mine = [e for e, told in self._told.items() if told.workload.id == container_id]
+    async def changed(self, container_id: str) -> None:
+        """A container has another name, or is in another state."""
+        if self._of(container_id):
+            # dockerd tells of a pause before it lists it, but holds the lock that this waits for.
+            await self._engine.inspect(container_id)
+            await self._tell_anew(container_id)
+
+    async def signalled(self, container_id: str, signal: str) -> None:
+        """A container got a signal, by its number. Nothing else tells that it is being stopped."""
+        if not self._of(container_id):
+            return
+        detail = await self._engine.inspect(container_id)
+        if detail is None or not ends(signal, detail.config.stop_signal):
+            return
+        until = self._clock() + grace(detail.config.stop_timeout)
+        self._stopping.update(dict.fromkeys(self._of(container_id), until))
+        await self._tell_anew(container_id)
+
+    def _of(self, container_id: str) -> list[str]:
+        """A container's endpoints that are identified."""
+        return [e for e, told in self._told.items() if told.workload.id == container_id]
+
+    async def _tell_anew(self, container_id: str) -> None:
+        """Tell what is other than before of its endpoints, unless they are gone by now."""
+        mine = self._of(container_id)
         places = {e.request.id: e.request.network for e in await self._agent.endpoints()}
         ids = {r.network: i for i, r in self._directory.records.items()}
-        await self.container(
-            container_id, {e: ids[places[e]] for e in mine if places.get(e) in ids}
-        )
+        try:
+            await self.container(
+                container_id, {e: ids[places[e]] for e in mine if places.get(e) in ids}
+            )
+        except PlaitError as error:
+            if error.code != NO_ENDPOINT:
+                raise
 
     async def container(self, container_id: str, endpoints: Mapping[str, str]) -> None:
         """Identify endpoints (id to Docker network id) of one container.
@@ -173,7 +213,9 @@ class Identifier:
             for endpoint, network_id in endpoints.items():
                 record = self._directory.records.get(network_id)
                 namespace = record.namespace if record else ""
-                who = identity(container, self._aliases.get(endpoint, ()), namespace)
+                stopping = self._clock() < self._stopping.get(endpoint, float("-inf"))
+                aliases = self._aliases.get(endpoint, ())
+                who = identity(container, aliases, namespace, stopping=stopping)
                 if self._told.get(endpoint) == who:
                     continue
                 await self._agent.identify(endpoint, who)
@@ -217,6 +259,7 @@ class Identifier:
         self._told = {e: told for e, told in self._told.items() if e in endpoints}
         self._aliases = {e: a for e, a in self._aliases.items() if e in endpoints}
         self._inspected &= endpoints
+        self._stopping = {e: until for e, until in self._stopping.items() if e in endpoints}
         self._problems = {c: p for c, p in self._problems.items() if c in containers}
         self._locks = {
             c: lock for c, lock in self._locks.items() if c in containers or lock.locked()

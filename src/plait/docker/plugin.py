@@ -58,7 +58,7 @@ class DockerPlugin:
         ipam = IpamDriver(agent, directory, pools, clock=clock, deadline=patience)
         self._socket = PluginSocket(socket, calls(self._network, ipam), deadline=deadline)
         self._keeper = NetworkKeeper(api, engine, directory, pools, clock=clock)
-        self._identifier = Identifier(agent, engine, directory)
+        self._identifier = Identifier(agent, engine, directory, clock=clock)
         self._follower = Follower(
             engine,
             directory,

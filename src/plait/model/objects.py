@@ -218,11 +218,18 @@ class EndpointSpec(Base, frozen=True, kw_only=True):
     workload: Workload = Workload()
 
 
+Condition = Literal["", "starting", "unhealthy", "paused", "stopping"]
+"""What keeps new flows of Services from a workload, by its runtime; empty: nothing, or the runtime
+does not say. `starting`: it does not run yet, or its health check has not succeeded yet."""
+
+
 class EndpointStatus(Base, frozen=True, kw_only=True):
     """What the agent observed."""
 
     phase: Literal["pending", "ready", "degraded"] = "pending"
     """`pending`: identity unknown or rules not in the kernel, so no traffic passes."""
+    condition: Condition = ""
+    """Matters to Services only."""
     interface: str = ""
     message: str = ""
 

@@ -267,10 +267,12 @@ def _backends(world: World, service: Service, port: ServicePort) -> Iterator[Bac
     spec, key = service.spec, (service.metadata.namespace, service.metadata.name)
     if spec.selector is not None:
         for endpoint in world.endpoints:
-            ready = endpoint.status.phase != "pending"
+            condition = endpoint.status.condition
+            ready = endpoint.status.phase != "pending" and not condition
+            draining = endpoint.status.phase != "pending" and condition == "stopping"
             for party in world.parties(endpoint):
                 if world.answers_for(service, party):
-                    yield Backend(party, _target(port, endpoint), ready, False)
+                    yield Backend(party, _target(port, endpoint), ready, draining)
     elif spec.backends:
         for fixed in spec.backends:
             address = canonical(fixed.address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import NamedTuple
 
+from plait.model.objects import Condition
 from plait.model.selectors import ENDPOINT_NAME, ENDPOINT_NODE
 from plait.model.services import EndpointSliceSpec, FixedBackend, ServicePort
 from plait.selection.parties import Party, canonical
@@ -33,6 +34,8 @@ class Backend(NamedTuple):
     """Name of its Pod, where an orchestrator says it."""
     silent: bool = False
     """Its host was not heard of for a while."""
+    condition: Condition = ""
+    """What its runtime says, where that is why it is not ready."""
 
 
 def of_parties(
@@ -49,7 +52,17 @@ def of_parties(
         names = (key for key in party.labels if key.startswith(ENDPOINT_NAME))
         name = next(names, "").removeprefix(ENDPOINT_NAME)
         for address in party.addresses:
-            yield Backend(address, mine, node, site_of(node), *standing, name=name)
+            yield Backend(
+                address,
+                mine,
+                node,
+                site_of(node),
+                standing.ready,
+                standing.serving,
+                standing.terminating,
+                name=name,
+                condition=standing.condition,
+            )
 
 
 def of_fixed(

@@ -13,7 +13,16 @@ from typing import NamedTuple, TypeVar
 
 from plait.model.entries import Entries
 from plait.model.members import Tally
-from plait.model.objects import AnyObject, Endpoint, EndpointSlice, Network, Node, Pod, Service
+from plait.model.objects import (
+    AnyObject,
+    Condition,
+    Endpoint,
+    EndpointSlice,
+    Network,
+    Node,
+    Pod,
+    Service,
+)
 from plait.model.service_table import Choice, Entry, Frontend, ServiceTable
 from plait.model.services import EndpointSliceSpec
 from plait.selection.parties import (
@@ -39,6 +48,7 @@ from plait.services.frontends import (
     service_id,
 )
 from plait.services.roster import Roster
+from plait.services.standing import of_condition, of_endpoint
 
 K = TypeVar("K", bound=Hashable)
 
@@ -116,8 +126,7 @@ class Engine:
                 self._put_slice(key, obj.spec)
             case Endpoint():
                 here = obj.spec.node == self._node
-                ready = obj.status.phase != "pending"
-                self._roster.put(("endpoint", key), None if here else obj, ready=ready)
+                self._roster.put(("endpoint", key), None if here else obj, of_endpoint(obj.status))
             case Pod():
                 self._roster.put_pod(key, obj.spec)
             case Node():
@@ -146,9 +155,9 @@ class Engine:
             case _:
                 pass
 
-    def set_local(self, ident: str, party: LocalParty | None) -> None:
+    def set_local(self, ident: str, party: LocalParty | None, condition: Condition = "") -> None:
         """An endpoint of this host is so; None: it is no more, or nobody knows yet who it is."""
-        self._roster.put(("local", ident), party)
+        self._roster.put(("local", ident), party, of_condition(condition))
 
     def _put_service(self, key: Key, new: Service | None) -> None:
         old = self._services.pop(key, None)

@@ -1,7 +1,7 @@
 """Who is there: endpoints and nodes, filed for the Services that may lead to them.
 
 An endpoint that is a Pod stands as its orchestrator says, for a probe or a deletion is known there
-first; another one is ready once its agent says so.
+first; another one stands as its agent says.
 
 Nobody is filed before a Service asks for endpoints by labels or for an address: where an
 orchestrator says all backends that never happens, and ten thousand endpoints cost nothing.
@@ -24,7 +24,7 @@ from plait.selection.parties import (
 )
 from plait.selection.selector_index import SelectorIndex
 from plait.selection.terms import Term
-from plait.services.standing import GONE, PENDING, READY, Standing, of_pod
+from plait.services.standing import GONE, READY, Standing, of_pod
 
 U = TypeVar("U", bound=Hashable)
 K = TypeVar("K", bound=Hashable)
@@ -39,10 +39,11 @@ class Roster(Generic[U]):
         LocalParties are."""
         self._node = node
         self._changed = changed
-        self._known: dict[Hashable, tuple[Somebody, bool]] | None = {}
-        """All and whether they are ready, while nobody is filed; then None."""
+        self._known: dict[Hashable, tuple[Somebody, Standing]] | None = {}
+        """All and how they stand, while nobody is filed; then None."""
         self._parties: dict[Hashable, Party] = {}
-        self._unready: set[Party] = set()
+        self._unready: dict[Party, Standing] = {}
+        """Those that are not ready by what their agents say."""
         self._index: SelectorIndex[U] = SelectorIndex()
         self._holders: dict[str, tuple[Party, ...]] = {}
         """By address."""
@@ -55,14 +56,14 @@ class Roster(Generic[U]):
         self._of_pod: dict[tuple[str, str], tuple[Party, ...]] = {}
         """By namespace and uid of their pod."""
 
-    def put(self, key: Hashable, somebody: Somebody | None, *, ready: bool = True) -> None:
+    def put(self, key: Hashable, somebody: Somebody | None, standing: Standing = READY) -> None:
         """Somebody is so; None: they are no more."""
         if self._known is None:
-            self._file(key, self._party(somebody), ready)
+            self._file(key, self._party(somebody), standing)
         elif somebody is None:
             self._known.pop(key, None)
         else:
-            self._known[key] = (somebody, ready)
+            self._known[key] = (somebody, standing)
 
     def put_pod(self, key: tuple[str, str], pod: PodSpec | None) -> None:
         """A pod, by namespace and name, is so; None: it is no more."""
@@ -114,12 +115,13 @@ class Roster(Generic[U]):
         known, self._known = self._known, None
         for (space, _), pod in self._pods.items():
             self._stand((space, pod.uid), of_pod(pod))
-        for key, (somebody, ready) in known.items():
-            self._file(key, self._party(somebody), ready)
+        for key, (somebody, standing) in known.items():
+            self._file(key, self._party(somebody), standing)
 
     def _standing(self, party: Party) -> Standing:
-        if party in self._unready:
-            return PENDING
+        unready = self._unready.get(party)
+        if unready is not None:
+            return unready
         if not party.pod:
             return READY
         # A uid alone could be another namespace's word (kubernetes.io/config.mirror).
@@ -145,19 +147,19 @@ class Roster(Generic[U]):
             case None:
                 return None
 
-    def _file(self, key: Hashable, new: Party | None, ready: bool) -> None:
+    def _file(self, key: Hashable, new: Party | None, standing: Standing) -> None:
         old = self._parties.get(key)
         if old is not None:
-            if old.says(new) and ready == (old not in self._unready):
+            if old.says(new) and standing == self._unready.get(old, READY):
                 return
             self._notice(old)
             del self._parties[key]
-            self._unready.discard(old)
+            self._unready.pop(old, None)
             self._place(old, there=False)
         if new is not None:
             self._parties[key] = new
-            if not ready:
-                self._unready.add(new)
+            if not standing.ready:
+                self._unready[new] = standing
             self._place(new, there=True)
             self._notice(new)
 

@@ -229,6 +229,10 @@ class Container(Payload, frozen=True, kw_only=True):
     names: tuple[str, ...] | None = None
     """With a leading slash; a name with a second one is a link of another container."""
     labels: dict[str, str] | None = None
+    state: str = ""
+    """created, running, paused, restarting, removing, exited or dead."""
+    status: str = ""
+    """For people: `Up 3 minutes (unhealthy)`. Before API 1.52 nothing else tells its health."""
 
 
 class EndpointSettings(Payload, frozen=True, kw_only=True):
@@ -245,10 +249,20 @@ class NetworkSettings(Payload, frozen=True, kw_only=True):
     networks: dict[str, EndpointSettings] | None = None
 
 
+class ContainerConfig(Payload, frozen=True, kw_only=True):
+    """What a container was made with."""
+
+    stop_signal: str = ""
+    """`SIGQUIT`, `QUIT` or `3`; empty: SIGTERM."""
+    stop_timeout: int | None = None
+    """Seconds from that signal to SIGKILL; -1: without end; None: dockerd's default."""
+
+
 class ContainerDetail(Payload, frozen=True, kw_only=True):
     """`GET /containers/{id}/json`."""
 
     id: str = msgspec.field(name="Id")
+    config: ContainerConfig = msgspec.field(default_factory=ContainerConfig)
     network_settings: NetworkSettings = msgspec.field(default_factory=NetworkSettings)
 
 

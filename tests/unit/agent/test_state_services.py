@@ -11,8 +11,10 @@ from plait.agent.snapshot import Snapshot
 from plait.agent.state import Identity, State
 from plait.agent.sync import touched
 from plait.client.agent import AttachRequest, LocalEndpoint
+from plait.model.hoststate import HostState
 from plait.model.objects import (
     LEAVING_LABEL,
+    Condition,
     Endpoint,
     EndpointSlice,
     EndpointSpec,
@@ -26,7 +28,7 @@ from plait.model.objects import (
 )
 from plait.model.pods import PodSpec
 from plait.model.selectors import Selector
-from plait.model.service_table import BackendAddress, Frontend
+from plait.model.service_table import BackendAddress, Frontend, ServiceTable
 from plait.model.services import (
     EndpointSliceSpec,
     ServicePort,
@@ -73,6 +75,12 @@ def service(revision: int, selector: Selector | None = None) -> Service:
             addresses=(WEB.address,), ports=(ServicePort(port=80),), selector=selector
         ),
     )
+
+
+def backends(table: ServiceTable) -> tuple[BackendAddress, ...]:
+    entry = table.frontends.get(WEB)
+    assert entry is not None
+    return entry.inside.backends
 
 
 def slices(revision: int, *addresses: str) -> EndpointSlice:
@@ -230,6 +238,66 @@ def test_a_pod_elsewhere_that_is_on_its_way_out_gets_no_flows(state: State) -> N
     assert backends(pod(5, "h2", ready=False)) == 0
     assert backends(pod(6, "h2", ready=True)) == 1
     assert backends(pod(7, "h2", ready=False, terminating=True)) == 0
+
+
+def test_how_a_container_elsewhere_is_matters_to_services_only(state: State) -> None:
+    def told(revision: int, condition: Condition) -> Endpoint:
+        return Endpoint(
+            metadata=Metadata(
+                name="e2", namespace="shop", labels={"app": "web"}, revision=revision
+            ),
+            spec=EndpointSpec(node="h2", network=ServiceSpec().network, addresses=("10.1.0.9",)),
+            status=EndpointStatus(phase="ready", condition=condition),
+        )
+
+    state.snapshot.put(service(2, Selector(match_labels={"app": "web"})))
+    former = told(3, "")
+    state.snapshot.put(former)
+    before = state.compute()
+    inputs: set[Input] = set()
+    touched(told(4, "unhealthy"), former, inputs, set())
+    assert inputs == {"services"}
+    state.snapshot.put(told(4, "unhealthy"))
+    state.mark(inputs)
+    after = state.compute()
+    assert before is not None
+    assert after is not None
+    assert after.policy is before.policy
+    assert state.balancer.backends("shop", "web")[0].condition == "unhealthy"
+    assert not backends(after.services)
+
+
+def test_how_a_container_here_is_changes_no_rule_of_its_own(state: State) -> None:
+    def is_now(condition: Condition) -> HostState:
+        state.put(
+            LocalEndpoint(
+                request=AttachRequest(
+                    id="e1",
+                    network=ServiceSpec().network,
+                    namespace="shop",
+                    labels={"app": "web"},
+                    condition=condition,
+                ),
+                addresses=("10.1.0.5",),
+                mac="02:00:00:00:00:01",
+                interface="pl1",
+                phase="ready",
+            )
+        )
+        want = state.compute()
+        assert want is not None
+        return want
+
+    state.snapshot.put(service(2, Selector(match_labels={"app": "web"})))
+    before = is_now("")
+    assert backends(before.services)
+    after = is_now("paused")
+    assert not backends(after.services)
+    assert after.policy is before.policy
+    assert (after.filter, after.links) == (before.filter, before.links)
+    assert backends(is_now("").services)
+    state.remove("e1")
+    assert not state.balancer.backends("shop", "web")
 
 
 def test_what_services_do_not_need_of_a_pod_changes_nothing() -> None:

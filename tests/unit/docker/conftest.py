@@ -58,7 +58,7 @@ class World:
         self.driver = NetworkDriver(self.agent, directory, pools, deadline=DEADLINE)
         self.ipam = IpamDriver(self.agent, directory, pools, clock=self.clock, deadline=DEADLINE)
         self.keeper = NetworkKeeper(self.api, self.engine, directory, pools, clock=self.clock)
-        self.identifier = Identifier(self.agent, self.engine, directory)
+        self.identifier = Identifier(self.agent, self.engine, directory, clock=self.clock)
         self.reaper = Reaper(self.agent, directory, clock=self.clock)
         self.follower = Follower(
             self.engine,
@@ -105,10 +105,18 @@ class World:
         return network
 
     def container(
-        self, container_id: str, name: str, labels: dict[str, str] | None = None
+        self,
+        container_id: str,
+        name: str,
+        labels: dict[str, str] | None = None,
+        *,
+        state: str = "running",
+        status: str = "Up 3 minutes",
     ) -> Container:
         """A container in Docker's listing."""
-        entry = Container(id=container_id, names=(f"/{name}",), labels=labels)
+        entry = Container(
+            id=container_id, names=(f"/{name}",), labels=labels, state=state, status=status
+        )
         self.engine.container_list[container_id] = entry
         return entry
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from plait.docker.engine import EngineUnavailable
 from plait.docker.follower import AWAY, BACKOFF, Follower, pause
-from plait.wire.docker import Actor, CreateEndpointCall, DockerEvent
+from plait.wire.docker import Actor, ContainerDetail, CreateEndpointCall, DockerEvent
 
 CID = "c" * 64
 
@@ -78,6 +78,37 @@ async def test_events_make_names_and_identity(world, pauses: Pauses) -> None:
     world.container(CID, "shop")
     put(DockerEvent(type="container", action="rename", actor=Actor(id=CID)))
     await until(lambda: world.agent.identified[-1][1].name == "shop")
+
+
+@pytest.mark.parametrize(
+    ("action", "state", "status", "condition"),
+    [
+        ("pause", "paused", "Up 3 minutes (Paused)", "paused"),
+        ("health_status: unhealthy", "running", "Up 3 minutes (unhealthy)", "unhealthy"),
+        ("kill", "running", "Up 3 minutes", "stopping"),
+    ],
+)
+async def test_events_tell_how_a_container_is(
+    world, pauses: Pauses, action: str, state: str, status: str, condition: str
+) -> None:
+    await test_events_make_names_and_identity(world, pauses)
+    world.engine.details[CID] = ContainerDetail(id=CID)
+
+    def tell(action: str) -> None:
+        actor = Actor(id=CID, attributes={"signal": "15"})
+        world.engine.queue.put_nowait(DockerEvent(type="container", action=action, actor=actor))
+
+    def told() -> str:
+        return world.agent.identified[-1][1].condition
+
+    world.container(CID, "shop", state=state, status=status)
+    tell(action)
+    await until(lambda: told() == condition)
+    world.container(CID, "shop")
+    world.clock.now += 61
+    for back in ("unpause", "health_status: healthy"):
+        tell(back)
+    await until(lambda: told() == "")
 
 
 async def test_a_lost_event_is_made_good_after_a_reconnection(world, pauses: Pauses) -> None:

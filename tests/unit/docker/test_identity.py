@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from plait.docker.identity import endpoints_of, identity
@@ -9,6 +10,7 @@ from plait.model.errors import PlaitError
 from plait.model.objects import NamedPort
 from plait.wire.docker import (
     Container,
+    ContainerConfig,
     ContainerDetail,
     CreateEndpointCall,
     DockerNetwork,
@@ -104,10 +106,10 @@ async def test_rename(world) -> None:
     network_id = await connected(world, "db")
     await world.identifier.connected(network_id, CID)
     world.container(CID, "new_name", {"app": "web"})
-    await world.identifier.renamed(CID)
+    await world.identifier.changed(CID)
     told = world.agent.identified[-1][1]
     assert (told.name, told.aliases) == ("new-name", ("db", "new_name"))
-    await world.identifier.renamed("unknown")
+    await world.identifier.changed("unknown")
 
 
 async def test_no_alias_is_lost_by_a_restart(world) -> None:
@@ -117,6 +119,39 @@ async def test_no_alias_is_lost_by_a_restart(world) -> None:
     world.restart()
     await world.identifier.connected(network_id, CID)
     assert all(t.aliases == ("db",) for _, t in world.agent.identified[before:])
+
+
+async def test_who_heeds_no_signal_is_a_backend_again(world) -> None:
+    network_id = await connected(world, "db")
+    detail = world.engine.details[CID]
+    config = ContainerConfig(stop_signal="SIGWINCH", stop_timeout=90)
+    world.engine.details[CID] = msgspec.structs.replace(detail, config=config)
+    await world.identifier.connected(network_id, CID)
+
+    async def condition(later: float) -> str:
+        world.clock.now += later
+        await world.identifier.resync([world.engine.by_id[network_id]])
+        await world.identifier.settle()
+        return world.agent.identified[-1][1].condition
+
+    await world.identifier.signalled("unknown", "15")
+    await world.identifier.signalled(CID, "1")
+    assert await condition(0) == ""
+    await world.identifier.signalled(CID, "28")
+    assert world.agent.identified[-1][1].condition == "stopping"
+    assert await condition(89) == "stopping"
+    assert await condition(1) == ""
+
+
+async def test_a_container_that_has_ended_already_is_no_trouble(world) -> None:
+    network_id = await connected(world)
+    await world.identifier.connected(network_id, CID)
+    world.agent.fail["identify"] = PlaitError("PLAIT-AGENT-003", "there is no endpoint e1")
+    await world.identifier.signalled(CID, "15")
+    assert world.identifier.problems == ()
+    world.agent.fail["identify"] = PlaitError("PLAIT-STORE-001", "the disk is full")
+    with pytest.raises(PlaitError, match="disk"):
+        await world.identifier.signalled(CID, "15")
 
 
 async def test_events_of_what_is_gone(world) -> None:
@@ -149,10 +184,12 @@ async def test_a_container_whose_namespace_is_no_label_stays_closed(world) -> No
 async def test_nothing_is_kept_of_what_docker_forgot(world) -> None:
     network_id = await connected(world, "db")
     await world.identifier.connected(network_id, CID)
+    await world.identifier.signalled(CID, "15")
     await world.identifier.resync([])
     memory = (world.identifier._told, world.identifier._aliases, world.identifier._locks)
     assert memory == ({}, {}, {})
     assert not world.identifier._inspected
+    assert not world.identifier._stopping
 
 
 def test_labels_name_ports() -> None:

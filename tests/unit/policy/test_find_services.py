@@ -10,6 +10,7 @@ from plait.model.errors import PlaitError
 from plait.model.objects import (
     Cluster,
     ClusterSpec,
+    Condition,
     Endpoint,
     EndpointSlice,
     EndpointStatus,
@@ -35,9 +36,12 @@ from plait.policy.world import World
 WEB = {"app": "web"}
 
 
-def ready(*args: object, phase: str = "ready", **more: object) -> Endpoint:
+def ready(
+    *args: object, phase: str = "ready", condition: Condition = "", **more: object
+) -> Endpoint:
     made = endpoint(*args, **more)  # type: ignore[arg-type]
-    return msgspec.structs.replace(made, status=EndpointStatus(phase=phase))  # type: ignore[arg-type]
+    status = EndpointStatus(phase=phase, condition=condition)  # type: ignore[arg-type]
+    return msgspec.structs.replace(made, status=status)
 
 
 def service(name: str = "shop/web", **spec: object) -> Service:
@@ -283,6 +287,25 @@ def test_an_address_of_the_pools_that_no_service_has_is_refused() -> None:
     # A host's own, in a pool for load balancers; and what is nobody's.
     assert find_call(world, "192.0.2.1", parse_asked("80")) is None
     assert find_call(world, "198.51.100.1", parse_asked("80")) is None
+
+
+def test_containers_that_are_told_to_end_serve_when_none_is_ready() -> None:
+    def met(*conditions: Condition) -> list[tuple[str, int]]:
+        some = (
+            ready(
+                f"shop/e{i}",
+                f"10.0.0.{i}",
+                labels=WEB,
+                named=("http=80/tcp",),
+                condition=condition,
+            )
+            for i, condition in enumerate(conditions, 1)
+        )
+        return led(find_call(World.of((*some, service())), "shop/web", parse_asked("80")))
+
+    assert met("stopping", "unhealthy", "") == [("10.0.0.3", 80)]
+    assert met("stopping", "unhealthy") == [("10.0.0.1", 80)]
+    assert met("unhealthy") == []
 
 
 def test_backends_of_silent_hosts_are_the_last() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from plait.cli.service_words import state_text
 from plait.model.objects import (
     AnyObject,
+    Condition,
     Endpoint,
     EndpointSlice,
     EndpointSpec,
@@ -57,6 +59,7 @@ def endpoint(
     *,
     app: str = "web",
     phase: str = "ready",
+    condition: Condition = "",
     ports: tuple[NamedPort, ...] = (),
     network: str = NETWORK,
     namespace: str = "shop",
@@ -74,7 +77,7 @@ def endpoint(
             named_ports=ports,
             workload=Workload(pod=pod),
         ),
-        status=EndpointStatus(phase=phase),  # type: ignore[arg-type]
+        status=EndpointStatus(phase=phase, condition=condition),  # type: ignore[arg-type]
     )
 
 
@@ -158,6 +161,33 @@ class TestBackends:
         assert addresses(entry(engine.table()).inside) == ["10.1.0.9"]
         engine.set_local("x", None)
         assert addresses(entry(engine.table()).inside) == []
+
+    @pytest.mark.parametrize("there", ["here", "elsewhere"])
+    @pytest.mark.parametrize(
+        ("condition", "beside", "alone", "word"),
+        [
+            ("", ["10.1.0.1", "10.1.0.2"], ["10.1.0.2"], "ready"),
+            ("starting", ["10.1.0.1"], [], "starting"),
+            ("unhealthy", ["10.1.0.1"], [], "unhealthy"),
+            ("paused", ["10.1.0.1"], [], "paused"),
+            ("stopping", ["10.1.0.1"], ["10.1.0.2"], "draining"),
+        ],
+    )
+    def test_stand_as_their_runtime_says(
+        self, there: str, condition: Condition, beside: list[str], alone: list[str], word: str
+    ) -> None:
+        engine = told(service(selector=WEB), other := endpoint("10.1.0.1"))
+        for said in ("", condition):
+            if there == "here":
+                engine.set_local("x", local("10.1.0.2"), said)
+            else:
+                engine.put(endpoint("10.1.0.2", "h3", condition=said))
+        assert addresses(entry(engine.table()).inside) == beside
+        shown = {one.address: state_text(one) for one in engine.backends("shop", "web")}
+        assert shown == {"10.1.0.1": "ready", "10.1.0.2": word}
+        engine.delete(other)
+        inside = entry(engine.table()).inside
+        assert (addresses(inside), inside.unavailable) == (alone, "reject")
 
     @pytest.mark.parametrize(
         ("second", "expected"),

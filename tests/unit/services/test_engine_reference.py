@@ -51,6 +51,7 @@ V4 = [f"10.1.0.{number}" for number in range(1, 5)]
 V6 = [f"fd00::{number}" for number in range(1, 4)]
 SITES = ("", "a", "b")
 NAMES = ("web", "db")
+THERE = EndpointStatus(phase="ready")
 NETWORKS = (ServiceSpec().network, "other")
 
 labels = st.fixed_dictionaries({}, optional={"app": st.sampled_from(NAMES)})
@@ -148,7 +149,11 @@ endpoints = st.builds(
         named_ports=named_ports,
         workload=st.builds(Workload, pod=uids),
     ),
-    status=st.builds(EndpointStatus, phase=st.sampled_from(("pending", "ready", "degraded"))),
+    status=st.builds(
+        EndpointStatus,
+        phase=st.sampled_from(("pending", "ready", "degraded")),
+        condition=st.sampled_from(("", "", "", "unhealthy", "stopping")),
+    ),
 )
 locals_ = st.one_of(
     st.none(),
@@ -258,11 +263,18 @@ class World:
     def of(self, kind: type) -> list:  # type: ignore[type-arg]
         return [obj for obj in self.objects.values() if isinstance(obj, kind)]
 
-    def conditions(self, namespace: str, uid: str, known: bool) -> tuple[bool, bool, bool]:
-        """(ready, serving, terminating) of an endpoint of a pod, or of none (no uid); `known`:
-        its agent says that it is there."""
-        if not (known and uid):
-            return known, known, False
+    def conditions(
+        self, namespace: str, uid: str, status: EndpointStatus
+    ) -> tuple[bool, bool, bool]:
+        """(ready, serving, terminating) of an endpoint of a pod, or of none (no uid); `status`:
+        what its agent says."""
+        if status.phase == "pending":
+            return False, False, False
+        if status.condition:
+            stopping = status.condition == "stopping"
+            return False, stopping, stopping
+        if not uid:
+            return True, True, False
         for pod in self.of(Pod):
             if (pod.metadata.namespace, pod.spec.uid) == (namespace, uid) and not pod.spec.finished:
                 leaves = pod.spec.terminating
@@ -282,16 +294,16 @@ def candidates(world: World, service: Service, port: ServicePort) -> Iterator[tu
     spec, namespace = service.spec, service.metadata.namespace
     people = [
         (e.metadata.namespace, e.spec.network, e.metadata.labels, e.spec.node, e.spec.addresses,
-         e.spec.named_ports, e.spec.workload.pod, e.status.phase != "pending")
+         e.spec.named_ports, e.spec.workload.pod, e.status)
         for e in world.of(Endpoint)
         if e.spec.node != HERE
     ] + [
-        (p.namespace, p.network, p.labels, HERE, p.addresses, p.named_ports, p.pod, True)
+        (p.namespace, p.network, p.labels, HERE, p.addresses, p.named_ports, p.pod, THERE)
         for p in world.locals.values()
     ]  # fmt: skip
     if spec.selector is not None:
-        for space, network, labels, node, addresses, named, pod, known in people:
-            state = world.conditions(space, pod, known)
+        for space, network, labels, node, addresses, named, pod, status in people:
+            state = world.conditions(space, pod, status)
             if (space, network) == (namespace, spec.network) and spec.selector.matches(labels):
                 number = port.target_port or port.port
                 if isinstance(number, str):
