@@ -30,14 +30,21 @@ def world(docker_lab: Lab) -> Iterator[Demo]:
 
 
 @contextmanager
-def serving(world: Demo, host: str, name: str, network: str, *options: str) -> Iterator[str]:
-    """A container with a page, gone at the end of the block; gives its name."""
+def gone_after(world: Demo, host: str, name: str) -> Iterator[str]:
+    """A name for a container that is gone at the end of the block."""
     name = f"{name}-{secrets.token_hex(2)}"
-    world.serve(host, name, network, *options)
     try:
         yield name
     finally:
         world.docker(host, "rm", "-f", name, check=False)
+
+
+@contextmanager
+def serving(world: Demo, host: str, name: str, network: str, *options: str) -> Iterator[str]:
+    """A container with a page, gone at the end of the block; gives its name."""
+    with gone_after(world, host, name) as name:
+        world.serve(host, name, network, *options)
+        yield name
 
 
 def page_comes(world: Demo, host: str, container: str, name: str, seconds: float = 10) -> bool:
@@ -161,3 +168,48 @@ def test_what_is_removed_leaves_no_endpoint(world: Demo) -> None:
 
     assert "web-h1" in names()
     eventually("no endpoint", lambda: brief not in names())
+
+
+ENDING = """\
+echo page of $0 > /www/index.html
+httpd -f -p 80 -h /www & page=$!
+trap 'sleep 1; kill $page; sleep 2; exit' TERM
+wait
+"""
+"""A program that, told to end, takes calls for a second more, and then has something else to do."""
+CALLS = "while sleep 0.02; do wget -T2 -t1 -qO- http://$0/ || echo refused; done"
+ILL = ("--health-cmd", "false", "--health-interval", "200ms", "--health-retries", "1")
+
+
+def test_a_service_spares_who_ends_and_who_is_ill(world: Demo) -> None:
+    name = f"fair-{secrets.token_hex(2)}"
+    alias = ("--network-alias", f"{name}-pages")
+    world.plait("h1", "service", "create", name, "--endpoint", f"{name}-pages", "--port", "80")
+
+    def standing(state: str) -> list[str]:
+        said = world.plait("h1", "service", "show", name).splitlines()
+        return [line for line in said if line.split()[-1:] == [state]]
+
+    with (
+        serving(world, "h1", "stays", "plait", *alias) as stays,
+        serving(world, "h2", "ill", "plait", *alias, *ILL) as ill,
+        gone_after(world, "h2", "ends") as ends,
+        gone_after(world, "h1", "calls") as calls,
+    ):
+        run = ("run", "-d", "--network", "plait", "--name")
+        world.docker("h2", *run, ends, *alias, "busybox", "sh", "-c", ENDING, ends)
+        eventually("two are ready", lambda: len(standing("ready")) == 2, standing)
+        eventually("one is not", lambda: standing("unhealthy"))
+        world.docker("h1", *run, calls, "busybox", "sh", "-c", CALLS, name)
+
+        def log() -> list[str]:
+            return world.docker("h1", "logs", calls).splitlines()
+
+        eventually("both answer", lambda: {f"page of {stays}", f"page of {ends}"} <= set(log()))
+        world.docker("h2", "kill", "-s", "TERM", ends)
+        eventually("it drains", lambda: standing("draining"))
+        eventually("it is gone", lambda: ends not in world.docker("h2", "ps"))
+        heard = log()
+        assert set(heard) == {f"page of {stays}", f"page of {ends}"}, f"{ill}: {heard}"
+        assert heard[-20:] == [f"page of {stays}"] * 20
+    world.plait("h1", "service", "rm", name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.docker.addressing import gateway, of_family
+from plait.docker.condition import GRACE
 from plait.model.errors import PlaitError
 from plait.model.objects import Network
 
@@ -313,3 +314,33 @@ async def test_nothing_is_left_when_docker_forgets(stage, until) -> None:
         return not stage.agent.local
 
     await until(detached, "the reaper detaches")
+
+
+IGNORING = ("box", "/bin/sh", "-c", "trap '' TERM; /bin/sleep 1000")
+"""Image and command of a container that does not end when it is told to."""
+PROBE = ("--health-cmd", "/bin/cat /ok", "--health-interval", "100ms", "--health-retries", "1")
+
+
+async def test_how_a_container_is(stage, until) -> None:
+    await stage.offer("plait")
+
+    async def told(condition: str) -> None:
+        await until(lambda: stage.told("aa").condition == condition, condition or "ready")
+
+    await stage.docker("run", "-d", "--net", "plait", "--name", "aa", *PROBE, *IGNORING)
+    await told("unhealthy")
+    await stage.docker("exec", "aa", "/bin/sh", "-c", "echo >/ok")
+    await told("")
+    await stage.docker("pause", "aa")
+    await told("paused")
+    await stage.docker("unpause", "aa")
+    await told("")
+    await stage.docker("kill", "-s", "HUP", "aa")
+    await stage.docker("kill", "-s", "TERM", "aa")
+    await told("stopping")
+    stage.later += GRACE
+    await told("")
+    await stage.docker("stop", "-t", "1", "aa")
+    await until(lambda: not stage.agent.local, "it is gone")
+    words = [told.condition for _, told in stage.agent.identified]
+    assert (words[0], words[-1]) == ("starting", "stopping")
