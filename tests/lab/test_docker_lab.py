@@ -173,7 +173,7 @@ def test_what_is_removed_leaves_no_endpoint(world: Demo) -> None:
 ENDING = """\
 echo page of $0 > /www/index.html
 httpd -f -p 80 -h /www & page=$!
-trap 'sleep 1; kill $page; sleep 2; exit' TERM
+trap 'sleep 1; kill $page; sleep 1; exit' TERM
 wait
 """
 """A program that, told to end, takes calls for a second more, and then has something else to do."""
@@ -186,9 +186,9 @@ def test_a_service_spares_who_ends_and_who_is_ill(world: Demo) -> None:
     alias = ("--network-alias", f"{name}-pages")
     world.plait("h1", "service", "create", name, "--endpoint", f"{name}-pages", "--port", "80")
 
-    def standing(state: str) -> list[str]:
-        said = world.plait("h1", "service", "show", name).splitlines()
-        return [line for line in said if line.split()[-1:] == [state]]
+    def conditions() -> dict[str, str]:
+        said = json.loads(world.plait("h1", "service", "show", name, "--json"))
+        return {backend["name"]: backend["condition"] for backend in said["backends"]}
 
     with (
         serving(world, "h1", "stays", "plait", *alias) as stays,
@@ -198,8 +198,8 @@ def test_a_service_spares_who_ends_and_who_is_ill(world: Demo) -> None:
     ):
         run = ("run", "-d", "--network", "plait", "--name")
         world.docker("h2", *run, ends, *alias, "busybox", "sh", "-c", ENDING, ends)
-        eventually("two are ready", lambda: len(standing("ready")) == 2, standing)
-        eventually("one is not", lambda: standing("unhealthy"))
+        known = {stays: "", ends: "", ill: "unhealthy"}
+        eventually("one is ill", lambda: conditions() == known)
         world.docker("h1", *run, calls, "busybox", "sh", "-c", CALLS, name)
 
         def log() -> list[str]:
@@ -207,8 +207,8 @@ def test_a_service_spares_who_ends_and_who_is_ill(world: Demo) -> None:
 
         eventually("both answer", lambda: {f"page of {stays}", f"page of {ends}"} <= set(log()))
         world.docker("h2", "kill", "-s", "TERM", ends)
-        eventually("it drains", lambda: standing("draining"))
-        eventually("it is gone", lambda: ends not in world.docker("h2", "ps"))
+        eventually("it is told", lambda: conditions()[ends] == "stopping")
+        eventually("it is gone", lambda: ends not in conditions())
         heard = log()
         assert set(heard) == {f"page of {stays}", f"page of {ends}"}, f"{ill}: {heard}"
         assert heard[-20:] == [f"page of {stays}"] * 20
