@@ -324,8 +324,11 @@ PROBE = ("--health-cmd", "/bin/cat /ok", "--health-interval", "100ms", "--health
 async def test_how_a_container_is(stage, until) -> None:
     await stage.offer("plait")
 
+    def words() -> list[str]:
+        return [told.condition for _, told in stage.agent.identified]
+
     async def told(condition: str) -> None:
-        await until(lambda: stage.told("aa").condition == condition, condition or "ready")
+        await until(lambda: words()[-1:] == [condition], condition or "ready")
 
     await stage.docker("run", "-d", "--net", "plait", "--name", "aa", *PROBE, *IGNORING)
     await told("unhealthy")
@@ -342,5 +345,4 @@ async def test_how_a_container_is(stage, until) -> None:
     await told("")
     await stage.docker("stop", "-t", "1", "aa")
     await until(lambda: not stage.agent.local, "it is gone")
-    words = [told.condition for _, told in stage.agent.identified]
-    assert (words[0], words[-1]) == ("starting", "stopping")
+    assert (words()[0], words()[-1]) == ("starting", "stopping")
