@@ -23,6 +23,7 @@ from plait.client.agent_socket import run as at_once
 from plait.client.api import ApiClient
 from plait.lab.daemons import FIRST
 from plait.lab.lab import Lab
+from plait.model.marks import DOOM_GROUP
 from plait.model.objects import AddressBlock, Endpoint
 
 KERNEL = r"""
@@ -87,7 +88,11 @@ def _objects(text: str) -> Iterator[Any]:
 def kernel(lab: Lab, host: str) -> set[str]:
     """Links, addresses, routes, rules, neighbours, FDB entries and qdiscs of a host."""
     links, addresses, *tables, fdb, qdiscs = _objects(lab.run(host, ["sh", "-c", KERNEL]).stdout)
-    lines = {f"link {link['ifname']}" for link in links}
+    # The agent closes and downs a link at once, and deletes it a little later with others.
+    lines = {
+        f"{DOOMED if link['group'] == str(DOOM_GROUP) else 'link'} {link['ifname']}"
+        for link in links
+    }
     for link in addresses:
         for entry in link["addr_info"]:
             lines.add(f"address {link['ifname']} {entry['local']}/{entry['prefixlen']}")
@@ -101,6 +106,7 @@ def kernel(lab: Lab, host: str) -> set[str]:
     return lines
 
 
+DOOMED = "doomed link"
 VOLATILE = frozenset({"expires", "error", "flags", "pref", "metrics"})
 
 
@@ -172,10 +178,11 @@ def census(lab: Lab, host: str) -> frozenset[str]:
 
 
 def at_rest(lab: Lab, host: str, quiet: float = 2.0) -> frozenset[str]:
-    """The host's picture once it has not changed for `quiet` seconds.
+    """The host's picture once it has not changed for `quiet` seconds and nothing in it waits to be
+    deleted.
 
     What other tests of the same lab took down goes a little later: a deleted network's blocks and
-    routes, a released loan.
+    routes, a released loan, the links of endpoints.
     """
     last = census(lab, host)
     since = time.monotonic()
@@ -185,7 +192,8 @@ def at_rest(lab: Lab, host: str, quiet: float = 2.0) -> frozenset[str]:
         now = census(lab, host)
         if now != last:
             last, since = now, time.monotonic()
-        return time.monotonic() - since >= quiet
+        waits = any(line.startswith(DOOMED) for line in now)
+        return not waits and time.monotonic() - since >= quiet
 
     eventually(f"{host} is at rest", still, seconds=30)
     return last

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.lab.census import assert_back, census, inside, ready, server, verbs
+from tests.lab.census import assert_back, at_rest, inside, ready, server, verbs
 from tests.lab.conftest import eventually, unique
 
 from plait.client.agent import AttachRequest
@@ -160,8 +160,8 @@ def test_churn(
             going = each(count, detach)
             if turn == 0:
                 # The first round claims blocks and fills caches; from then on all is as it was.
-                eventually("gone", lambda: not [x for x in census(lab, HOST) if run in x])
-                before = census(lab, HOST)
+                before = at_rest(lab, HOST)
+                assert not [line for line in before if run in line]
             assert_back(lab, HOST, before, 30)
             agents.append(Use(lab, "agent"))
             servers.append(Use(lab, "server"))

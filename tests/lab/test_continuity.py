@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.lab.census import assert_back, census, inside, kernel, ready, status
+from tests.lab.census import assert_back, at_rest, inside, kernel, ready, status
 from tests.lab.conftest import eventually, unique
 from tests.lab.traffic import Place, Traffic, running
 
@@ -222,7 +222,7 @@ def journal_of_repairs(lab: Lab, host: str) -> int:
 def test_damage(
     plait_lab: Lab, loads: dict[str, WorkloadState], traffic: Traffic, what: str
 ) -> None:
-    before = census(plait_lab, "h1")
+    before = at_rest(plait_lab, "h1", quiet=0.5)
     forwarding = sysctls(plait_lab)
     repairs, logged = status(plait_lab, "h1").repairs, journal_of_repairs(plait_lab, "h1")
     harm(plait_lab, loads, what)
@@ -252,7 +252,7 @@ def test_our_rules_are_deleted(
     plait_lab: Lab, loads: dict[str, WorkloadState], traffic: Traffic, command: str, agent: str
 ) -> None:
     """While the agent lives nobody else can (the table has an owner); else they come back."""
-    before = census(plait_lab, "h1")
+    before = at_rest(plait_lab, "h1", quiet=0.5)
     if agent == "lives":
         plait_lab.run("h1", command.split(), check=False)
         assert_back(plait_lab, "h1", before, MEND)

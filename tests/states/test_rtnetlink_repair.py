@@ -435,6 +435,46 @@ def test_an_endpoint_that_returns_waits_for_no_other_to_be_reaped(stage: Stage) 
     assert ours(stage) == sorted([NAME, "pl0123456789a"])
 
 
+def test_an_endpoint_that_returns_while_the_reaper_is_at_work(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reaper deletes what is in the way in the moment in which we look for it."""
+    wanted = whole(*stage.add_netns())
+    suite = observed(stage)
+    for state in (wanted, HostState()):
+        assert settle(suite, state) == []
+    look = stage.netlink.links
+    reaped: list[int] = []
+
+    def late(kind: str = "") -> list[wl.LinkInfo]:
+        monkeypatch.undo()
+        reaped.append(suite.links.reap())
+        return look(kind)
+
+    monkeypatch.setattr(stage.netlink, "links", late)
+    assert settle(suite, wanted) == []
+    assert reaped == [1]
+
+
+def test_a_shaper_that_returns_while_the_reaper_is_at_work(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = whole(*stage.add_netns())
+    suite = observed(stage)
+    for state in (wanted, msgspec.structs.replace(wanted, shapers={})):
+        assert settle(suite, state) == []
+    reap = suite.shapers.reap
+    reaped: list[int] = []
+
+    def late() -> int:
+        reaped.append(reap())
+        return reap()
+
+    monkeypatch.setattr(suite.shapers, "reap", late)
+    assert settle(suite, wanted) == []
+    assert reaped == [1]
+
+
 # Crashes
 
 

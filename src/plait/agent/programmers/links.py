@@ -169,7 +169,8 @@ class Links:
     ) -> Failure | None:
         born = host_side.pair(name, want, namespace.fd if namespace else -1)
         problem = self._netlink.execute([born.message])[0]
-        if problem is not None and problem.code == errno.EEXIST and self._free(name):
+        if problem is not None and problem.code == errno.EEXIST:
+            self._free(name)
             problem = self._netlink.execute([born.message])[0]
         if problem is not None:
             return self._not_born(op, name, want, namespace, problem)
@@ -193,15 +194,15 @@ class Links:
         self._settled.pop(name, None)
         return None
 
-    def _free(self, name: str) -> bool:
+    def _free(self, name: str) -> None:
         """Delete a link of ours that held the name and waited to be reaped: it alone, for the
         caller is the loop and the others can go on waiting. Where there is none, one of those
-        others may hold the peer's name. False if nothing was deleted."""
+        others may hold the peer's name, or the reaper's thread was faster than us."""
         for found in self._netlink.links("veth"):
             if found.name == name and found.group == marks.DOOM_GROUP:
                 self._netlink.execute([wl.del_link(found.index)])
-                return True
-        return bool(self.reap())
+                return
+        self.reap()
 
     def _inside(self, want: Link, namespace: Namespace) -> tuple[Step, NetlinkError] | None:
         netlink, peer = namespace.netlink, want.peer

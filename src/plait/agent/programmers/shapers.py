@@ -137,7 +137,9 @@ class Shapers:
         if want.from_rate and not have.ifb:
             born = _birth(name)
             problem = self._netlink.execute([born.message])[0]
-            if problem is not None and problem.code == errno.EEXIST and self.reap():
+            if problem is not None and problem.code == errno.EEXIST:
+                # It waits to be reaped, or the reaper's thread took it away just now.
+                self.reap()
                 problem = self._netlink.execute([born.message])[0]
             if problem is not None:
                 return refused(op, problem, born.text)
