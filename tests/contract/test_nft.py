@@ -17,12 +17,13 @@ from plait.kernel.nft import Nft, NftDoor, NftMonitor
 from plait.model.errors import PlaitError
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nft_effects import CountIn
 
 OWNED = nft.TABLE_OWNER | nft.TABLE_PERSIST
-SOURCES = nft.Set("sources", (nft.IFNAME, nft.IPV4))
-POOLS = nft.Set("pools", (nft.IPV4,), interval=True)
-DISPATCH = nft.Set("dispatch", (nft.IFNAME,), verdicts=True)
+SOURCES = nft.Set("sources", (k.IFNAME, k.IPV4))
+POOLS = nft.Set("pools", (k.IPV4,), interval=True)
+DISPATCH = nft.Set("dispatch", (k.IFNAME,), verdicts=True)
 LEAF = nft.Chain("leaf", (nft.Rule("drop all", (e.Counter(), e.DROP)),))
 BASE = nft.Chain(
     "base",
@@ -45,7 +46,7 @@ SKELETON = (
 
 
 def source(link: str, address: str) -> tuple[bytes, nft.Data]:
-    return nft.concat(e.ifname(link), ipaddress.ip_address(address).packed), None
+    return k.concat(e.ifname(link), ipaddress.ip_address(address).packed), None
 
 
 @pytest.fixture
@@ -96,13 +97,13 @@ def test_no_table_is_none(door: NftDoor) -> None:
 
 def test_reads_back_what_was_made(door: NftDoor) -> None:
     elements = (source("pl1", "10.0.0.1"), source("pl2", "10.0.0.2"))
-    ranges = tuple((nft.cidr_range(c), None) for c in ("10.0.0.0/16", "10.1.0.0/16"))
+    ranges = tuple((k.cidr_range(c), None) for c in ("10.0.0.0/16", "10.1.0.0/16"))
     verdict = (e.ifname("pl1"), e.goto("leaf"))
     assert not door.commit(
         [
             *SKELETON,
             nft.AddElements(SOURCES, elements),
-            nft.AddElements(POOLS, (*ranges, (nft.cidr_range("255.0.0.0/8"), None))),
+            nft.AddElements(POOLS, (*ranges, (k.cidr_range("255.0.0.0/8"), None))),
             nft.AddElements(DISPATCH, (verdict,)),
         ]
     )
@@ -115,7 +116,7 @@ def test_reads_back_what_was_made(door: NftDoor) -> None:
     assert state.elements["dispatch"] == dict([verdict])
     assert set(state.elements["pools"]) == {
         *(key for key, _ in ranges),
-        nft.cidr_range("255.0.0.0/8"),
+        k.cidr_range("255.0.0.0/8"),
     }
     assert [(r.chain, r.packets) for r in door.rules()] == [("leaf", 0), ("base", 0), ("base", 0)]
 
@@ -232,9 +233,9 @@ def test_a_large_set_is_loaded_and_read_whole(door: NftDoor) -> None:
 
 
 COUNTING = nft.Chain("counting", (nft.Rule("count", (CountIn("c1"), e.DROP)),))
-PORTS = nft.Set("ports", (nft.PROTO, nft.SERVICE), interval=True)
-STAY = nft.Set("stay", (nft.IPV4,), (nft.IPV4, nft.SERVICE), timeout=True, size=1024)
-TIMED = nft.Set("timed", (nft.IPV4,), timeout=True)
+PORTS = nft.Set("ports", (k.PROTO, k.SERVICE), interval=True)
+STAY = nft.Set("stay", (k.IPV4,), (k.IPV4, k.SERVICE), timeout=True, size=1024)
+TIMED = nft.Set("timed", (k.IPV4,), timeout=True)
 A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
 
 
@@ -257,7 +258,7 @@ def test_a_counter_outlives_the_rules_that_use_it(door: NftDoor) -> None:
 
 def test_ranges_of_several_fields_read_back(door: NftDoor) -> None:
     def key(proto: int, first: int, last: int) -> bytes:
-        ends = [nft.concat(e.byte(proto), e.port(number)) for number in (first, last)]
+        ends = [k.concat(e.byte(proto), e.port(number)) for number in (first, last)]
         return b"".join(ends)
 
     elements = [(key(6, 80, 80), None), (key(6, 8000, 9000), None), (key(17, 53, 53), None)]
@@ -287,7 +288,7 @@ def test_elements_may_have_an_end(door: NftDoor) -> None:
 
 def test_what_a_map_remembers_for_a_time(door: NftDoor) -> None:
     assert door.elements("stay") == {}
-    value = nft.concat(A, (80).to_bytes(2, "big"))
+    value = k.concat(A, (80).to_bytes(2, "big"))
     remembered = nft.AddTimed(STAY, ((A, value),), 60000)
     assert not door.commit([*SKELETON, nft.AddSet(STAY), remembered])
     assert door.elements("stay") == {A: value}

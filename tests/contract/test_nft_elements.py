@@ -11,9 +11,10 @@ from plait.kernel.nft import NftDoor
 from plait.kernel.nft_elements import ElementDoor, NftElements
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 
 DOORS = tuple[NftDoor, ElementDoor]
-STAY = nft.Set("stay", (nft.IPV4,), (nft.IPV4, nft.SERVICE), timeout=True, size=1 << 16)
+STAY = nft.Set("stay", (k.IPV4,), (k.IPV4, k.SERVICE), timeout=True, size=1 << 16)
 
 
 @pytest.fixture(params=KINDS)
@@ -26,9 +27,7 @@ def doors(request: pytest.FixtureRequest) -> Iterator[DOORS]:
 def test_every_element_of_a_set_is_read(doors: DOORS) -> None:
     owner, reader = doors
     assert reader.elements("stay") == {}
-    made = {
-        number.to_bytes(4, "big"): nft.concat(bytes(4), e.port(number)) for number in range(4000)
-    }
+    made = {number.to_bytes(4, "big"): k.concat(bytes(4), e.port(number)) for number in range(4000)}
     steps = (nft.AddSet(STAY), nft.AddTimed(STAY, tuple(made.items()), 60_000))
     assert owner.commit([nft.AddTable(nft.TABLE_OWNER | nft.TABLE_PERSIST), *steps]) == {}
     assert reader.elements("stay") == made

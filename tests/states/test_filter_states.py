@@ -22,6 +22,7 @@ from plait.model.errors import PlaitError
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState, PortMap
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 
 A = FilterNetwork(pools=("10.1.0.0/16", "fd01::/64"))
 B = FilterNetwork(pools=("10.2.0.0/16",))
@@ -167,7 +168,7 @@ def test_a_table_of_other_types_is_replaced_and_what_may_stay_open_stays(
     doors: Doors,
 ) -> None:
     host = Host(*doors())
-    wrong = nft.Set("vteps4", (nft.IPV4, nft.SERVICE))
+    wrong = nft.Set("vteps4", (k.IPV4, k.SERVICE))
     name = e.ifname("pl1")
     held = sorted(ruleset.endpoint_elements("pl1", A1), key=lambda x: x[:2])
     chains = ruleset.network_chains("a", A)
@@ -212,7 +213,7 @@ DAMAGE = {
     ],
     "foreign chain and set": lambda state: [
         nft.AddChain(nft.Chain("theirs")),
-        nft.AddSet(nft.Set("their-set", (nft.IPV4,))),
+        nft.AddSet(nft.Set("their-set", (k.IPV4,))),
     ],
     "elements": lambda state: [
         nft.DeleteElements(
@@ -222,7 +223,7 @@ DAMAGE = {
     ],
     "surplus elements": lambda state: [
         nft.AddElements(filter_sets.KNOWN, ((e.ifname("plx"), None),)),
-        nft.AddElements(filter_sets.POOLS[4], ((nft.cidr_range("10.77.0.0/16"), None),)),
+        nft.AddElements(filter_sets.POOLS[4], ((k.cidr_range("10.77.0.0/16"), None),)),
     ],
 }
 

@@ -31,6 +31,7 @@ from plait.model.ruleset import (
 )
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 
 TCP80 = PortMatch(protocol="tcp", first=80, last=80)
 PORTS = (
@@ -221,7 +222,7 @@ DAMAGE: dict[str, Callable[[], list[nft.Change]]] = {
     "foreign": lambda: [
         nft.AddCounter("r99"),
         nft.AddChain(nft.Chain("pc-theirs")),
-        nft.AddSet(nft.Set("p-s-theirs-4", (nft.IPV4,))),
+        nft.AddSet(nft.Set("p-s-theirs-4", (k.IPV4,))),
     ],
     "table": lambda: [nft.DeleteTable()],
 }
@@ -401,7 +402,7 @@ def test_a_table_made_anew_has_its_policies_and_its_open_domains() -> None:
     left = nft.AddTimed(declared, ((policy_sets.packed("192.0.2.1"), None),), 60_000)
     assert not host.door.commit([left])
     # A set of another type, as another version of Plait could have made it.
-    kernel.tables["plait"].sets["vteps4"] = nft.Set("vteps4", (nft.IPV6,))
+    kernel.tables["plait"].sets["vteps4"] = nft.Set("vteps4", (k.IPV6,))
     host.table.observe(force=True)
     state = HostState(filter=FILTER, policy=wanted)
     (op,) = host.base.plan(state)
@@ -420,7 +421,7 @@ def test_a_table_that_is_refused_with_its_policies_opens_nobody_who_has_some() -
     host = Host(door)
     wanted = STATES["one policy"]()
     host.go(wanted)
-    kernel.tables["plait"].sets["vteps4"] = nft.Set("vteps4", (nft.IPV6,))
+    kernel.tables["plait"].sets["vteps4"] = nft.Set("vteps4", (k.IPV6,))
     host.table.observe(force=True)
     door.fail(errno.ENOMEM, names("p-s-front-4"), times=1000)
     state = HostState(filter=FILTER, policy=wanted)

@@ -28,6 +28,7 @@ from plait.model.members import Members
 from plait.model.service_table import BackendAddress, Choice, Entry, Frontend, ServiceTable
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.ctnetlink import Flow, Tuple
 
 WEB = Frontend("10.96.0.10", "tcp", 80)
@@ -172,7 +173,7 @@ def test_a_change_of_one_backend_is_written_as_one_transaction_of_its_elements()
     slot = key_of(WEB) + e.host32(1)
     address = bytes((10, 1, 0, 3))
     assert made[-1] == nft.AddElements(
-        BACKENDS["address", 4], ((slot, nft.concat(address, e.port(8080))),)
+        BACKENDS["address", 4], ((slot, k.concat(address, e.port(8080))),)
     )
 
 
@@ -246,7 +247,7 @@ DAMAGE = {
         nft.AddElements(BACKENDS["port", 6], ((key_of(NODE6) + e.host32(9), bytes(20)),)),
     ],
     "addresses": lambda state: [
-        nft.DeleteElements(nft.Set("vips4", (nft.IPV4,)), ((bytes((10, 96, 0, 10)), None),))
+        nft.DeleteElements(nft.Set("vips4", (k.IPV4,)), ((bytes((10, 96, 0, 10)), None),))
     ],
     "table": lambda state: [nft.DeleteTable()],
 }
@@ -268,7 +269,7 @@ def test_a_table_made_anew_has_its_services_from_its_first_moment() -> None:
     door = FakeNft()
     host = Host(door)
     state = host.wanted(STATES["both families"])
-    wrong = nft.Set("vteps4", (nft.IPV4, nft.SERVICE))
+    wrong = nft.Set("vteps4", (k.IPV4, k.SERVICE))
     assert not door.commit([nft.AddTable(host.table.flags), nft.AddSet(wrong)])
     host.base.observe()
     assert host.base.apply(host.base.plan(state)) == ()
@@ -339,7 +340,7 @@ def test_udp_flows_that_missed_their_service_are_forgotten() -> None:
 def test_clients_do_not_stay_with_a_backend_that_went(host: Host) -> None:
     host.go(STATES["affinity"])
     client = bytes((10, 1, 0, 9))
-    kept, gone = (nft.concat(bytes((10, 1, 0, n)), e.port(8080)) for n in (1, 2))
+    kept, gone = (k.concat(bytes((10, 1, 0, n)), e.port(8080)) for n in (1, 2))
     other = bytes((10, 1, 0, 10))
 
     def remember() -> None:

@@ -9,14 +9,14 @@ decoding expressions.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nfnetlink import (
     F_APPEND,
     F_CREATE,
@@ -59,24 +59,6 @@ DATA_TYPE_VERDICT: Final = 0xFFFF_FF00
 _ELEMENT_LIST_LIMIT: Final = MAX_ATTR - 2048
 """Bytes of elements in one message, well below the longest attribute."""
 
-
-class Type(NamedTuple):
-    """A data type of set keys and values; `ident` is libnftables' number, for `nft list`."""
-
-    name: str
-    ident: int
-    size: int
-    show: Callable[[bytes], str]
-
-
-IFNAME: Final = Type("ifname", 41, 16, e.show_ifname)
-IPV4: Final = Type("ipv4_addr", 7, 4, e.show_address)
-IPV6: Final = Type("ipv6_addr", 8, 16, e.show_address)
-PROTO: Final = Type("inet_proto", 12, 1, e.show_protocol)
-SERVICE: Final = Type("inet_service", 13, 2, e.show_number)
-NUMBER: Final = Type("mark", 19, 4, e.show_host)
-"""A number of 32 bits in host order."""
-ADDRESS: Final = {4: IPV4, 6: IPV6}
 
 Data = bytes | e.Verdict | None
 """Value of an element: None in a set, bytes or a verdict in a map."""
@@ -125,8 +107,8 @@ class Set(msgspec.Struct, frozen=True):
     """A set, or a map when it has a value."""
 
     name: str
-    key: tuple[Type, ...]
-    value: tuple[Type, ...] = ()
+    key: tuple[k.Type, ...]
+    value: tuple[k.Type, ...] = ()
     verdicts: bool = False
     interval: bool = False
     """Elements are ranges: the key is the first and the last, side by side. Of a concatenation,
@@ -154,7 +136,7 @@ class Set(msgspec.Struct, frozen=True):
     @property
     def key_size(self) -> int:
         """Bytes; each part of a concatenation stands on a four-byte boundary."""
-        return _width(self.key)
+        return k.width(self.key)
 
     def declaration(self) -> str:
         """`type …` of nft's syntax: what must agree for a set to be the same set."""
@@ -169,7 +151,7 @@ class Set(msgspec.Struct, frozen=True):
     def show_key(self, key: bytes) -> str:
         """An element's key in nft's syntax."""
         if not self.interval:
-            return _show(self.key, key)
+            return k.show(self.key, key)
         size, offset, parts = len(key) // 2, 0, []
         for kind in self.key:
             low, high = offset, offset + size
@@ -183,37 +165,7 @@ class Set(msgspec.Struct, frozen=True):
         text = self.show_key(key)
         if isinstance(data, e.Verdict):
             return f"{text} : {data.text()}"
-        return text if data is None else f"{text} : {_show(self.value, data)}"
-
-
-def _width(types: tuple[Type, ...]) -> int:
-    return types[0].size if len(types) == 1 else sum((t.size + 3) & ~3 for t in types)
-
-
-def _ident(types: tuple[Type, ...]) -> int:
-    ident = 0
-    for t in types:
-        ident = ident << 6 | t.ident
-    return ident
-
-
-def _show(types: tuple[Type, ...], raw: bytes) -> str:
-    parts, offset = [], 0
-    for t in types:
-        parts.append(t.show(raw[offset : offset + t.size]))
-        offset += (t.size + 3) & ~3
-    return " . ".join(parts)
-
-
-def concat(*parts: bytes) -> bytes:
-    """A concatenated key or value: each part padded to four bytes."""
-    return b"".join([p + bytes(-len(p) & 3) for p in parts])
-
-
-def cidr_range(cidr: str) -> bytes:
-    """Key of a CIDR in an interval set."""
-    net = ipaddress.ip_network(cidr)
-    return net.network_address.packed + net.broadcast_address.packed
+        return text if data is None else f"{text} : {k.show(self.value, data)}"
 
 
 # Changes
@@ -338,11 +290,11 @@ class AddSet(msgspec.Struct, frozen=True):
         """See Step."""
         s = self.set
         body = string(1, table) + string(2, s.name) + u32(3, s.flags)
-        body += u32(4, _ident(s.key)) + u32(5, s.key_size)
+        body += u32(4, k.ident(s.key)) + u32(5, s.key_size)
         if s.verdicts:
             body += u32(6, DATA_TYPE_VERDICT) + u32(7, 16)
         elif s.value:
-            body += u32(6, _ident(s.value)) + u32(7, _width(s.value))
+            body += u32(6, k.ident(s.value)) + u32(7, k.width(s.value))
         described = u32(1, s.size) if s.size else b""
         if s.ranged_fields:
             lengths = b"".join([nested(1, u32(1, t.size)) for t in s.key])
@@ -350,7 +302,7 @@ class AddSet(msgspec.Struct, frozen=True):
         if described:
             body += nested(9, described)
         # libnftables needs to be told that interface names are in host order to list them.
-        order = 1 if s.key == (IFNAME,) else 2
+        order = 1 if s.key == (k.IFNAME,) else 2
         body += attr(13, bytes((0, 4)) + e.host32(order))
         # An id is required, though we refer to sets by name.
         yield NEWSET, F_CREATE, _FAMILY, body + u32(10, 1)
@@ -403,7 +355,7 @@ class Elements(msgspec.Struct, frozen=True):
         elif self.set.interval:
             for key, data in self.elements:
                 yield from _pack_range(key, data)
-        elif self.set.verdicts or extra or self.set.key_size % 4 or _width(self.set.value) % 4:
+        elif self.set.verdicts or extra or self.set.key_size % 4 or k.width(self.set.value) % 4:
             for key, data in self.elements:
                 yield nested(1, nested(1, e.value_data(key)), _pack_data(data), extra)
         else:
@@ -412,7 +364,7 @@ class Elements(msgspec.Struct, frozen=True):
     def _pack_alike(self) -> Iterator[bytes]:
         """Sets of addresses and maps of Services are large, and all of an element but its key and
         its value is always the same."""
-        size, width = self.set.key_size, _width(self.set.value)
+        size, width = self.set.key_size, k.width(self.set.value)
         before_key, value = nested(1, e.value_data(bytes(size))), _pack_data(bytes(width))
         alone = nested(1, before_key)[:-size]
         paired, between = nested(1, before_key, value)[: len(alone)], value[: len(value) - width]
@@ -529,18 +481,3 @@ Change = (
     | AddCounter
     | DeleteCounter
 )
-
-
-def ranges(found: Iterable[tuple[bytes, Data, int]]) -> Iterator[tuple[bytes, Data]]:
-    """Elements of an interval set from its (address, value, flags) elements, in any order."""
-    first: bytes | None = None
-    value: Data = None
-    ends = [(address, not flags & ELEM_INTERVAL_END, data) for address, data, flags in found]
-    # At one address an end comes before the start of the next range.
-    for address, start, data in sorted(ends, key=lambda item: item[:2]):
-        if not start and first is not None:
-            last = int.from_bytes(address, "big") - 1
-            yield first + last.to_bytes(len(address), "big"), value
-        first, value = (address, data) if start else (None, None)
-    if first is not None:
-        yield first + b"\xff" * len(first), value

@@ -247,7 +247,7 @@ def element_map(found: Iterable[Message], *, interval: bool) -> dict[bytes, nft.
     """All elements of a set's dump, by key; `interval` says that they are ranges of one field."""
     items = (item for msg in found for item in elements(msg))
     if interval:
-        return dict(nft.ranges(items))
+        return dict(ranges(items))
     return {key: data for key, data, _ in items}
 
 
@@ -263,3 +263,18 @@ def names_table(msg: Message, table: str) -> bool:
     # NFTA_*_TABLE, and NFTA_TABLE_NAME, are all attribute 1.
     raw = attributes(msg.body).get(1)
     return raw is not None and text(raw) == table
+
+
+def ranges(found: Iterable[tuple[bytes, nft.Data, int]]) -> Iterator[tuple[bytes, nft.Data]]:
+    """Elements of an interval set from its (address, value, flags) elements, in any order."""
+    first: bytes | None = None
+    value: nft.Data = None
+    ends = [(address, not flags & nft.ELEM_INTERVAL_END, data) for address, data, flags in found]
+    # At one address an end comes before the start of the next range.
+    for address, start, data in sorted(ends, key=lambda item: item[:2]):
+        if not start and first is not None:
+            last = int.from_bytes(address, "big") - 1
+            yield first + last.to_bytes(len(address), "big"), value
+        first, value = (address, data) if start else (None, None)
+    if first is not None:
+        yield first + b"\xff" * len(first), value

@@ -16,6 +16,7 @@ from plait.model.marks import LOG_PREFIX
 from plait.model.ruleset import PolicyClass
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nft_effects import Log
 
 NETWORK = FilterNetwork(pools=("10.0.0.0/24",))
@@ -109,8 +110,11 @@ def test_pools_inside_each_other_become_one_range() -> None:
         vteps=("192.0.2.1", "2001:db8::1"),
     )
     found = ruleset.base_elements(wanted)
-    assert set(found["pools4"]) == {nft.cidr_range("10.0.0.0/8"), nft.cidr_range("11.0.0.0/16")}
-    assert set(found["pools6"]) == {nft.cidr_range("fd00::/64")}
+    assert set(found["pools4"]) == {
+        k.cidr_range("10.0.0.0/8"),
+        k.cidr_range("11.0.0.0/16"),
+    }
+    assert set(found["pools6"]) == {k.cidr_range("fd00::/64")}
     assert (len(found["vteps4"]), len(found["vteps6"])) == (1, 1)
 
 

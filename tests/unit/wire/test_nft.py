@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from plait.wire import ctnetlink, nft, nft_read
 from plait.wire import nfnetlink as nl
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nft_effects import RejectNoRoute
 from plait.wire.nft_rewrite import DnatByMap, NoTrack, Snat, Tproxy
 
-PORTS = nft.Set("ports", (nft.PROTO, nft.SERVICE), (nft.IPV4, nft.SERVICE))
-POOLS = nft.Set("pools", (nft.IPV6,), interval=True)
+PORTS = nft.Set("ports", (k.PROTO, k.SERVICE), (k.IPV4, k.SERVICE))
+POOLS = nft.Set("pools", (k.IPV6,), interval=True)
 
 
 def answers(changes: list[nft.Change]) -> list[nl.Message]:
@@ -82,10 +83,10 @@ def test_statements_print_as_nft_writes_them(statement: e.Statement, text: str) 
 
 
 def test_a_concatenation_pads_each_part() -> None:
-    key = nft.concat(e.byte(6), e.port(80))
+    key = k.concat(e.byte(6), e.port(80))
     assert key == b"\x06\0\0\0\0\x50\0\0"
     assert PORTS.key_size == 8
-    data = nft.concat(b"\x0a\0\0\x01", e.port(8080))
+    data = k.concat(b"\x0a\0\0\x01", e.port(8080))
     assert PORTS.show(key, data) == "tcp . 80 : 10.0.0.1 . 8080"
     assert PORTS.declaration() == "type inet_proto . inet_service : ipv4_addr . inet_service"
 
@@ -114,7 +115,7 @@ keys = st.tuples(st.sampled_from([6, 17]), st.integers(0, 0xFFFF))
 @given(st.dictionaries(keys, st.integers(0, 0xFFFF), max_size=50))
 def test_elements_read_back_as_they_were_sent(ports: dict[tuple[int, int], int]) -> None:
     elements = {
-        nft.concat(e.byte(proto), e.port(port)): nft.concat(b"\x0a\0\0\1", e.port(to))
+        k.concat(e.byte(proto), e.port(port)): k.concat(b"\x0a\0\0\1", e.port(to))
         for (proto, port), to in ports.items()
     }
     change = nft.AddElements(PORTS, tuple(elements.items()))
@@ -124,15 +125,18 @@ def test_elements_read_back_as_they_were_sent(ports: dict[tuple[int, int], int])
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ((nft.IPV4,), ()),
-        ((nft.PROTO,), ()),
-        ((nft.IFNAME, nft.IPV6), ()),
-        ((nft.IPV4,), (nft.SERVICE,)),
-        ((nft.SERVICE,), (nft.NUMBER,)),
-        ((nft.IPV6, nft.PROTO, nft.SERVICE, nft.NUMBER), (nft.IPV6, nft.SERVICE)),
+        ((k.IPV4,), ()),
+        ((k.PROTO,), ()),
+        ((k.IFNAME, k.IPV6), ()),
+        ((k.IPV4,), (k.SERVICE,)),
+        ((k.SERVICE,), (k.NUMBER,)),
+        (
+            (k.IPV6, k.PROTO, k.SERVICE, k.NUMBER),
+            (k.IPV6, k.SERVICE),
+        ),
     ],
 )
-def test_elements_of_all_widths(key: tuple[nft.Type, ...], value: tuple[nft.Type, ...]) -> None:
+def test_elements_of_all_widths(key: tuple[k.Type, ...], value: tuple[k.Type, ...]) -> None:
     held = nft.Set("held", key, value)
     width = nft.Set("values", value).key_size if value else 0
     keys = [bytes((n,)) * held.key_size for n in range(1, 9)]
@@ -155,13 +159,13 @@ def test_ranges_read_back_as_they_were_sent(cidrs: list[str]) -> None:
     nets = [ipaddress.IPv6Network(c) for c in cidrs]
     apart = {str(n) for n in nets if not any(o != n and o.supernet_of(n) for o in nets)}
     # As in a verdict map: each range has its own value.
-    wanted: dict[bytes, nft.Data] = {nft.cidr_range(c): e.goto(f"c-{c}") for c in apart}
+    wanted: dict[bytes, nft.Data] = {k.cidr_range(c): e.goto(f"c-{c}") for c in apart}
     change = nft.AddElements(POOLS, tuple(wanted.items()))
     assert nft_read.element_map(answers([change]), interval=True) == wanted
 
 
 def test_many_elements_are_split_into_messages_that_fit() -> None:
-    elements = tuple((nft.concat(e.byte(6), e.port(i)), bytes(8)) for i in range(5000))
+    elements = tuple((k.concat(e.byte(6), e.port(i)), bytes(8)) for i in range(5000))
     sent = answers([nft.AddElements(PORTS, elements)])
     assert len(sent) > 1
     assert all(len(m.body) <= nl.MAX_ATTR for m in sent)

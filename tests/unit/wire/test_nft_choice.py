@@ -10,6 +10,7 @@ import pytest
 
 from plait.wire import nft, nft_machine
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nft_choice import (
     BACKEND,
     BACKEND_PORT,
@@ -26,7 +27,7 @@ from plait.wire.nft_effects import RejectPort
 from plait.wire.nft_rewrite import DnatByMap
 
 CALLED_KEY: Final = (e.DADDR[4], e.L4PROTO, e.DPORT)
-KEY: Final = nft.concat(bytes((10, 96, 0, 1)), e.byte(6), e.port(80))
+KEY: Final = k.concat(bytes((10, 96, 0, 1)), e.byte(6), e.port(80))
 
 
 class Table:
@@ -61,7 +62,7 @@ def test_a_number_that_a_map_holds_is_compared(held: int | None, verdict: str) -
 
 
 def test_a_slot_is_drawn_and_leads_to_a_backend() -> None:
-    backend = nft.concat(bytes((10, 1, 0, 9)), e.port(8080))
+    backend = k.concat(bytes((10, 1, 0, 9)), e.port(8080))
     fields = (*CALLED_KEY, random(4, 16))
     table = Table(DnatByMap(4, fields, "backends"), backends={KEY + e.host32(16): backend})
     packet = probe()

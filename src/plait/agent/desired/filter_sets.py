@@ -4,57 +4,65 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from plait.wire import nft
+from plait.wire import nft_keys as k
 from plait.wire.nft import Set
 
 FAMILIES: Final[tuple[Literal[4, 6], ...]] = (4, 6)
 SRC: Final = {
-    4: Set("src4", (nft.IFNAME, nft.IPV4)),
-    6: Set("src6", (nft.IFNAME, nft.IPV6)),
+    4: Set("src4", (k.IFNAME, k.IPV4)),
+    6: Set("src6", (k.IFNAME, k.IPV6)),
 }
 """Host-side link and address of every known endpoint."""
-KNOWN: Final = Set("known", (nft.IFNAME,))
-TO_HOST: Final = Set("tohost", (nft.IFNAME,))
+KNOWN: Final = Set("known", (k.IFNAME,))
+TO_HOST: Final = Set("tohost", (k.IFNAME,))
 """Host-side link of every known endpoint that may call this host."""
 FROM: Final = {
-    4: Set("from4", (nft.IPV4,), verdicts=True, interval=True),
-    6: Set("from6", (nft.IPV6,), verdicts=True, interval=True),
+    4: Set("from4", (k.IPV4,), verdicts=True, interval=True),
+    6: Set("from6", (k.IPV6,), verdicts=True, interval=True),
 }
 """Pool of the sender to the network's egress chain."""
 TO: Final = {
-    4: Set("to4", (nft.IPV4,), verdicts=True, interval=True),
-    6: Set("to6", (nft.IPV6,), verdicts=True, interval=True),
+    4: Set("to4", (k.IPV4,), verdicts=True, interval=True),
+    6: Set("to6", (k.IPV6,), verdicts=True, interval=True),
 }
 """Pool of the receiver to the network's ingress chain. Dispatch is by pool and not by link: for
 each element that is added to a verdict map the kernel validates all chains that the map leads to,
 so the sets that change with every endpoint hold no verdicts."""
 POOLS: Final = {
-    4: Set("pools4", (nft.IPV4,), interval=True),
-    6: Set("pools6", (nft.IPV6,), interval=True),
+    4: Set("pools4", (k.IPV4,), interval=True),
+    6: Set("pools6", (k.IPV6,), interval=True),
 }
-VTEPS: Final = {4: Set("vteps4", (nft.IPV4,)), 6: Set("vteps6", (nft.IPV6,))}
+VTEPS: Final = {4: Set("vteps4", (k.IPV4,)), 6: Set("vteps6", (k.IPV6,))}
 PORTS: Final = {
-    4: Set("ports4", (nft.PROTO, nft.SERVICE), (nft.IPV4, nft.SERVICE)),
-    6: Set("ports6", (nft.PROTO, nft.SERVICE), (nft.IPV6, nft.SERVICE)),
+    4: Set("ports4", (k.PROTO, k.SERVICE), (k.IPV4, k.SERVICE)),
+    6: Set("ports6", (k.PROTO, k.SERVICE), (k.IPV6, k.SERVICE)),
 }
 """Ports published on every local address."""
 HOSTPORTS: Final = {
-    4: Set("hostports4", (nft.IPV4, nft.PROTO, nft.SERVICE), (nft.IPV4, nft.SERVICE)),
-    6: Set("hostports6", (nft.IPV6, nft.PROTO, nft.SERVICE), (nft.IPV6, nft.SERVICE)),
+    4: Set(
+        "hostports4",
+        (k.IPV4, k.PROTO, k.SERVICE),
+        (k.IPV4, k.SERVICE),
+    ),
+    6: Set(
+        "hostports6",
+        (k.IPV6, k.PROTO, k.SERVICE),
+        (k.IPV6, k.SERVICE),
+    ),
 }
 """Ports published on one local address."""
 POLICY: Final = {
-    ("egress", 4): Set("pe4", (nft.IPV4,), verdicts=True),
-    ("egress", 6): Set("pe6", (nft.IPV6,), verdicts=True),
-    ("ingress", 4): Set("pi4", (nft.IPV4,), verdicts=True),
-    ("ingress", 6): Set("pi6", (nft.IPV6,), verdicts=True),
+    ("egress", 4): Set("pe4", (k.IPV4,), verdicts=True),
+    ("egress", 6): Set("pe6", (k.IPV6,), verdicts=True),
+    ("ingress", 4): Set("pi4", (k.IPV4,), verdicts=True),
+    ("ingress", 6): Set("pi6", (k.IPV6,), verdicts=True),
 }
 """Address of a local endpoint to the chain of its policies, for what it sends and receives."""
-PEERS: Final = {4: Set("peers4", (nft.IPV4,)), 6: Set("peers6", (nft.IPV6,))}
+PEERS: Final = {4: Set("peers4", (k.IPV4,)), 6: Set("peers6", (k.IPV6,))}
 """Address of every known endpoint, here and elsewhere."""
 ENDED: Final = {
-    4: Set("ended4", (nft.IPV4, nft.SERVICE, nft.IPV4, nft.SERVICE), timeout=True),
-    6: Set("ended6", (nft.IPV6, nft.SERVICE, nft.IPV6, nft.SERVICE), timeout=True),
+    4: Set("ended4", (k.IPV4, k.SERVICE, k.IPV4, k.SERVICE), timeout=True),
+    6: Set("ended6", (k.IPV6, k.SERVICE, k.IPV6, k.SERVICE), timeout=True),
 }
 """Sender and receiver, with their ports, of the answers in UDP flows that policies ended. Who ends
 flows fills them, and each element has its end."""
@@ -65,8 +73,8 @@ DOORS: Final[tuple[Door, ...]] = ("address", "port")
 
 def _of_services(
     name: str,
-    *more: nft.Type | None,
-    value: tuple[nft.Type | None, ...] = (),
+    *more: k.Type | None,
+    value: tuple[k.Type | None, ...] = (),
     interval: bool = False,
     timeout: bool = False,
     size: int = 0,
@@ -75,9 +83,9 @@ def _of_services(
     for an address."""
     found: dict[tuple[Door, Literal[4, 6]], Set] = {}
     for f in FAMILIES:
-        address = nft.ADDRESS[f]
+        address = k.ADDRESS[f]
         for door, prefix in zip(DOORS, ("", "node"), strict=True):
-            called = (address, nft.PROTO, nft.SERVICE)[door == "port" :]
+            called = (address, k.PROTO, k.SERVICE)[door == "port" :]
             found[door, f] = Set(
                 f"{prefix}{name}{f}",
                 (*called, *[kind or address for kind in more]),
@@ -89,24 +97,24 @@ def _of_services(
     return found
 
 
-SERVICES: Final = _of_services("services", value=(nft.NUMBER,))
+SERVICES: Final = _of_services("services", value=(k.NUMBER,))
 """Frontend to the number of its shape (`desired.service_shapes`): senders inside."""
-OUTSIDE: Final = _of_services("outside", value=(nft.NUMBER,))
+OUTSIDE: Final = _of_services("outside", value=(k.NUMBER,))
 """The same for senders outside, of frontends that have another choice for them."""
-BACKENDS: Final = _of_services("backends", nft.NUMBER, value=(None, nft.SERVICE))
+BACKENDS: Final = _of_services("backends", k.NUMBER, value=(None, k.SERVICE))
 """Frontend and slot to a backend."""
 CALLERS: Final = _of_services("callers", None, interval=True)
 """Frontends that not everybody may call, and who may."""
 AFFINITY: Final = _of_services(
-    "affinity", None, value=(None, nft.SERVICE), timeout=True, size=1 << 16
+    "affinity", None, value=(None, k.SERVICE), timeout=True, size=1 << 16
 )
 """Frontend and client to the backend with which it stays. Rules fill them; where one is full a
 client gets any backend. Strangers may fill them with whatever sources they write, and the kernel
 lists them in a time that grows with the square: 0.5 s of a processor for so many, 5 s for four
 times more, whenever a backend goes."""
-VIPS: Final = {f: Set(f"vips{f}", (nft.ADDRESS[f],)) for f in FAMILIES}
+VIPS: Final = {f: Set(f"vips{f}", (k.ADDRESS[f],)) for f in FAMILIES}
 """Addresses of Services."""
-VIP_POOLS: Final = {f: Set(f"vippools{f}", (nft.ADDRESS[f],), interval=True) for f in FAMILIES}
+VIP_POOLS: Final = {f: Set(f"vippools{f}", (k.ADDRESS[f],), interval=True) for f in FAMILIES}
 """Pools of such addresses."""
 ENDPOINT_SETS: Final = (SRC[4], SRC[6], KNOWN, TO_HOST)
 NETWORK_SETS: Final = (FROM[4], FROM[6], TO[4], TO[6])

@@ -22,8 +22,8 @@ from plait.agent.desired.policy_sets import (
 )
 from plait.model.policies import Direction
 from plait.model.ruleset import ChainRule, PortMatch
-from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nft_expr import Between, InPrefix, InSet, Match, Statement
 
 _PEER: Final = {"ingress": e.SADDR, "egress": e.DADDR}
@@ -76,7 +76,7 @@ def _range(text: str) -> tuple[bytes, bytes]:
 def _in_ranges(family: Family, field: e.Field, ranges: list[tuple[bytes, bytes]]) -> Way:
     if len(ranges) > 1:
         keys = [first + last for first, last in ranges]
-        held = constant((nft.ADDRESS[family],), keys, interval=True)
+        held = constant((k.ADDRESS[family],), keys, interval=True)
         return Way(family, (InSet((field,), held.set.name),), (held,))
     first, last = ranges[0]
     low, high = ipaddress.ip_address(first), ipaddress.ip_address(last)
@@ -126,7 +126,7 @@ def _in_spans(ports: list[PortMatch]) -> Way:
             return Way(None, (e.protocol(protocol), Match(e.DPORT, e.port(first))))
         between = Between(e.DPORT, e.port(first), e.port(last))
         return Way(None, (e.protocol(protocol), between))
-    kind = (nft.PROTO, nft.SERVICE)
+    kind = (k.PROTO, k.SERVICE)
     if all(first == last for _, first, last in spans):
         held = constant(kind, [_port(name, first) for name, first, _ in spans], interval=False)
     else:
@@ -136,7 +136,7 @@ def _in_spans(ports: list[PortMatch]) -> Way:
 
 
 def _port(protocol: str, number: int) -> bytes:
-    return nft.concat(e.byte(e.PROTOCOLS[protocol]), e.port(number))
+    return k.concat(e.byte(e.PROTOCOLS[protocol]), e.port(number))
 
 
 def merged(spans: Iterable[tuple[str, int, int]]) -> Iterator[tuple[str, int, int]]:

@@ -16,8 +16,8 @@ from typing import Final, Literal, NamedTuple
 
 from plait.agent.desired.filter_sets import FAMILIES, POLICY_PREFIX, SETS
 from plait.model.ruleset import Socket
-from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nft import Set
 
 Family = Literal[4, 6]
@@ -49,9 +49,9 @@ def opaque(ident: str) -> str:
 @lru_cache(maxsize=8192)
 def _named(kind: str, ident: str, family: Family) -> Set:
     name = f"{POLICY_PREFIX}{kind}-{opaque(ident)}-{family}"
-    address = nft.ADDRESS[family]
+    address = k.ADDRESS[family]
     if kind == _SOCKETS:
-        return Set(name, (address, nft.PROTO, nft.SERVICE))
+        return Set(name, (address, k.PROTO, k.SERVICE))
     return Set(name, (address,), timeout=kind == _DOMAINS)
 
 
@@ -78,9 +78,9 @@ def declared(name: str) -> Set | None:
     if found is None:
         return None
     kind, family = found[1], 4 if found[3] == "4" else 6
-    address = nft.ADDRESS[family]
+    address = k.ADDRESS[family]
     if kind == _SOCKETS:
-        return Set(name, (address, nft.PROTO, nft.SERVICE))
+        return Set(name, (address, k.PROTO, k.SERVICE))
     return Set(name, (address,), timeout=kind == _DOMAINS)
 
 
@@ -95,7 +95,7 @@ def is_policy(name: str) -> bool:
     return name.startswith(POLICY_PREFIX)
 
 
-def constant(key: tuple[nft.Type, ...], keys: Iterable[bytes], *, interval: bool) -> Constant:
+def constant(key: tuple[k.Type, ...], keys: Iterable[bytes], *, interval: bool) -> Constant:
     """The constant with these elements; one that holds the same is the same."""
     elements = tuple(sorted(set(keys)))
     digest = hashlib.blake2s(digest_size=8)
@@ -124,7 +124,7 @@ def family_of(address: str) -> Family:
 def socket_key(socket: Socket) -> bytes:
     """Key of an endpoint's port."""
     protocol = e.byte(e.PROTOCOLS[socket.protocol])
-    return nft.concat(packed(socket.address), protocol, e.port(socket.port))
+    return k.concat(packed(socket.address), protocol, e.port(socket.port))
 
 
 def keys_by_family(addresses: Iterable[str]) -> dict[Family, set[bytes]]:

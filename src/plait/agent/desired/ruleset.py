@@ -49,6 +49,7 @@ from plait.agent.desired.service_base import from_nodes
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, PortMap
 from plait.wire import nft, nft_read
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.nft import Chain, Rule
 from plait.wire.nft_effects import RejectNoRoute
 from plait.wire.nft_expr import ACCEPT, DROP, Counter, InSet
@@ -125,7 +126,7 @@ def _ranges(cidrs: frozenset[str], family: int) -> Iterator[bytes]:
     largest comes first.
     """
     half = 4 if family == 4 else 16
-    own = [nft.cidr_range(cidr) for cidr in cidrs if (":" in cidr) == (family == 6)]
+    own = [k.cidr_range(cidr) for cidr in cidrs if (":" in cidr) == (family == 6)]
     own.sort(key=lambda key: (key[:half], -int.from_bytes(key[half:], "big")))
     last = b""
     for key in own:
@@ -148,7 +149,7 @@ def network_rules(network: str, wanted: FilterNetwork, logs: bool = True) -> Net
     """The chains of a network and the elements that lead to them."""
     egress, ingress = network_chains(network, wanted, logs)
     elements = [
-        Element(dispatch[4 if "." in pool else 6].name, nft.cidr_range(pool), e.goto(chain.name))
+        Element(dispatch[4 if "." in pool else 6].name, k.cidr_range(pool), e.goto(chain.name))
         for dispatch, chain in ((FROM, egress), (TO, ingress))
         for pool in wanted.pools
     ]
@@ -212,7 +213,7 @@ def endpoint_elements(link: str, wanted: FilterEndpoint) -> frozenset[Element]:
         found.append(Element(TO_HOST.name, name, None))
     for address in wanted.addresses:
         ip = ipaddress.ip_address(address)
-        found.append(Element(SRC[ip.version].name, nft.concat(name, ip.packed), None))
+        found.append(Element(SRC[ip.version].name, k.concat(name, ip.packed), None))
     return frozenset(found)
 
 
@@ -220,8 +221,8 @@ def endpoint_elements(link: str, wanted: FilterEndpoint) -> frozenset[Element]:
 def port_element(wanted: PortMap) -> Element:
     """The element of a published port."""
     address = ipaddress.ip_address(wanted.address).packed
-    data = nft.concat(address, e.port(wanted.port))
-    key = nft.concat(e.byte(e.PROTOCOLS[wanted.protocol]), e.port(wanted.host_port))
+    data = k.concat(address, e.port(wanted.port))
+    key = k.concat(e.byte(e.PROTOCOLS[wanted.protocol]), e.port(wanted.host_port))
     if not wanted.host_ip:
         return Element(PORTS[wanted.family].name, key, data)
     host = ipaddress.ip_address(wanted.host_ip).packed

@@ -13,6 +13,7 @@ from plait.agent.desired.service_shapes import FIRST_SLOT, Scope, Use, chooses, 
 from plait.model.service_table import Choice, Entry, Frontend, ServiceTable
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 
 _OF_HOST: Final = frozenset(("0.0.0.0", "::"))
 _MAP: Final = {"inside": SERVICES, "outside": OUTSIDE}
@@ -42,8 +43,8 @@ def key_of(frontend: Frontend) -> bytes:
     """Key of a frontend."""
     at = (e.byte(e.PROTOCOLS[frontend.protocol]), e.port(frontend.port))
     if door_of(frontend) == "port":
-        return nft.concat(*at)
-    return nft.concat(packed(frontend.address), *at)
+        return k.concat(*at)
+    return k.concat(packed(frontend.address), *at)
 
 
 def frontend_elements(frontend: Frontend, entry: Entry) -> Iterator[Element]:
@@ -54,7 +55,7 @@ def frontend_elements(frontend: Frontend, entry: Entry) -> Iterator[Element]:
         number = shape(choice, restricted=bool(entry.sources))
         yield Element(_MAP[scope][door, family].name, key, e.host32(number))
         for slot, backend in enumerate(choice.backends, FIRST_SLOT[scope]):
-            data = nft.concat(packed(backend.address), e.port(backend.port))
+            data = k.concat(packed(backend.address), e.port(backend.port))
             yield Element(backends, key + e.host32(slot), data)
     for span in entry.sources:
         first, _, last = span.partition("-")

@@ -17,6 +17,7 @@ from plait.agent.programmers.filter_table import FilterTable
 from plait.model.errors import PlaitError
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 from plait.wire.ctnetlink import Flow, Tuple
 
 _log = structlog.get_logger("plait.agent.ended")
@@ -53,4 +54,4 @@ class EndedFlows:
 
 def _key(answer: Tuple) -> bytes:
     sender, receiver = ipaddress.ip_address(answer.src), ipaddress.ip_address(answer.dst)
-    return nft.concat(sender.packed, e.port(answer.sport), receiver.packed, e.port(answer.dport))
+    return k.concat(sender.packed, e.port(answer.sport), receiver.packed, e.port(answer.dport))

@@ -29,6 +29,7 @@ from plait.model.errors import PlaitError
 from plait.model.service_table import BackendAddress, Entry, Frontend
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 
 _UDP: Final = "udp"
 SLICE: Final = 1000
@@ -135,7 +136,7 @@ def strayed(allowed: Mapping[Frontend, Backends], door: ElementDoor) -> list[Cli
     for frontend in allowed:
         family = family_of(frontend.address)
         declared = AFFINITY[door_of(frontend), family]
-        width = nft.ADDRESS[family].size
+        width = k.ADDRESS[family].size
         by_set.setdefault(declared.name, (declared, width, {}))[2][key_of(frontend)] = frontend
     found = []
     for name, (declared, width, frontends) in by_set.items():
@@ -165,4 +166,4 @@ def _stays(entry: Entry) -> bool:
 
 
 def _keys(backends: Iterable[BackendAddress]) -> Backends:
-    return frozenset(nft.concat(packed(b.address), e.port(b.port)) for b in backends)
+    return frozenset(k.concat(packed(b.address), e.port(b.port)) for b in backends)

@@ -22,6 +22,7 @@ from plait.model.hoststate import HostState
 from plait.model.service_table import BackendAddress, Choice, Entry, Frontend
 from plait.wire import nft
 from plait.wire import nft_expr as e
+from plait.wire import nft_keys as k
 
 WEB = Frontend("10.96.0.10", "tcp", 80)
 OTHER = Frontend("10.96.0.11", "tcp", 80)
@@ -65,7 +66,7 @@ class World:
         self.ends = ServiceEnds(self.table, FakeConntrack(), self.aside)
 
     def remember(self, backend: int, clients: range, frontend: Frontend = WEB) -> None:
-        data = nft.concat(bytes((10, 1, 0, backend)), e.port(8080))
+        data = k.concat(bytes((10, 1, 0, backend)), e.port(8080))
         keys = tuple(
             (key_of(frontend) + bytes((10, 2, *n.to_bytes(2, "big"))), data) for n in clients
         )
