@@ -23,9 +23,12 @@ def unique(prefix: str) -> str:
 
 
 def eventually(
-    what: str, look: Callable[[], T], evidence: object = None, seconds: float = 10.0
+    what: str, look: Callable[[], T], evidence: object = None, seconds: float = 30.0
 ) -> T:
-    """What `look` gives as soon as it is true; fails after `seconds` and shows the evidence."""
+    """What `look` gives as soon as it is true; fails after `seconds` and shows the evidence.
+
+    They are many unless the time is what is promised: a busy machine may stop any process.
+    """
     value = poll(look, seconds=seconds)
     assert value, f"{what}: not in {seconds} s; {evidence or value!r}"
     return value

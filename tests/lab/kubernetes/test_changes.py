@@ -22,6 +22,9 @@ from plait.lab.kubernetes import control_plane
 pytestmark = pytest.mark.root
 
 COUNT = """\
+for name in $NAMES; do
+  until wget -qO- -T3 --tries=1 http://$name/cgi-bin/who; do sleep 0.1; done
+done
 ok=0
 while [ ! -e /tmp/stop ]; do
   for name in $NAMES; do
@@ -35,7 +38,8 @@ while [ ! -e /tmp/stop ]; do
 done
 echo "answered $ok"
 """
-"""A client that asks on and on, and says which questions nobody answered."""
+"""A client that asks on and on, once it was answered under every name, and says which questions
+nobody answered from then on."""
 DRAIN = {
     "lifecycle": {"preStop": {"exec": {"command": ["sleep", "3"]}}},
 }

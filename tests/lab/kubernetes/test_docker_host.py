@@ -56,10 +56,13 @@ def test_a_container_calls_a_service_by_name_until_a_policy_refuses(
     assert ask(stage, container, where).client in addresses(stage, container)
     friends = {"podSelector": {"matchLabels": {"app": "friend"}}}
     stage.apply(policy("friends", "web", ingress=[{"from": [friends]}]))
-    stage.until("the container is refused", lambda: ask(stage, container, where).error)
-    assert stage.ask(stage.pod("friend").name, "web").server in servers
     for pod in stage.pods("web"):
-        assert ask(stage, container, authority(pod.addresses[0], PORT)).error
+        stage.until(
+            f"{pod.name} refuses the container",
+            lambda pod=pod: ask(stage, container, authority(pod.addresses[0], PORT)).error,
+        )
+    assert ask(stage, container, where).error
+    assert stage.ask(stage.pod("friend").name, "web").server in servers
     stage.kubectl("delete", "networkpolicy", "friends")
     stage.until(
         "the container is answered again", lambda: ask(stage, container, where).server in servers

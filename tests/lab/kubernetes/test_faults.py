@@ -26,6 +26,8 @@ def test_without_the_api_server_what_runs_goes_on(stage: Stage) -> None:
     stage.until("the first answer", lambda: stage.ask(client.name, "web").server)
     (address, *_) = stage.addresses("web")
     lab = stage.lab
+    for host in ("h1", "h2", "h3"):
+        stage.until(f"an answer on {host}", lambda host=host: stage.ask_from(host, address).server)
     bringup.FAULTS["stop-apiserver"](lab)
     try:
         name = f"web.{stage.namespace}.svc.cluster.local"

@@ -58,7 +58,10 @@ def test_a_pod_in_the_hosts_network_and_one_on_a_host_port(stage: Stage) -> None
             "bare",
             pod={"hostNetwork": True},
             command=(*SERVE[:3], "8181", *SERVE[4:]),
-            container={"ports": [{"containerPort": 8181}], "readinessProbe": None},
+            container={
+                "ports": [{"containerPort": 8181}],
+                "readinessProbe": {"tcpSocket": {"port": 8181}, "periodSeconds": 1},
+            },
         ),
         deployment(
             "port",
