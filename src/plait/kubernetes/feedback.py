@@ -1,8 +1,8 @@
 """Writes into Kubernetes what Plait knows: taints and conditions of nodes, addresses of load
 balancers. The door that acts on `nodes` and `balancers`.
 
-Each object is looked at when it or its counterpart changed, nodes also as time passes. What the
-API server refuses is told and tried again later.
+Each object is looked at when it or its counterpart changed, nodes also now and then. What the API
+server refuses is told and tried again later.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from plait.model.errors import PlaitError
 from plait.model.objects import Cluster, Node, Service, object_key
 
 LOOK: Final = 5.0
-"""Seconds between looks at all nodes: an agent that is silent sends no event."""
+"""Seconds between looks at all nodes: whose counterpart one is may change with another."""
 BACKOFF: Final = (0.5, 30.0)
 """Seconds before an object is tried again: at first, and at most."""
 CONFLICT: Final = "PLAIT-KUBE-006"
@@ -101,16 +101,18 @@ class Feedback:
 
     async def run(self) -> None:
         """Write what is due, for ever."""
+        look = -math.inf
         while True:
-            self.touch(NODES.name, self._wanted.found(NODES.name))
+            if self._clock() >= look:
+                look = self._clock() + LOOK
+                self.touch(NODES.name, self._wanted.found(NODES.name))
             self._kick.clear()
-            delay = LOOK
+            until = look
             if self._held.synced and self._may():
                 await self.round()
-                until = min((refusal.until for refusal in self._later.values()), default=math.inf)
-                delay = min(LOOK, max(0.0, until - self._clock()))
+                until = min((refusal.until for refusal in self._later.values()), default=look)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
+                async with asyncio.timeout(max(0.0, min(until, look) - self._clock())):
                     await self._kick.wait()
 
     async def round(self) -> None:
@@ -147,7 +149,7 @@ class Feedback:
             return
         name = key[1]
         ours = self._held.objects.get(object_key(Node, self._wanted.hosts.ours(name)))
-        ready = nodes.is_ready(ours if isinstance(ours, Node) else None, self._wall())
+        ready = nodes.is_ready(ours if isinstance(ours, Node) else None)
         taint, condition = nodes.needs(found, ready)
         if condition:
             # First: a node that may take pods should have a network.

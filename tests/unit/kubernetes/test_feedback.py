@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from tests.support.waiting import until
 
 from plait.kubernetes import kinds, nodes
 from plait.kubernetes.balancers import status, withdrawn
 from plait.kubernetes.marks import marked
+from plait.kubernetes.objects import Node as FoundNode
 from plait.kubernetes.objects import Service as Found
 from plait.model.objects import Metadata, Node, NodeStatus, Service
 from plait.model.services import ServiceSpec
@@ -63,14 +66,42 @@ async def test_a_condition_that_somebody_else_set_is_overruled(stage: Stage) -> 
 
 
 def test_an_agent_that_is_silent_is_not_ready() -> None:
-    node = Node(
-        metadata=Metadata(name="n1"),
-        status=NodeStatus(ready=True, last_seen="2026-01-01T00:00:00Z"),
-    )
-    then = 1767225600.0
-    assert nodes.is_ready(node, then + 59)
-    assert not nodes.is_ready(node, then + 60)
-    assert not nodes.is_ready(None, then)
+    node = Node(metadata=Metadata(name="n1"), status=NodeStatus(ready=True))
+    silent = msgspec.structs.replace(node, status=NodeStatus(ready=True, silent=True))
+    assert nodes.is_ready(node)
+    assert not nodes.is_ready(silent)
+    assert not nodes.is_ready(None)
+
+
+async def test_clocks_of_two_hosts_may_differ(stage: Stage) -> None:
+    await stage.agent("n1")
+    stage.put(kinds.NODES, "n1", spec={"taints": [TAINT]})
+    running = stage.connect(wall=lambda: time.time() + 3600)
+    await until(lambda: not taints(stage, "n1"))
+    await running.settled()
+    assert not taints(stage, "n1")
+
+
+async def test_what_one_node_says_costs_no_look_at_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        stage.put(kinds.NODES, f"n{number}", spec={"taints": [TAINT]})
+    running = stage.connect(clock=lambda: 0.0)
+    await running.settled()
+    looked: list[str] = []
+
+    def needs(found: FoundNode, ready: bool) -> tuple[bool, bool]:
+        del ready
+        looked.append(found.metadata.name)
+        return False, False
+
+    monkeypatch.setattr(nodes, "needs", needs)
+    for number in range(3):
+        before = len(looked)
+        stage.put(kinds.NODES, "n1", spec={"taints": [TAINT]}, status={"number": number})
+        await until(lambda: len(looked) > before)  # noqa: B023 (awaited at once)
+    assert set(looked) == {"n1"}
 
 
 async def test_a_load_balancer_gets_the_address_of_plaits_server(stage: Stage) -> None:
