@@ -99,7 +99,13 @@ class Election:
                 log.warning("the lease cannot be read or written", error=text)
             self.error = text
         else:
+            # It may have lapsed in the meantime: what was not done then is to be begun anew.
+            self._tell()
             self._until = began + DEADLINE if held else float("-inf")
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say whether this connector leads, if that is news."""
         if self.leads != self._led:
             self._led = self.leads
             log.info("leads" if self._led else "leads no more", identity=self._identity)
@@ -139,7 +145,7 @@ class Election:
             "spec": {
                 "holderIdentity": self._identity,
                 "leaseDurationSeconds": int(DURATION),
-                "acquireTime": spec["acquireTime"] if mine else stamp,
+                "acquireTime": (spec.get("acquireTime") if mine else None) or stamp,
                 "renewTime": stamp,
                 "leaseTransitions": int(spec.get("leaseTransitions") or 0) + (not mine),
             },

@@ -142,6 +142,24 @@ async def test_an_api_server_that_is_away_ends_the_lead_in_time(
     assert first.election.error
 
 
+async def test_a_lead_that_lapsed_begins_anew(join: Join, clock: Hands) -> None:
+    first = join("a")
+    assert await first.turn()
+    clock.now += DEADLINE
+    assert not first.election.leads
+    assert await first.turn()
+    assert first.turns == [True, False, True]
+
+
+async def test_a_lease_that_somebody_wrote_by_hand_is_taken_over(
+    join: Join, kube: FakeKubernetes
+) -> None:
+    spec = {"holderIdentity": "a"}
+    meta = {"name": NAME, "namespace": "kube-system"}
+    kube.put(LEASES, {"metadata": meta, "spec": spec})
+    assert await join("a").turn()
+
+
 async def test_one_connector_writes_and_the_next_goes_on(stage: Stage) -> None:
     first = stage.connect("a")
     stage.pod("web-0")
