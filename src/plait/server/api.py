@@ -251,6 +251,7 @@ async def watch(call: Call) -> web.StreamResponse:
         return response
     watcher = Watcher(call.actor, kinds, transport)
     try:
+        await service.mirror.past()
         lines = service.hub.join(watcher, service.mirror.state, after, query.text("history"))
         async with asyncio.timeout(config.snapshot_timeout):
             for piece in _pieces(lines):

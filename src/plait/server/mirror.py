@@ -50,6 +50,9 @@ class Mirror:
         self._store = store
         self._history = history
         self._task: asyncio.Task[None] | None = None
+        self._loaded = 0
+        """Revision of the state that was read as a whole."""
+        self._past_told = asyncio.Event()
         self._failed: BaseException | None = None
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._serial = 0
@@ -84,6 +87,13 @@ class Mirror:
         heapq.heappush(self._waiters, (revision, self._serial, future))
         await future
 
+    async def past(self) -> None:
+        """Return when all changes from before the state that was read are told: one who resumes
+        earlier would miss the rest of them."""
+        await self._past_told.wait()
+        if self._failed is not None:
+            raise PlaitError("PLAIT-API-012", "the server cannot follow its store")
+
     async def _load(self) -> int:
         page = await self._store.range("/")
         state = State()
@@ -93,13 +103,14 @@ class Mirror:
             else:
                 state.put(item.key, decode(item.value), item.mod_revision)
         state.revision = page.revision
-        self.state = state
+        self.state, self._loaded = state, page.revision
         return page.revision
 
     async def _run(self, loaded: int) -> None:
         try:
             start = max(1, loaded - self._history)
             while True:
+                self._reached(start)
                 try:
                     await self._follow(start)
                 except Compacted as gone:
@@ -139,6 +150,7 @@ class Mirror:
                 self._record(event)
         if past:
             self.on_past(revision, changes)
+            self._reached(revision)
             return
         self.state.revision = revision
         self.on_changes(revision, changes)
@@ -170,6 +182,10 @@ class Mirror:
             self.state.records[event.key] = (event.value, event.revision)
         self.on_record(event.key)
 
+    def _reached(self, revision: int) -> None:
+        if revision >= self._loaded:
+            self._past_told.set()
+
     def _wake(self) -> None:
         while self._waiters and self._waiters[0][0] <= self.state.revision:
             _, _, future = heapq.heappop(self._waiters)
@@ -178,6 +194,7 @@ class Mirror:
 
     def _fail(self, error: BaseException) -> None:
         self._failed = error
+        self._past_told.set()
         waiters, self._waiters = self._waiters, []
         for _, _, future in waiters:
             if not future.done():
