@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,6 +14,7 @@ from tests.lab.traces import assert_nothing_left, namespaces_of
 from plait.client.polling import poll
 from plait.lab import bringup
 from plait.lab.lab import Lab
+from plait.lab.workloads import PLAIT
 from plait.model.errors import PlaitError
 
 T = TypeVar("T")
@@ -32,6 +34,18 @@ def eventually(
     value = poll(look, seconds=seconds)
     assert value, f"{what}: not in {seconds} s; {evidence or value!r}"
     return value
+
+
+def remove_network(lab: Lab, name: str) -> None:
+    """Delete a network, as soon as the server has heard that its endpoints are gone."""
+    argv = [*PLAIT, "network", "rm", name]
+
+    def removed() -> bool:
+        said.append(lab.run("h1", argv, check=False))
+        return said[-1].returncode == 0
+
+    said: list[subprocess.CompletedProcess[str]] = []
+    eventually(f"network {name} can go", removed, said[-1:])
 
 
 @contextmanager

@@ -218,9 +218,9 @@ def nothing_stays(cni_lab: Lab, shim: Path) -> Iterator[None]:
     network.add(at)
     network.delete(at)
     box.clean()
-    before = at_rest(cni_lab, "h1", quiet=0.5)
+    before = at_rest(cni_lab, "h1")
     yield
-    assert_back(cni_lab, "h1", before, seconds=20)
+    assert_back(cni_lab, "h1", before)
 
 
 def request(verb: str, at: Attachment, started: int, **keys: Any) -> bytes:

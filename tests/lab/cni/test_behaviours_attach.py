@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.lab.cni.conftest import Box, ours, refused
-from tests.lab.conftest import eventually
+from tests.lab.conftest import eventually, remove_network
 from tests.support.libcni import VERSIONS, Attachment, PluginError
 
 from plait.cni.attachment import endpoint_id
@@ -41,7 +41,7 @@ def networks(nothing_stays: None, cni_lab: object) -> Iterator[None]:
         cni_lab.run("h1", [*PLAIT, "network", "create", name, "--no-docker", *options])
     yield
     for name in NETWORKS:
-        cni_lab.run("h1", [*PLAIT, "network", "rm", name])
+        remove_network(cni_lab, name)
 
 
 @pytest.fixture(params=VERSIONS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.lab.cni.conftest import Box, ours, refused
-from tests.lab.conftest import eventually
+from tests.lab.conftest import eventually, remove_network
 from tests.support.libcni import VERSIONS, Attachment
 
 from plait.lab.workloads import PLAIT
@@ -225,7 +225,7 @@ def test_23_containers_of_one_network_reach_each_other_and_no_others(box: Box) -
             answers.append([bool(box.ask(asker, "tcp", ip, 80)) for ip in ips])
     assert answers == [[True, True], [False, False]]
     apart.delete(other)
-    box.lab.run("h1", [*PLAIT, "network", "rm", "apart"])
+    remove_network(box.lab, "apart")
 
 
 CHAIN = (

@@ -78,7 +78,9 @@ def test_a_container_in_the_background_is_reached_and_found_when_it_dies(
     for address in endpoint.addresses:
         host = f"[{address}]" if ":" in address else address
         wget = ("wget", "-q", "-T", "2", "-O-", f"http://{host}/nsswitch.conf")
-        assert "hosts" in box.inside(at, *wget)
+        eventually(
+            f"{address} answers", lambda wget=wget: "hosts" in box.inside(at, *wget, check=False)
+        )
     box.sh(*CTR, "task", "kill", "-s", "KILL", "c2")
     box.sh(*CTR, "task", "rm", "-f", "c2", check=False)
     box.sh(*CTR, "container", "rm", "c2")

@@ -54,7 +54,7 @@ def before(victim: Victim, shim: Path) -> frozenset[str]:
     network.add(at, **ALL_OF_IT)
     network.delete(at)
     box.clean()
-    return at_rest(victim.lab, HOST, quiet=1.0)
+    return at_rest(victim.lab, HOST)
 
 
 @pytest.fixture

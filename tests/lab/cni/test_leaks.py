@@ -40,7 +40,7 @@ def before(own_lab: Lab, shim: Path) -> frozenset[str]:
     outcomes([lambda at=at: network.add(at) for at in containers])
     outcomes([lambda at=at: network.delete(at) for at in containers])
     box.clean()
-    return at_rest(own_lab, HOST, quiet=1.0)
+    return at_rest(own_lab, HOST)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def nothing_left(box: Box, network: Network, before: frozenset[str]) -> None:
     """GC finds nothing to do, and the host is as it was."""
     eventually("no endpoint is left", lambda: box.endpoints() == ())
     network.gc([])
-    assert_back(box.lab, box.host, before, seconds=20)
+    assert_back(box.lab, box.host, before)
 
 
 def test_many_adds_and_dels_of_one_container(box: Box, before: frozenset[str]) -> None:

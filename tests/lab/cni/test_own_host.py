@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from tests.lab.census import server_objects, status
 from tests.lab.cni.conftest import Box
 from tests.lab.conftest import eventually
 
 from plait.lab.workloads import PLAIT
+from plait.model.objects import Policy
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("nothing_stays")]
 
@@ -27,6 +29,11 @@ PORT = 8080
 def deny_all(box: Box) -> Iterator[None]:
     applied = box.lab.run(box.host, [*PLAIT, "apply", "-f", "-"], stdin=json.dumps(NOBODY))
     assert applied.returncode == 0
+    revision = max(p.metadata.revision for p in server_objects(box.lab, Policy))
+    eventually(
+        "the agent has heard of it",
+        lambda: (said := status(box.lab, box.host)) and said.applied >= revision,
+    )
     yield
     box.lab.run(box.host, [*PLAIT, "delete", "-f", "-"], stdin=json.dumps(NOBODY))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.lab.cni.conftest import Box
-from tests.lab.conftest import eventually
+from tests.lab.conftest import eventually, remove_network
 
 from plait.client.agent import LocalEndpoint
 from plait.lab.lab import Lab
@@ -181,7 +181,7 @@ def test_a_network_is_connected_and_disconnected(podman: Podman) -> None:
     assert [e.request.network for e in box.endpoints() if e.request.name == "both"] == ["plait"]
     box.sh(*PLAIT, "cni", "uninstall", "--name", "second")
     podman("rm", "-f", "-t", "0", "both")
-    box.lab.run("h1", [*PLAIT, "network", "rm", "second"])
+    remove_network(box.lab, "second")
 
 
 def test_a_container_is_removed_while_the_agent_is_down(podman: Podman, cni_lab: Lab) -> None:
