@@ -37,6 +37,8 @@ from plait.lab.workloads import PLAIT
 OURS: Mapping[str, Any] = {"type": "plait", "capabilities": dict.fromkeys(CAPABILITIES, True)}
 CONFIG: Mapping[str, Any] = {"cniVersion": "1.1.0", "name": "podnet", "type": "plait"}
 TALK = str(Path(talk.__file__))
+PATIENCE, SILENCE = 10.0, 1.0
+"""Seconds for an answer that must come, and for one that must not."""
 DEBIAN = "/usr/lib/cni"
 """Plugins of Debian's containernetworking-plugins."""
 
@@ -44,6 +46,12 @@ DEBIAN = "/usr/lib/cni"
 def ours(**keys: Any) -> dict[str, Any]:
     """Our plugin's part of a list, with keys of its own."""
     return {**OURS, **keys}
+
+
+def question(proto: str, address: str, port: int, source: int, seconds: float) -> tuple[str, ...]:
+    """The command that asks."""
+    words = (str(port), str(source), str(seconds))
+    return (sys.executable, "-I", TALK, "ask", proto, address, *words)
 
 
 @contextmanager
@@ -162,16 +170,28 @@ class Box:
             yield
 
     def ask(
-        self, at: Attachment | None, proto: str, address: str, port: int, source: int = 0
+        self,
+        at: Attachment | None,
+        proto: str,
+        address: str,
+        port: int,
+        seconds: float = PATIENCE,
     ) -> str:
         """The answer to a question out of a container, or of the host; empty without one."""
-        argv = [sys.executable, "-I", TALK, "ask", proto, address, str(port), str(source)]
+        argv = question(proto, address, port, 0, seconds)
         return (self.sh(*argv) if at is None else self.inside(at, *argv)).strip()
 
-    def ask_from(self, host: str, proto: str, address: str, port: int, source: int = 0) -> str:
+    def ask_from(
+        self,
+        host: str,
+        proto: str,
+        address: str,
+        port: int,
+        source: int = 0,
+        seconds: float = PATIENCE,
+    ) -> str:
         """The same out of another machine of the lab."""
-        argv = [sys.executable, "-I", TALK, "ask", proto, address, str(port), str(source)]
-        return self.lab.run(host, argv).stdout.strip()
+        return self.lab.run(host, question(proto, address, port, source, seconds)).stdout.strip()
 
     def clean(self) -> None:
         """Every container goes, and whatever of them the agent still has."""

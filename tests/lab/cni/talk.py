@@ -2,8 +2,8 @@
 
 talk.py serve PROTO PORT           answers every question with the address it came from;
                                    prints `ready` first, and ends when its input does
-talk.py ask PROTO ADDR PORT [SRC]  prints the answer, or nothing when none comes; SRC is the
-                                   port to ask from
+talk.py ask PROTO ADDR PORT SRC S  prints the answer, or nothing when none comes in S seconds;
+                                   SRC is the port to ask from, 0 for any
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import socket
 import sys
 from typing import Any
 
-PATIENCE = 1.0
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -51,10 +50,10 @@ async def serve(proto: str, port: int) -> None:
     await loop.run_in_executor(None, sys.stdin.read)
 
 
-def ask(proto: str, address: str, port: int, source: int) -> str:
+def ask(proto: str, address: str, port: int, source: int, seconds: float) -> str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, KINDS[proto]) as sock:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(seconds)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
             sock.bind(("", source))
@@ -69,4 +68,4 @@ if __name__ == "__main__":
     if verb == "serve":
         asyncio.run(serve(proto, int(rest[0])))
     else:
-        print(ask(proto, rest[0], int(rest[1]), int(rest[2]) if len(rest) > 2 else 0))
+        print(ask(proto, rest[0], int(rest[1]), int(rest[2]), float(rest[3])))

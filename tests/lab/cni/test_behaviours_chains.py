@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.lab.cni.conftest import Box, ours, refused
+from tests.lab.cni.conftest import PATIENCE, SILENCE, Box, ours, refused
 from tests.lab.conftest import eventually, remove_network
 from tests.support.libcni import VERSIONS, Attachment
 
@@ -57,7 +57,7 @@ def test_18_a_published_port_leads_to_the_container(
         for address in (*addresses, "127.0.0.1"):
             assert box.ask(None, proto, address, PORT)
         network.delete(at)
-    assert box.ask_from("router", proto, addresses[0], PORT) == ""
+    assert box.ask_from("router", proto, addresses[0], PORT, seconds=SILENCE) == ""
 
 
 def test_18_a_port_of_one_address_only(box: Box, addresses: tuple[str, str]) -> None:
@@ -65,7 +65,7 @@ def test_18_a_port_of_one_address_only(box: Box, addresses: tuple[str, str]) -> 
     network.add(at, portMappings=mapping("TCP", hostIP=addresses[0]))
     with box.serving(at, "tcp", 80):
         assert box.ask_from("router", "tcp", addresses[0], PORT)
-        assert box.ask_from("router", "tcp", addresses[1], PORT) == ""
+        assert box.ask_from("router", "tcp", addresses[1], PORT, seconds=SILENCE) == ""
 
 
 def test_18_udp_works_on_after_the_port_went_to_another(
@@ -77,7 +77,7 @@ def test_18_udp_works_on_after_the_port_went_to_another(
     with box.serving(first, "udp", 80):
         assert box.ask_from("router", "udp", addresses[0], PORT, 45454)
     network.delete(first)
-    assert box.ask_from("router", "udp", addresses[0], PORT, 45454) == ""
+    assert box.ask_from("router", "udp", addresses[0], PORT, 45454, SILENCE) == ""
     network.add(second, portMappings=mapping("udp"))
     with box.serving(second, "udp", 80):
         assert box.ask_from("router", "udp", addresses[0], PORT, 45454)
@@ -222,7 +222,8 @@ def test_23_containers_of_one_network_reach_each_other_and_no_others(box: Box) -
     for at, result in zip((same, other), targets, strict=True):
         with box.serving(at, "tcp", 80):
             ips = [ip["address"].partition("/")[0] for ip in result["ips"]]
-            answers.append([bool(box.ask(asker, "tcp", ip, 80)) for ip in ips])
+            patience = PATIENCE if at is same else SILENCE
+            answers.append([bool(box.ask(asker, "tcp", ip, 80, patience)) for ip in ips])
     assert answers == [[True, True], [False, False]]
     apart.delete(other)
     remove_network(box.lab, "apart")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.lab.census import server_objects, status
-from tests.lab.cni.conftest import Box
+from tests.lab.cni.conftest import SILENCE, Box
 from tests.lab.conftest import eventually
 
 from plait.lab.workloads import PLAIT
@@ -51,5 +51,5 @@ def test_the_host_reaches_what_nobody_else_may(
     )
     with box.serving(server, proto, PORT):
         # Policies stand when the ADD returns.
-        assert not box.ask(client, proto, address, PORT)
+        assert not box.ask(client, proto, address, PORT, SILENCE)
         eventually("the host is answered", lambda: box.ask(None, proto, address, PORT))
