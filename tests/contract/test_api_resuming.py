@@ -1,0 +1,49 @@
+"""Watchers that come back at a bad moment, over every store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from plait.model.objects import Metadata, Namespace
+from plait.store.base import Event
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Rig
+
+
+async def test_who_resumes_while_the_server_reads_its_history_misses_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = rig.admin(await rig.serve())
+    names = [f"n{number}" for number in range(6)]
+    made = [await first.create(Namespace(metadata=Metadata(name=name))) for name in names]
+    began, read_on = asyncio.Event(), asyncio.Event()
+    follow_store = rig.store.watch
+
+    async def slowly(prefix: str, start: int) -> AsyncIterator[tuple[Event, ...]]:
+        async for events in follow_store(prefix, start):
+            if events[0].revision > made[2].metadata.revision:
+                began.set()
+                await read_on.wait()
+            yield events
+
+    monkeypatch.setattr(rig.store, "watch", slowly)
+    again = await rig.serve()
+    await began.wait()
+    reader, writer = await asyncio.open_unix_connection(str(again.config.unix_socket))
+    after, history = made[0].metadata.revision, again.service.hub.history
+    path = f"/v1/watch?kinds=Namespace&from={after}&history={history}"
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    try:
+        async with asyncio.timeout(10):
+            await reader.readuntil(b"\r\n\r\n")
+            read_on.set()
+            await rig.admin(again).create(Namespace(metadata=Metadata(name="last")))
+            told = await reader.readuntil(b'"name":"last"')
+    finally:
+        writer.close()
+    assert [name for name in names if f'"name":"{name}"'.encode() in told] == names[1:]
