@@ -125,12 +125,14 @@ class Ender:
         return count
 
     async def _doomed(self, ended: set[Track]) -> list[Flow]:
-        want, ruled = self._want, self._memory.ruled
-        if want is None or not ruled:
+        ruled = self._memory.ruled
+        if self._want is None or not ruled:
             return []
-        around = msgspec.structs.replace(self._around(), local=self._memory.local)
         found: Iterable[Flow] = await self._offload(lambda: self._flows.flows_of(ruled))
-        judge = Judge(want.policy, around)
+        # By the rules of after the reading: by those of before it, a flow would be ended that
+        # began during it because it may by now.
+        around = msgspec.structs.replace(self._around(), local=self._memory.local)
+        judge = Judge(self._want.policy, around)
         doomed: list[Flow] = []
         for number, flow in enumerate(found, 1):
             if reverse(track(flow)) in ended or judge.denies(flow):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import msgspec
 import pytest
@@ -246,6 +246,23 @@ async def test_an_answer_in_flight_does_not_keep_a_flow_alive() -> None:
     assert await made.look() == 2
     assert barred == [asked], "who is let in again need not wait"
     assert table.entries == [unlike], "policies accept what the endpoint begins itself"
+
+
+async def test_a_flow_that_began_because_it_may_by_now_goes_on() -> None:
+    """Policies are opened while the table is read, and somebody calls at once."""
+    fresh = flow(FAR, WEB)
+
+    class Late(FakeConntrack):
+        def flows_of(self, addresses: Iterable[str]) -> tuple[Flow, ...]:
+            made.follow(state(ruleset(rule("accept")), WEB), False)
+            self.entries.append(fresh)
+            return super().flows_of(addresses)
+
+    table = Late()
+    made = ender(table, Pauses())
+    made.follow(state(ruleset(), WEB), True)
+    assert await made.look() == 0
+    assert fresh in table.entries
 
 
 async def test_looks_end_though_somebody_goes_on() -> None:
