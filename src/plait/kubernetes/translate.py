@@ -151,18 +151,34 @@ class Row(NamedTuple):
     source: Kind[Any]
     target: type[Object]
     translate: Callable[[Any, Surroundings], Translated]
-    hosted: bool = False
-    """It names nodes, so it changes when the pairing of nodes does."""
+    nodes: Callable[[Any], Iterator[str]] | None = None
+    """The nodes that it names, so that it changes when one of them gets another pair; None: none
+    ever."""
+
+
+def _of_node(found: objects.Node) -> Iterator[str]:
+    yield found.metadata.name
+
+
+def _of_pod(found: objects.Pod) -> Iterator[str]:
+    yield found.spec.node_name
+
+
+def _of_slice(found: objects.EndpointSlice) -> Iterator[str]:
+    for endpoint in found.endpoints or ():
+        yield endpoint.node
+        if endpoint.hints is not None:
+            yield from (each.name for each in endpoint.hints.for_nodes)
 
 
 ROWS: Final = (
     Row(NAMESPACES, Namespace, namespace),
-    Row(NODES, Node, node, hosted=True),
+    Row(NODES, Node, node, nodes=_of_node),
     Row(NETWORK_POLICIES, Policy, _policy(network_policy)),
     Row(CLUSTER_NETWORK_POLICIES, Policy, _policy(cluster_network_policy)),
     Row(SERVICES, Service, _service),
-    Row(ENDPOINT_SLICES, EndpointSlice, _slice, hosted=True),
-    Row(PODS, Pod, pod, hosted=True),
+    Row(ENDPOINT_SLICES, EndpointSlice, _slice, nodes=_of_slice),
+    Row(PODS, Pod, pod, nodes=_of_pod),
 )
 """Every kind that comes over, in the order in which they should."""
 

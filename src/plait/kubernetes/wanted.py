@@ -6,7 +6,7 @@ so that a kubelet's heartbeat writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -50,7 +50,7 @@ class Wanted:
         """Objects of a kind changed."""
         row, found = ROW_OF[kind], self._found[kind]
         touched: set[str] = set()
-        moved = False
+        moved: set[str] = set()
         for key, _, new in changes:
             if new is None:
                 found.pop(key, None)
@@ -59,11 +59,11 @@ class Wanted:
             if kind == NODES.name:
                 moved |= self.hosts.put_theirs(key[1], new)
             touched |= self._place(row, key, new)
-        return touched | self._again() if moved else touched
+        return touched | self._moved(moved)
 
     def take_host(self, name: str, node: Node | None) -> set[str]:
         """A Node of ours came, changed or went."""
-        return self._again() if self.hosts.put_ours(name, node) else set()
+        return self._moved(self.hosts.put_ours(name, node))
 
     def set_cluster(self, spec: ClusterSpec) -> set[str]:
         """The settings of our network."""
@@ -71,15 +71,23 @@ class Wanted:
         if around == self._around:
             return set()
         self._around = around
-        return self._again(everything=True)
-
-    def _again(self, *, everything: bool = False) -> set[str]:
-        """Translate what depends on the surroundings."""
         return {
             key
             for row in ROWS
-            if row.hosted or everything
             for name, found in self._found[row.source.name].items()
+            for key in self._place(row, name, found)
+        }
+
+    def _moved(self, nodes: Set[str]) -> set[str]:
+        """Translate what names one of these nodes of Kubernetes."""
+        if not nodes:
+            return set()
+        return {
+            key
+            for row in ROWS
+            if row.nodes is not None
+            for name, found in self._found[row.source.name].items()
+            if not nodes.isdisjoint(row.nodes(found))
             for key in self._place(row, name, found)
         }
 

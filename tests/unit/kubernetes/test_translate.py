@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from plait.kubernetes import kinds, objects
 from plait.kubernetes.hosts import Hosts
 from plait.kubernetes.policies import cluster_network_policy, network_policy
+from plait.kubernetes.replica import Change
 from plait.kubernetes.services import endpoint_slice, service
-from plait.kubernetes.translate import ROWS, Surroundings, target_key, translate
+from plait.kubernetes.translate import (
+    ROWS,
+    Row,
+    Surroundings,
+    Translated,
+    target_key,
+    translate,
+)
+from plait.kubernetes.wanted import Wanted
 from plait.model.objects import Metadata, NamedPort, Node, NodeSpec
 from plait.model.services import ServicePort, ServiceSpec, SliceEndpoint, SlicePort
 
@@ -426,14 +435,53 @@ def test_nodes_pair_by_name_before_they_pair_by_address() -> None:
     hosts = Hosts()
     hosts.put_ours("h1", our("192.0.2.1/24"))
     hosts.put_ours("h2", our("192.0.2.2/24"))
-    assert hosts.put_theirs("h1", their("192.0.2.2"))
+    # By its name it went before.
+    assert not hosts.put_theirs("h1", their("192.0.2.2"))
     assert hosts.pairs == {"h1": "h1"}
-    assert hosts.put_theirs("k2", their("2001:db8::2", "192.0.2.2"))
+    assert hosts.put_theirs("k2", their("2001:db8::2", "192.0.2.2")) == {"k2"}
     assert hosts.pairs == {"h1": "h1", "k2": "h2"}
     assert (hosts.ours("k2"), hosts.theirs("h2")) == ("h2", "k2")
     assert (hosts.ours("k3"), hosts.theirs("h3")) == ("k3", "")
     assert not hosts.put_theirs("k3", their("192.0.2.2"))
-    assert hosts.put_theirs("k2", None)
+    assert hosts.put_theirs("k2", None) == {"k2", "k3"}
     assert hosts.pairs == {"h1": "h1", "k3": "h2"}
-    assert hosts.put_ours("h2", None)
+    assert hosts.put_ours("h2", None) == {"k3"}
     assert not hosts.put_ours("h1", our("192.0.2.1/24"))
+
+
+def test_a_node_that_joins_has_only_what_names_it_translated_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = Wanted(network="plait", domain="plait.local")
+    for number, name in enumerate(("k1", "k2", "k3"), 1):
+        meta = objects.Metadata(name=name)
+        node = msgspec.structs.replace(their(f"192.0.2.{number}"), metadata=meta)
+        wanted.take("Node", [Change(("", name), None, node)])
+        pod = read(objects.Pod, metadata={"name": name}, spec={"nodeName": name})
+        wanted.take("Pod", [Change(("shop", name), None, pod)])
+        hints = {"forNodes": [{"name": name}]}
+        endpoint = {"addresses": ["10.0.0.1"], "nodeName": "k3", "hints": hints}
+        label = {"kubernetes.io/service-name": "web"}
+        found = read(
+            objects.EndpointSlice,
+            metadata={"name": name, "labels": label},
+            addressType="IPv4",
+            endpoints=[endpoint],
+        )
+        wanted.take("EndpointSlice", [Change(("shop", name), None, found)])
+    again: list[str] = []
+
+    def count(row: Row, found: Any, around: Surroundings) -> Translated:
+        again.append(f"{row.source.name} {found.metadata.name}")
+        return translate(row, found, around)
+
+    monkeypatch.setattr("plait.kubernetes.wanted.translate", count)
+    assert not wanted.take_host("k1", our("192.0.2.1/24"))
+    assert again == []
+    assert wanted.take_host("p2", our("192.0.2.2/24")) == {
+        "/nodes/k2",
+        "/nodes/p2",
+        "/pods/shop/k2",
+        "/endpointslices/shop/k2",
+    }
+    assert again == ["Node k2", "EndpointSlice k2", "Pod k2"]
