@@ -195,7 +195,7 @@ def at_rest(lab: Lab, host: str, quiet: float = 2.0) -> frozenset[str]:
         waits = any(line.startswith(DOOMED) for line in now)
         return not waits and time.monotonic() - since >= quiet
 
-    eventually(f"{host} is at rest", still, seconds=30)
+    eventually(f"{host} is at rest", still)
     return last
 
 
@@ -203,7 +203,7 @@ def assert_back(
     lab: Lab,
     host: str,
     before: Collection[str],
-    seconds: float = 10.0,
+    seconds: float = 30.0,
     look: Callable[[Lab, str], Collection[str]] = census,
 ) -> None:
     """The host comes back to an earlier picture; shows what differs when it does not."""

@@ -61,7 +61,10 @@ def traffic(plait_lab: Lab, flows: Traffic) -> Traffic:
 
 def connected(lab: Lab, source: WorkloadState, target: str) -> bool:
     """A new TCP flow and a new UDP flow to an address or a name."""
-    orders = (Order(ip=target, port=80, proto="tcp"), Order(ip=target, port=81, proto="udp"))
+    orders = (
+        Order(ip=target, port=80, proto="tcp", timeout=5),
+        Order(ip=target, port=81, proto="udp", timeout=5),
+    )
     results = probe(lab, source, orders)
     return [result.result for result in results] == ["connected", "connected"]
 
@@ -77,7 +80,7 @@ def test_the_server_is_killed(plait_lab: Lab, traffic: Traffic) -> None:
         lambda: daemons.program_pid(plait_lab, "h1", "server") not in (0, before),
     )
     for host in HOSTS:
-        eventually(f"{host} hears it", lambda host=host: ready(plait_lab, host), seconds=20)
+        eventually(f"{host} hears it", lambda host=host: ready(plait_lab, host))
     traffic.assert_whole()
 
 
@@ -108,7 +111,6 @@ def test_new_flows_names_and_endpoints_while_the_server_is_down(
     eventually(
         "the server and so h1 learn of the new endpoint",
         lambda: connected(plait_lab, source, fresh.name),
-        seconds=20,
     )
     workloads.remove(plait_lab, fresh)
 
@@ -145,7 +147,7 @@ def test_everything_is_killed_at_once(plait_lab: Lab, traffic: Traffic) -> None:
         bringup.kill_agent(plait_lab, host)
     bringup.kill_server(plait_lab)
     for host in HOSTS:
-        eventually(f"{host} is ready", lambda host=host: ready(plait_lab, host), seconds=30)
+        eventually(f"{host} is ready", lambda host=host: ready(plait_lab, host))
     traffic.assert_whole()
 
 

@@ -47,7 +47,7 @@ def serving(world: Demo, host: str, name: str, network: str, *options: str) -> I
         yield name
 
 
-def page_comes(world: Demo, host: str, container: str, name: str, seconds: float = 10) -> bool:
+def page_comes(world: Demo, host: str, container: str, name: str) -> bool:
     """Another container's page is fetched by its name, at once or within the time."""
     seen = [""]
 
@@ -55,7 +55,7 @@ def page_comes(world: Demo, host: str, container: str, name: str, seconds: float
         seen[0] = world.fetch(host, container, f"http://{name}/")
         return seen[0].startswith("page of ")
 
-    return eventually(f"page of {name} on {host}", look, seen, seconds)
+    return eventually(f"page of {name} on {host}", look, seen)
 
 
 def refused(world: Demo, host: str, container: str, name: str) -> bool:
@@ -78,7 +78,7 @@ def test_a_renamed_container_is_found_by_its_new_name(world: Demo) -> None:
         new = f"after-{secrets.token_hex(2)}"
         world.docker("h2", "rename", old, new)
         try:
-            assert page_comes(world, "h1", "web-h1", new, seconds=3)
+            assert page_comes(world, "h1", "web-h1", new)
             assert refused(world, "h1", "web-h1", old)
         finally:
             world.docker("h2", "rm", "-f", new)
@@ -133,10 +133,10 @@ def test_containers_outlive_the_death_of_their_dockerd(world: Demo) -> None:
         assert page_comes(world, "h1", "web-h1", phoenix)
         bringup.FAULTS["kill-docker"](world.lab, "h2")
         # The process lives on under its shim, and its network with it.
-        assert page_comes(world, "h1", "web-h1", phoenix, seconds=2)
+        assert page_comes(world, "h1", "web-h1", phoenix)
         bringup.FAULTS["start-docker"](world.lab, "h2")
         # dockerd ends what it finds and starts it anew.
-        assert page_comes(world, "h1", "web-h1", phoenix, seconds=20)
+        assert page_comes(world, "h1", "web-h1", phoenix)
         world.docker("h2", "start", "web-h2")
         assert page_comes(world, "h1", "web-h1", "web-h2")
 
@@ -146,7 +146,7 @@ def test_a_host_that_lost_its_power_runs_its_containers_again(world: Demo) -> No
         assert page_comes(world, "h1", "web-h1", lazarus)
         bringup.FAULTS["kill"](world.lab, "h3")
         bringup.FAULTS["restart"](world.lab, "h3")
-        assert page_comes(world, "h1", "web-h1", lazarus, seconds=30)
+        assert page_comes(world, "h1", "web-h1", lazarus)
         world.docker("h3", "start", "web-h3")
         assert page_comes(world, "h2", "web-h2", "web-h3")
 

@@ -23,7 +23,7 @@ def run(lab: Lab, host: str, name: str, *options: str) -> Place:
     argv = ["docker", "run", "-d", "--name", name, "--network", "plait", *options]
     done = lab.run(host, [*argv, image.NAME, "sleep", "600"], check=False)
     assert done.returncode == 0, done.stderr
-    return eventually(f"{name} is known", lambda: find(lab, host, name), seconds=20)
+    return eventually(f"{name} is known", lambda: find(lab, host, name))
 
 
 def find(lab: Lab, host: str, name: str) -> Place | None:
@@ -93,8 +93,8 @@ def test_without_live_restore_containers_come_back_with_their_network(
     with running(lab, places["h1"], {"h3": places["h3"]}) as traffic:
         traffic.assert_whole()
         bringup.restart_docker(lab, "h2")
-        back = eventually("it is back", lambda: find(lab, "h2", names["h2"]), seconds=30)
+        back = eventually("it is back", lambda: find(lab, "h2", names["h2"]))
         assert back.pid != places["h2"].pid
-        eventually("by name", lambda: fetches(lab, "h1", names["h1"], names["h2"]), seconds=15)
+        eventually("by name", lambda: fetches(lab, "h1", names["h1"], names["h2"]))
         assert fetches(lab, "h2", names["h2"], names["h3"])
         traffic.assert_whole()

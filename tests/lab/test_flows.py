@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from tests.lab.conftest import eventually, made, unique
 
+from plait.client.polling import poll
 from plait.lab import bringup, daemons, hosts, workloads
 from plait.lab.lab import Lab
 from plait.lab.state import WorkloadState
@@ -117,8 +119,14 @@ def test_what_happens_is_followed_and_ctrl_c_ends_it_quietly(
         start_new_session=True,
     )
     assert follower.stdout is not None
-    try:
+
+    def told() -> bool:
+        # It may begin to listen long after it was started.
         ask(lab, loads["far"], loads["web"])
+        return bool(select.select([follower.stdout], [], [], 0)[0])
+
+    try:
+        eventually("a denial is told", told)
         row = json.loads(follower.stdout.readline())
         assert (row["dst"]["name"], row["policy"]) == ("web", FAR_DENIED)
     finally:
@@ -140,12 +148,14 @@ def test_a_flood_is_folded_and_what_is_not_read_is_counted(
     def whole() -> bool:
         # The number of the next packet that is logged says how many are missing before it.
         ask(lab, near, web)
-        seen.append(told(lab) - before)
         # Each is logged at both ends (web's denies the flood), and so are those of the two
         # connections of each question: every one is a part of a record, or lost.
-        return seen[-1] == 2 * sent + 4 * len(seen)
+        wanted = 2 * sent + 4 * (len(seen) + 1)
+        # What was logged is read a moment later.
+        seen.append(poll(lambda: told(lab) - before, lambda found: found == wanted, seconds=3))
+        return seen[-1] == wanted
 
-    eventually("every packet is accounted for", whole, seen, 30)
+    eventually("every packet is accounted for", whole, seen)
     rows = [row for row in flows(lab, "h1", "--local") if row.get("dstPort") == 9]
     assert {row.get("policy", "") for row in rows} == {"", NEAR_DENIED}
     assert len(rows) < 20
@@ -167,9 +177,9 @@ def test_without_the_server_a_host_tells_its_own_and_later_all(
 ) -> None:
     bringup.stop_server(lab)
     try:
-        ask(lab, loads["far"], loads["web"])
 
         def own() -> bool:
+            ask(lab, loads["far"], loads["web"])
             done = lab.run("h2", [*PLAIT, "flows", "--json", "--since", "5s"])
             assert "this host's flows only" in done.stderr
             rows = [json.loads(line) for line in done.stdout.splitlines()]

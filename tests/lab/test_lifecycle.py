@@ -124,7 +124,7 @@ class Host:
 
 
 def until(ready: Callable[[], object], what: str) -> None:
-    assert poll(ready, seconds=15, every=0.02), f"waited in vain until {what}"
+    assert poll(ready, seconds=30, every=0.02), f"waited in vain until {what}"
 
 
 def alive(pid: int) -> bool:

@@ -73,7 +73,7 @@ def assert_as_before(lab: Lab, before: Picture) -> None:
         ]
         return not left
 
-    eventually("as before", same, left, 5)
+    eventually("as before", same, left)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_purge_beside_docker(docker_purge: Lab) -> None:
     def offered() -> bool:
         return "plait" in lab.run(HOST, ["docker", "network", "ls"]).stdout
 
-    eventually("the network is offered", offered, seconds=20)
+    eventually("the network is offered", offered)
     run = ["docker", "run", "-d", "--name", "inmate", "--network", "plait", "-p", "8088:80"]
     started = lab.run(HOST, [*run, image.NAME, "sleep", "600"], check=False)
     assert started.returncode == 0, started.stderr

@@ -27,7 +27,7 @@ from plait.model import marks
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState
 from plait.model.ruleset import Ruleset
 
-DEADLINE: Final = 5.0
+DEADLINE: Final = 30.0
 """Seconds after which something that must happen counts as failed."""
 
 NETWORKS: Final = {

@@ -42,7 +42,7 @@ SIDES: Final = {
     "out": (*REMOTE, *WORLD),
 }
 OTHER_PROTOCOL: Final = 47
-DEADLINE: Final = 10.0
+DEADLINE: Final = 30.0
 
 
 class Sent(NamedTuple):

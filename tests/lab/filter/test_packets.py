@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.lab.filter.conftest import DEADLINE
 
 from plait.kernel import netns
 from plait.model import marks
@@ -113,7 +114,7 @@ def test_an_endpoint_reaches_of_its_host_dns_and_echo_only(world: Any, v: int) -
     family = (socket.AF_INET, socket.AF_INET6)[v]
     protocol = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)[v]
     with netns.ns_socket(world.ns["a1"], family, socket.SOCK_RAW, protocol) as ping:
-        ping.settimeout(5)
+        ping.settimeout(DEADLINE)
         echo = struct.pack("!BBHHH", (8, 128)[v], 0, 0, 7, 1)
         echo = echo[:2] + struct.pack("!H", 0xFFFF & ~sum(struct.unpack("!4H", echo))) + echo[4:]
         ping.sendto(echo, (HOST[v], 0))
@@ -175,7 +176,7 @@ def test_an_internal_network_has_no_way_out_or_in(world: Any, v: int) -> None:
     world.expect_drop("not from own network", lambda: world.send("far", (I1[v], 7)))
     family = (socket.AF_INET, socket.AF_INET6)[v]
     with netns.ns_socket(world.ns["i1"], family, socket.SOCK_STREAM) as client:
-        client.settimeout(5)
+        client.settimeout(DEADLINE)
         assert client.connect_ex((OUT[v], 7)) == errno.ENETUNREACH
 
 
@@ -289,7 +290,7 @@ def test_dns_goes_to_the_resolver_or_untouched_when_it_is_away(
         world.ns["host"], family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
     )
     with sock as resolver:
-        resolver.settimeout(5)
+        resolver.settimeout(DEADLINE)
         resolver.setsockopt(*((socket.SOL_IP, 19), (41, 75))[v], 1)
         resolver.bind(((marks.GATEWAY4, marks.RESOLVER6)[v], 53))
         if kind == "tcp":

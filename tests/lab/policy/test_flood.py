@@ -266,7 +266,7 @@ def test_a_flood_across_the_coming_back_of_an_agent(
     ):
         rounds(one, 10)
         COMING_BACK[how](policy_lab)
-        eventually("the agent is ready", partial(ready, policy_lab, "h1"), seconds=20)
+        eventually("the agent is ready", partial(ready, policy_lab, "h1"))
         settled = status(policy_lab, "h1").revision
         eventually("it follows", lambda: status(policy_lab, "h1").applied >= settled)
         stage.enforced()

@@ -108,7 +108,7 @@ def comes(shop: Shop, *, open_: Pairs = (), shut: Pairs = ()) -> None:
     def look() -> bool:
         return shop.are(open_, "connected") and shop.are(shut, "timed out")
 
-    eventually(f"{open_} open, {shut} shut", look, shop.policies(), seconds=15)
+    eventually(f"{open_} open, {shut} shut", look, shop.policies())
 
 
 def test_learn_apply_stage_and_enforce(shop: Shop, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_learn_apply_stage_and_enforce(shop: Shop, tmp_path: Path) -> None:
         return bool(found["flows"] == len(USED)) and found["silent"] == [shop.called("other")]
 
     # A server with an hour of a busy lab gives all of it for one answer.
-    eventually("the flows are told", learnt, seconds=30)
+    eventually("the flows are told", learnt)
     file = tmp_path / "learned.yaml"
     file.write_text(shop.plait("policy", "learn", "-n", shop.namespace))
     preview = shop.json("policy", "preview", "-f", str(file))
