@@ -150,11 +150,11 @@ class Mirror:
                 self._record(event)
         if past:
             self.on_past(revision, changes)
-            self._reached(revision)
-            return
-        self.state.revision = revision
-        self.on_changes(revision, changes)
-        self._wake()
+        else:
+            self.state.revision = revision
+            self.on_changes(revision, changes)
+            self._wake()
+        self._reached(revision)
 
     def _object(self, kind: type[Object], event: Event) -> Change | None:
         if event.value is None:
