@@ -117,7 +117,7 @@ def service(
             # LoadBalancer is its node ports.
             kind = "NodePort" if any(port.node_port for port in spec.ports) else "ClusterIP"
     local = spec.external_traffic_policy == "Local"
-    balanced = kind == "LoadBalancer"
+    balanced, opened = kind == "LoadBalancer", kind in ("NodePort", "LoadBalancer")
     return Service(
         metadata=metadata,
         spec=ServiceSpec(
@@ -134,7 +134,8 @@ def service(
             internal_traffic="Local" if spec.internal_traffic_policy == "Local" else "Cluster",
             external_traffic="Local" if local else "Cluster",
             source_ranges=_ranges(spec.load_balancer_source_ranges) if balanced else (),
-            health_check_node_port=spec.health_check_node_port if balanced and local else 0,
+            # Whoever balances outside asks there whether to send anything to a host.
+            health_check_node_port=spec.health_check_node_port if opened and local else 0,
             prefer=_PREFERENCES.get(spec.traffic_distribution, ""),
             publish_not_ready=spec.publish_not_ready_addresses,
             origin=origin,

@@ -101,7 +101,8 @@ class ServiceSpec(Base, frozen=True, kw_only=True):
     """CIDRs that may call the load-balancer addresses; empty: everybody."""
     health_check_node_port: int = 0
     """TCP port on which each host says over HTTP whether it has backends of its own; the server
-    chooses one for LoadBalancer with `externalTraffic: Local`."""
+    chooses one for LoadBalancer with `externalTraffic: Local`. A NodePort has one only where the
+    object that it was made of (`origin`) has."""
     prefer: Literal["", "node", "site"] = ""
     """`node`: backends of the same node first, then of the same site; `site`: the same site
     first."""

@@ -228,6 +228,20 @@ def test_who_balances_decides_what_is_left_for_us(
     assert (spec.type, spec.load_balancer_addresses) == (kind, addresses)
 
 
+@pytest.mark.parametrize("listed", [[], [{"hostname": "lb.example"}], [{"ip": "203.0.113.1"}]])
+def test_a_balancer_outside_can_ask_whether_a_node_has_backends(listed: list[Any]) -> None:
+    spec = spec_of(
+        type="LoadBalancer",
+        clusterIP="10.96.0.1",
+        loadBalancerClass="c.example/lb",
+        externalTrafficPolicy="Local",
+        healthCheckNodePort=31000,
+        ports=NODE_PORT,
+        status={"loadBalancer": {"ingress": listed}},
+    )
+    assert spec.health_check_node_port == 31000
+
+
 @pytest.mark.parametrize(
     ("label", "address", "ours"),
     [

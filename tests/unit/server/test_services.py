@@ -347,6 +347,18 @@ def test_a_port_for_health_checks_comes_with_local_traffic(state: State) -> None
     assert stored(state).health_check_node_port == 0
 
 
+def test_a_port_for_health_checks_is_asked_by_whoever_balances_over_node_ports(
+    state: State,
+) -> None:
+    local = {"type": "NodePort", "external_traffic": "Local"}
+    asked = service(**local, health_check_node_port=30777, origin=FOREIGN)
+    apply(state, asked)
+    assert stored(state).health_check_node_port == 30777
+    apply(state, service(**local, origin=FOREIGN))
+    assert stored(state).health_check_node_port == 0
+    refused("PLAIT-API-002", state, service(**local, health_check_node_port=30777))
+
+
 def test_a_balancer_may_go_without_node_ports(state: State) -> None:
     apply(state, balancer(node_ports=False))
     assert stored(state).ports[0].node_port == 0

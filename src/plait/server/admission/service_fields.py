@@ -41,7 +41,7 @@ TYPE_FIELDS: Final = (
     TypeField("external_addresses", CALLED, ()),
     TypeField("load_balancer_addresses", ("LoadBalancer",), ()),
     TypeField("source_ranges", ("LoadBalancer",), ()),
-    TypeField("health_check_node_port", ("LoadBalancer",), 0),
+    TypeField("health_check_node_port", OPENED, 0),
     TypeField("external_name", ("ExternalName",), ""),
 )
 

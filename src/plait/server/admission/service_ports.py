@@ -60,7 +60,7 @@ def choose(
             same = [n for n, p in zip(found, spec.ports, strict=True) if n and p.port == port.port]
             found[i] = _free(ports, same, f"{seed} {port.port}", port.protocol, usable)
             taken[claims.node_port(port.protocol, found[i])] = ""
-    if _asks_for_health(spec) and not health:
+    if _is_balanced(spec) and _has_health(spec) and not health:
         health = _free(ports, (), f"{seed} health", "TCP", usable)
     return msgspec.structs.replace(
         spec,
@@ -85,24 +85,32 @@ def _had(old: ServiceSpec) -> Had:
     return found
 
 
-def _asks_for_health(spec: ServiceSpec) -> bool:
-    return spec.type == "LoadBalancer" and spec.external_traffic == "Local"
+def _is_balanced(spec: ServiceSpec) -> bool:
+    return spec.type == "LoadBalancer"
+
+
+def _has_health(spec: ServiceSpec) -> bool:
+    """Whether it may have a port for health checks. Of somebody else's Services those have one too
+    that a load balancer calls by their node ports."""
+    called = _is_balanced(spec) or (spec.type == "NodePort" and spec.origin is not None)
+    return called and spec.external_traffic == "Local"
 
 
 def _health(spec: ServiceSpec, old: ServiceSpec | None, had: Had, ports: range, free: Free) -> int:
     given, was = spec.health_check_node_port, old.health_check_node_port if old else 0
     where = "spec.healthCheckNodePort"
-    if not _asks_for_health(spec):
+    if not _has_health(spec):
         if given and given != was:
             raise syntax.invalid(
                 where,
-                "only a Service of `externalTraffic: Local` has a port for health checks",
-                fix="leave it out, or write `externalTraffic: Local`",
+                "only a Service of type LoadBalancer and `externalTraffic: Local` has a port for"
+                " health checks",
+                fix="leave it out, or write `externalTraffic: Local` and `type: LoadBalancer`",
             )
         return 0
     if given and given != was:
         _given("TCP", given, where, spec, had, ports, free)
-    return given or was
+    return given or (was if _is_balanced(spec) else 0)
 
 
 def _given(
