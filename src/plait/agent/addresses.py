@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from plait.agent import refusals
 from plait.agent.ledger import Ledger
 from plait.agent.snapshot import Snapshot
 from plait.ipam.allocate import (
@@ -27,7 +28,6 @@ from plait.ipam.allocate import (
     rested,
 )
 from plait.ipam.pool import Pool, bounds, parse
-from plait.model.errors import PlaitError
 from plait.model.objects import AddressBlock, Network
 
 Clock = Callable[[], float]
@@ -71,11 +71,7 @@ class AddressBook:
         spaces = self._spaces.get(network)
         if spaces is None:
             if network not in self._snapshot.networks:
-                raise PlaitError(
-                    "PLAIT-NET-006",
-                    f"there is no network {network!r}",
-                    fix=("plait network ls", f"plait network create {network}"),
-                )
+                raise refusals.no_network(network)
             spaces = self._build(self._snapshot.networks[network])
             self._spaces[network] = spaces
         return spaces

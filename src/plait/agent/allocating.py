@@ -69,8 +69,14 @@ class Allocating:
         return await self._grant(request.network, asked, 0)
 
     def give_back(self, network: str, addresses: tuple[str, ...], *, used: bool) -> None:
-        """They are free again; those that were `used` rest before."""
-        self._state.book.release(network, addresses, rest=used)
+        """They are free again; those that were `used` rest before. One that was held before an
+        attach asked for it is held again: who holds it tries once more, or gives it back."""
+        book = self._state.book
+        book.release(network, addresses, rest=used)
+        for address in addresses:
+            if (network, address) in self._state.records.ledger.held:
+                asked = Request(owner=HELD, wanted=(address,))
+                book.allocate(network, asked, 6 if ":" in address else 4)
 
     async def _grant(self, network: str, request: Request, family: int) -> Granted:
         for _ in range(ROUNDS):

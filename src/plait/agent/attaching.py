@@ -97,6 +97,7 @@ class Attaching:
                 self._state.put(endpoint)
                 await self._loop.settle()
                 self._raise_failures(endpoint)
+                result = self._result(endpoint)
                 failpoint("attach.programmed")
                 self._state.records.write(record.attached(endpoint, done=True))
             except BaseException:
@@ -107,13 +108,16 @@ class Attaching:
             self._kick()
             if request.pod:
                 self._pod(endpoint)
-            return self._result(endpoint)
+            return result
 
     async def detach(self, endpoint: str) -> bool:
         """See client.agent.Agent."""
+        return await self._detach(endpoint, lambda _known: True)
+
+    async def _detach(self, endpoint: str, meant: Callable[[LocalEndpoint], bool]) -> bool:
         async with self._locks.hold(endpoint):
             known = self._ledger.endpoints.get(endpoint)
-            if known is None:
+            if known is None or not meant(known):
                 return False
             failpoint("detach.begin")
             await self._undo(known)
@@ -139,7 +143,9 @@ class Attaching:
         if endpoint is None or ident in self._ledger.unfinished:
             return
         log.info("the namespace has gone; detaching", endpoint=ident, netns=endpoint.request.netns)
-        self._spawn(self.detach(ident))
+        # By the time it has its turn the id may have been attached elsewhere.
+        life = _life(endpoint)
+        self._spawn(self._detach(ident, lambda known: _life(known) == life))
 
     async def identify(self, endpoint: str, identity: EndpointIdentity) -> None:
         """See client.agent.Agent."""
@@ -216,7 +222,8 @@ class Attaching:
         """Inode of the namespace; refuses a name in it that another endpoint has."""
         inode = _inode(request)
         holder = self._ledger.places.get((inode, request.ifname))
-        if holder is not None:
+        # The kernel gives a new namespace the inode of one that has gone.
+        if holder is not None and _stands(self._ledger.endpoints[holder]):
             raise refusals.name_taken(request, f"endpoint {holder} has it")
         return inode
 
@@ -245,7 +252,9 @@ class Attaching:
 
     def _result(self, endpoint: LocalEndpoint) -> AttachResult:
         request = endpoint.request
-        network = self._state.snapshot.networks[request.network]
+        network = self._state.snapshot.networks.get(request.network)
+        if network is None:
+            raise refusals.no_network(request.network)
         host = self._state.host()
         return AttachResult(
             id=request.id,
@@ -274,6 +283,19 @@ def _refusal(failure: Failure) -> str:
     """What the kernel refused. A link is made of many commands; its error names the one."""
     command = str(failure.op)
     return failure.error if "\n" in command else f"{command}: {failure.error}"
+
+
+def _life(endpoint: LocalEndpoint) -> tuple[str, int, float]:
+    """What one life of an id has and its next one has not."""
+    return endpoint.request.netns, endpoint.netns_inode, endpoint.created
+
+
+def _stands(endpoint: LocalEndpoint) -> bool:
+    """Its namespace is still where it was attached."""
+    try:
+        return Path(endpoint.request.netns).stat().st_ino == endpoint.netns_inode
+    except OSError:
+        return False
 
 
 def _inode(request: AttachRequest) -> int:

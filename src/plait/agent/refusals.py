@@ -15,6 +15,15 @@ def not_ready() -> PlaitError:
     )
 
 
+def no_network(name: str) -> PlaitError:
+    """PLAIT-NET-006."""
+    return PlaitError(
+        "PLAIT-NET-006",
+        f"there is no network {name!r}",
+        fix=("plait network ls", f"plait network create {name}"),
+    )
+
+
 def no_endpoint(ident: str) -> PlaitError:
     """PLAIT-AGENT-003."""
     return PlaitError(
