@@ -203,9 +203,15 @@ def test_two_commands_make_a_network_and_one_leaves_no_trace(
         host.plait("attach", str(pid), "--name", name, "--label", "app=x")
         again = host.plait("attach", str(pid), "--name", name)
         assert "attached already" in again
-    found = {e["spec"]["name"]: e["spec"] for e in two.json("ps", "--label", "app=x")["items"]}
-    assert {name: spec["node"] for name, spec in found.items()} == {"web": "one", "client": "two"}
-    for address in found["web"]["addresses"]:
+
+    def found() -> dict[str, tuple[str, list[str]]]:
+        """What the server knows by now: node and addresses by name."""
+        items = [e["spec"] for e in two.json("ps", "--label", "app=x")["items"]]
+        return {spec["name"]: (spec["node"], spec["addresses"]) for spec in items}
+
+    until(lambda: found().keys() == pids.keys(), "the server knows both endpoints")
+    assert {name: node for name, (node, _) in found().items()} == {"web": "one", "client": "two"}
+    for address in found()["web"][1]:
         until(
             lambda address=address: (
                 not subprocess.run(
@@ -217,16 +223,17 @@ def test_two_commands_make_a_network_and_one_leaves_no_trace(
         )
     assert [p["node"] for p in one.json("peers")["items"]] == ["two"]
     status = two.json("status")
-    assert (status["agent"], status["server"], status["nodesReady"]) == ("up", "-", 2)
-    assert one.json("status")["problems"] == []
-    assert one.plait("agent", "plan") == ""
+    assert (status["agent"], status["server"]) == ("up", "-")
+    until(lambda: two.json("status")["nodesReady"] == 2, "both nodes are ready")
+    until(lambda: one.json("status")["problems"] == [], "nothing is amiss")
+    until(lambda: one.plait("agent", "plan") == "", "nothing is left to do")
 
     refused = one.plait("network", "rm", "plait", code=1)
     assert "PLAIT-API-011" in refused
     for name, (host, _) in pids.items():
         host.plait("detach", name)
         host.plait("detach", name)
-    assert one.json("ps")["items"] == []
+    until(lambda: one.json("ps")["items"] == [], "the server knows no endpoint")
 
     two.plait("down")
     assert "unreachable" in two.run("ip", "route", "show", "proto", "112")
