@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from plait.kubernetes import kinds, manifests
+from plait.kubernetes import kinds, manifests, nodes
 from plait.kubernetes.api import KubernetesApi
 from plait.kubernetes.election import LEASES
 from plait.kubernetes.manifests import Settings
@@ -134,7 +134,6 @@ def test_pods_find_what_they_refer_to() -> None:
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert pod["hostNetwork"]
         assert pod["dnsPolicy"] == "Default"
-        assert {"operator": "Exists"} in pod["tolerations"]
         for container in (*pod.get("initContainers", ()), *pod["containers"]):
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
             for source in container.get("envFrom", ()):
@@ -142,6 +141,22 @@ def test_pods_find_what_they_refer_to() -> None:
             for variable in container.get("env", ()):
                 name = variable["valueFrom"]["secretKeyRef"]["name"]
                 assert ("Secret", name) in there
+
+
+def test_agents_run_on_every_node_and_the_connector_leaves_those_that_go() -> None:
+    listed = [*manifests.filled(SETTINGS), *manifests.load("cleanup")]
+    for daemons in of_kind(listed, "DaemonSet"):
+        assert daemons["spec"]["template"]["spec"]["tolerations"] == [{"operator": "Exists"}]
+    (deployment,) = of_kind(listed, "Deployment")
+    tolerated = {
+        each.get("key", "all")
+        for each in deployment["spec"]["template"]["spec"]["tolerations"]
+        if each["operator"] == "Exists" and "effect" not in each
+    }
+    # Without the connector no node would get its first pods.
+    assert {nodes.TAINT, "node.kubernetes.io/not-ready"} <= tolerated
+    going = ("unschedulable", "unreachable", "out-of-service")
+    assert tolerated.isdisjoint({"all", *(f"node.kubernetes.io/{word}" for word in going)})
 
 
 @pytest.mark.parametrize("what", ["Namespace", "ConfigMap"])
