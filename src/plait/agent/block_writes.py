@@ -81,7 +81,7 @@ class BlockWrites:
         except PlaitError as error:
             await self._lost(block, error)
             return False
-        self._snapshot.delete(block, revision)
+        self._snapshot.delete(block, revision, answer=True)
         self._changed(block.spec.network, False)
         return True
 
@@ -102,7 +102,7 @@ class BlockWrites:
         except PlaitError as again:
             if again.code != "PLAIT-API-004":
                 raise
-            self._snapshot.delete(block, block.metadata.revision)
+            self._snapshot.delete(block, block.metadata.revision, answer=True)
             self._changed(block.spec.network, True)
 
     def _granted(self, block: AddressBlock) -> None:

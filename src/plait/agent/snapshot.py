@@ -90,7 +90,8 @@ class Snapshot:
     def put(self, obj: AnyObject, *, answer: bool = False) -> AnyObject | None:
         """Learn of an object. Returns the former one, or `obj` itself if nothing was learnt.
 
-        `answer` says that it came as the answer to a write of ours, not from the watch.
+        `answer` says that it came as the answer to a write of ours, not from the watch. Where the
+        watch has come that far and knows no such object, it has gone again since.
         """
         told = obj
         if isinstance(obj, Pod) and self._is_elsewhere(obj):
@@ -98,6 +99,8 @@ class Snapshot:
         if self._named is not None and not answer:
             self._named.add(obj.key)
         former = self._by_key.get(obj.key)
+        if answer and former is None and obj.metadata.revision <= self._told:
+            return told
         newer = former is None or former.metadata.revision < obj.metadata.revision
         if not newer and (former == obj or not self._rewound):
             return told
@@ -107,14 +110,16 @@ class Snapshot:
             self.revision = max(self.revision, obj.metadata.revision)
         return former
 
-    def delete(self, obj: Object, revision: int) -> AnyObject | None:
-        """Learn that an object went at `revision`; returns it, or None if nothing was learnt."""
+    def delete(self, obj: Object, revision: int, *, answer: bool = False) -> AnyObject | None:
+        """Learn that an object went at `revision`; returns it, or None if nothing was learnt.
+        `answer` as for `put`: it does not say how far the watch has come."""
         former = self._by_key.get(obj.key)
         if former is None or former.metadata.revision > revision:
             return None
         del self._by_key[obj.key]
         self._unindex(former)
-        self.revision = max(self.revision, revision)
+        if not answer:
+            self.revision = max(self.revision, revision)
         return former
 
     def reached(self, revision: int) -> None:
@@ -148,6 +153,11 @@ class Snapshot:
     def blocks_of(self, network: str) -> list[AddressBlock]:
         """Blocks of a network."""
         return [block for block in self.blocks.values() if block.spec.network == network]
+
+    @property
+    def _told(self) -> int:
+        """Revision up to which the watch has told all that there is."""
+        return self.revision if self.live and not self._rewound else -1
 
     def _is_elsewhere(self, pod: Pod) -> bool:
         return bool(self._node) and pod.spec.node not in ("", self._node)

@@ -319,7 +319,7 @@ class Sync:
             self._forgive(op.object.key)
             if op.verb == "delete":
                 # Known to be gone at once; the watch's event then finds nothing to do.
-                self._snapshot.delete(op.object, self._snapshot_revision(op.object))
+                self._snapshot.delete(op.object, self._snapshot_revision(op.object), answer=True)
         for obj in stored:
             if obj.metadata.revision:
                 self._learn(obj)
@@ -331,7 +331,7 @@ class Sync:
     def _set_aside(self, op: BatchOp, error: PlaitError) -> None:
         key = op.object.key
         if op.verb == "delete" and error.code == "PLAIT-API-004":
-            self._snapshot.delete(op.object, self._snapshot_revision(op.object))
+            self._snapshot.delete(op.object, self._snapshot_revision(op.object), answer=True)
             return
         self._refused[key] = (op.object, self._clock() + REFUSED_AGAIN)
         self.problems[key] = str(error)

@@ -183,6 +183,26 @@ class TestSnapshot:
         assert snapshot.ready
         assert snapshot.revision == 10
 
+    def test_an_answer_that_comes_after_the_end_of_its_object_is_not_believed(self) -> None:
+        snapshot = Snapshot()
+        snapshot.begin(10)
+        snapshot.put(node("a", 5))
+        snapshot.synced(10)
+        told = node("a", 11)
+        snapshot.delete(told, 12)
+        assert snapshot.put(told, answer=True) is told
+        assert snapshot.nodes == {}
+        assert snapshot.put(node("a", 13), answer=True) is None
+
+    def test_an_answer_says_nothing_of_how_far_the_watch_has_come(self) -> None:
+        snapshot = Snapshot()
+        snapshot.begin(10)
+        snapshot.synced(10)
+        made = node("a", 20)
+        snapshot.put(made, answer=True)
+        assert snapshot.delete(made, 20, answer=True) is made
+        assert snapshot.revision == 10
+
     def test_a_server_restored_from_a_backup_is_believed(self) -> None:
         snapshot = Snapshot()
         snapshot.begin(50)
