@@ -99,7 +99,7 @@ class Snapshot:
         if self._named is not None and not answer:
             self._named.add(obj.key)
         former = self._by_key.get(obj.key)
-        if answer and former is None and obj.metadata.revision <= self._told:
+        if answer and former is None and obj.metadata.revision < self._told:
             return told
         newer = former is None or former.metadata.revision < obj.metadata.revision
         if not newer and (former == obj or not self._rewound):

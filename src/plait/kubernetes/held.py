@@ -23,6 +23,7 @@ class Held:
         """Objects whose removal was answered and not yet told: no older word counts."""
         self._listed: set[str] | None = None
         self._revision = 0
+        """Up to here the watch told all that there is, but while it lists."""
         self._rewound = False
         self.synced = False
         """A whole listing was seen."""
@@ -37,6 +38,8 @@ class Held:
             case "put" if event.object is not None:
                 if self._listed is not None:
                     self._listed.add(event.object.key)
+                else:
+                    self._revision = max(self._revision, event.revision)
                 return self._put(event.object, self._rewound)
             case "delete" if event.object is not None:
                 return self._delete(event.object.key, event.revision)
@@ -48,7 +51,11 @@ class Held:
         return set()
 
     def stored(self, obj: AnyObject) -> set[str]:
-        """The server answered that this is what it has."""
+        """The server answered that this is what it has. Where the watch has come that far and
+        knows no such object, it has gone again since."""
+        told = self.synced and self._listed is None and obj.metadata.revision < self._revision
+        if told and obj.key not in self._objects:
+            return set()
         return self._put(obj, False)
 
     def removed(self, key: str) -> set[str]:
