@@ -312,6 +312,8 @@ class Agent:
 
     def _blocks_changed(self, network: str, foreign: bool) -> None:
         self._inputs_changed(frozenset(("blocks",)), frozenset((network,)), foreign=foreign)
+        if foreign:  # The watch will find it known already, and somebody may wait for us.
+            self.sync.kick()
 
     def _fence(self) -> None:
         fenced = self.blocks.survey()

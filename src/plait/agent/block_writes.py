@@ -102,8 +102,8 @@ class BlockWrites:
         except PlaitError as again:
             if again.code != "PLAIT-API-004":
                 raise
-            self._snapshot.delete(block, block.metadata.revision, answer=True)
-            self._changed(block.spec.network, True)
+            gone = self._snapshot.delete(block, block.metadata.revision, answer=True)
+            self._changed(block.spec.network, gone is not None)
 
     def _granted(self, block: AddressBlock) -> None:
         """A write of ours succeeded: what it gives us is ours at a new revision."""
@@ -116,8 +116,8 @@ class BlockWrites:
                 self.keep(spec.network, host_cidr(loan.address))
 
     def _learn(self, block: AddressBlock, *, foreign: bool = False) -> None:
-        self._snapshot.put(block, answer=True)
-        self._changed(block.spec.network, foreign)
+        learnt = self._snapshot.put(block, answer=True) is not block
+        self._changed(block.spec.network, foreign and learnt)
 
     def begin_return(self, network: str, cidr: str) -> None:
         """Use a block, or an address on loan, no more: the server may hear of its return and we

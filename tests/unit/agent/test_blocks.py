@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 import pytest
+from tests.support.waiting import until
 
 from plait.agent import fake
 from plait.agent.agent import Agent
@@ -209,6 +210,34 @@ async def test_a_block_in_which_somebody_asked_for_a_loan_stays(host: fake.FakeH
         after = host.server.objects[f"/addressblocks/{name}"]
         assert isinstance(after, AddressBlock)
         assert [n.state for n in after.spec.loans] == ["granted"]
+
+
+async def test_two_who_ask_for_loans_at_once_are_both_answered(host: fake.FakeHost) -> None:
+    """The second one is heard of by the refusal of our answer to the first, before the watch."""
+    stored = own_block(host, "10.9.1.0/26")
+
+    def ask(*nodes: str) -> None:
+        asked = tuple(Loan(address=f"10.9.1.1{n[1:]}", node=n) for n in nodes)
+        spec = msgspec.structs.replace(stored.spec, loans=asked)
+        host.server.put(msgspec.structs.replace(stored, spec=spec))
+
+    def states() -> list[str]:
+        block = host.server.objects[stored.key]
+        assert isinstance(block, AddressBlock)
+        return [loan.state for loan in block.spec.loans]
+
+    async with alone(host) as (agent, _):
+        ask("h2")
+        await until(lambda: agent.state.snapshot.blocks[stored.metadata.name].spec.loans)
+        watch = next(t for t in agent._tasks if t.get_name() == "agent: server -> snapshot")
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        ask("h2", "h3")
+        agent.sync._kick.clear()
+        await agent.blocks.reconcile()
+        assert agent.sync._kick.is_set(), states()
+        await agent.blocks.reconcile()
+        assert states() == ["granted", "granted"]
 
 
 async def test_a_loan_on_its_way_back_is_not_given_out(host: fake.FakeHost) -> None:
