@@ -20,7 +20,7 @@ from plait.kubernetes.api import KubernetesApi
 from plait.kubernetes.due import ORDER
 from plait.kubernetes.election import DURATION, LEASES
 from plait.kubernetes.election import NAME as LEASE
-from plait.kubernetes.feedback import NODE, SERVICE
+from plait.kubernetes.feedback import CONFLICT, GONE, NODE, SERVICE
 from plait.kubernetes.held import Held
 from plait.kubernetes.kinds import PODS, Resource
 from plait.kubernetes.marks import is_touched
@@ -33,7 +33,8 @@ POD: Final = PODS.resources[0]
 PAGE: Final = "500"
 LOOK: Final = 1.0
 """Seconds between looks at the Lease."""
-GONE: Final = "PLAIT-KUBE-005"
+TRIES: Final = 5
+"""Times that an object is read and written before somebody else's writes are an error."""
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ async def leave_kubernetes(
             namespace, name = service.metadata.key
             yield f"load-balancer addresses of service {namespace}/{name}"
             if not dry_run:
-                await api.patch(SERVICE, patch, name, namespace, subresource="status")
+                await _gone(api.patch(SERVICE, patch, name, namespace, subresource="status"))
     for namespace in lease_namespaces:
         if await _lease(api, namespace) is not None:
             yield f"lease {namespace}/{LEASE}"
@@ -108,19 +109,40 @@ async def _leave_node(
     api: KubernetesApi, node: dict[str, Any], *, dry_run: bool
 ) -> AsyncIterator[str]:
     name = node["metadata"]["name"]
-    present = (node.get("spec") or {}).get("taints") or []
-    left = [taint for taint in present if taint.get("key") != nodes.TAINT]
-    if left != present:
+    if _without_taint(node) is not None:
         yield f"taint {nodes.TAINT} of node {name}"
         if not dry_run:
-            version = {"resourceVersion": node["metadata"]["resourceVersion"]}
-            body = {"metadata": version, "spec": {"taints": left or None}}
-            await api.patch(NODE, body, name)
+            await _gone(_take_taint(api, name))
     if nodes.is_our_condition(node):
         yield f"condition {nodes.CONDITION} of node {name}"
         if not dry_run:
             body = nodes.no_condition()
-            await api.patch(NODE, body, name, patch="strategic", subresource="status")
+            await _gone(api.patch(NODE, body, name, patch="strategic", subresource="status"))
+
+
+def _without_taint(node: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The other taints of a node; None if ours is not among them."""
+    present = (node.get("spec") or {}).get("taints") or []
+    left = [taint for taint in present if taint.get("key") != nodes.TAINT]
+    return None if left == present else left
+
+
+async def _take_taint(api: KubernetesApi, name: str) -> None:
+    """The list is written as a whole: only as long as nobody else wrote the node."""
+    for again in reversed(range(TRIES)):
+        node = await api.get(NODE, dict[str, Any], name)
+        left = _without_taint(node)
+        if left is None:
+            return
+        version = {"resourceVersion": node["metadata"]["resourceVersion"]}
+        body = {"metadata": version, "spec": {"taints": left or None}}
+        try:
+            await api.patch(NODE, body, name)
+        except PlaitError as error:
+            if error.code != CONFLICT or not again:
+                raise
+        else:
+            return
 
 
 async def attached_pods(api: KubernetesApi) -> list[str]:
@@ -175,7 +197,7 @@ async def _lease(api: KubernetesApi, namespace: str) -> dict[str, Any] | None:
     return found.get("spec") or {}
 
 
-async def _gone(work: Awaitable[None]) -> None:
+async def _gone(work: Awaitable[object]) -> None:
     """Do it; what is not there is as good."""
     try:
         await work

@@ -77,6 +77,24 @@ async def test_nothing_is_taken_away_below_a_connector_that_runs(stage: Stage) -
     await api.close()
 
 
+async def test_nodes_that_others_write_or_delete_meanwhile_are_no_obstacle(stage: Stage) -> None:
+    taint = {"key": nodes.TAINT, "effect": "NoSchedule"}
+    condition = {"type": nodes.CONDITION, "status": "False", "reason": nodes.REASON}
+    for name in ("n1", "n2"):
+        fields = {"spec": {"taints": [taint]}, "status": {"conditions": [condition]}}
+        stage.put(kinds.NODES, name, **fields)
+    stage.kube.faults.refuse("write", 409, path="/nodes/n1")
+    api = KubernetesApi(stage.kube.access())
+    told = leave_kubernetes(api, POOLS, "kube-system")
+    assert await anext(told) == f"taint {nodes.TAINT} of node n1"
+    stage.remove(kinds.NODES, "n2")
+    assert [line async for line in told]
+    left = stage.kubernetes(kinds.NODES, "n1")
+    assert not left["spec"].get("taints")
+    assert not left["status"].get("conditions")
+    await api.close()
+
+
 async def test_what_cannot_go_yet_is_told_each_time_until_it_can(stage: Stage) -> None:
     stage.put(kinds.NAMESPACES, "shop")
     stage.put(kinds.NAMESPACES, "empty")
