@@ -114,9 +114,11 @@ class FakeKubernetes:
         """An object, or None."""
         return self.store.get(_storage(resource), (namespace, name))
 
-    def serve(self, resource: Resource) -> None:
-        """Serve a version, or a CustomResourceDefinition that was installed."""
-        self._served[resource] = next(each for each in EVERYTHING if each.resource == resource)
+    def serve(self, resource: Resource, kind: str = "") -> None:
+        """Serve a version, or a CustomResourceDefinition that was installed; `kind` is for one
+        that is not among `EVERYTHING`."""
+        known = (each for each in EVERYTHING if each.resource == resource)
+        self._served[resource] = next(known, Served(resource, kind))
 
     def withhold(self, resource: Resource) -> None:
         """Serve it no more; what is watched of it ends."""

@@ -131,8 +131,12 @@ def _settings(settings: Settings) -> Iterator[Manifest]:
 
 def settings_shells() -> list[Manifest]:
     """The objects that an overlay makes of its settings, without their content."""
-    secrets = (CONNECTOR_TOKEN, AGENT_TOKEN)
-    return [_object("ConfigMap", CONFIG), *(_object("Secret", name) for name in secrets)]
+    return [_object("ConfigMap", CONFIG), _object("Secret", CONNECTOR_TOKEN), agents_token()]
+
+
+def agents_token() -> Manifest:
+    """The Secret that is there where agents are pods, without its content."""
+    return _object("Secret", AGENT_TOKEN)
 
 
 def _object(kind: str, name: str, **content: Any) -> Manifest:

@@ -280,11 +280,15 @@ async def _leave_cluster(
     if not dry_run:
         for namespace in namespaces:
             await wait_free(api, namespace)
-    nodes = [each for each in agents if await _delete(api, each, dry_run=dry_run)]
-    for manifest in nodes:
-        yield manifests.shown(manifest)
-    if nodes and not dry_run:
-        await _clean_nodes(api, nodes)
+    # Their token goes after they did: who was interrupted in between finds that they were there.
+    were_pods = await manifests.status(api, manifests.agents_token()) is not None
+    for manifest in agents:
+        if await _delete(api, manifest, dry_run=dry_run):
+            were_pods = True
+            yield manifests.shown(manifest)
+    if were_pods:
+        if not dry_run:
+            await _clean_nodes(api, agents)
         yield "Plait on the nodes"
     async for line in leave_kubernetes(api, pools, *namespaces, dry_run=dry_run):
         yield line

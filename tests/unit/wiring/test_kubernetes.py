@@ -10,12 +10,14 @@ import aiohttp
 import msgspec
 import pytest
 import yaml
+from tests.support.waiting import until
 
 from plait.cli.connector import as_facts, show
 from plait.client.api import ApiClient
 from plait.client.connector import ask
-from plait.kubernetes import kinds
+from plait.kubernetes import kinds, manifests
 from plait.kubernetes.fake_server import FakeKubernetes
+from plait.kubernetes.kinds import Resource
 from plait.kubernetes.kubeconfig import Access
 from plait.model.config import KubernetesConfig
 from plait.model.errors import PlaitError
@@ -30,7 +32,12 @@ from plait.store.memory import MemoryStore
 from plait.wire.api import TokenRequest
 from plait.wire.connector import Followed, Report
 from plait.wiring.kubernetes import listener, only_one, read_config, run_connector
-from plait.wiring.kubernetes_setup import api_address, install_here, program_path
+from plait.wiring.kubernetes_setup import (
+    api_address,
+    install_here,
+    program_path,
+    uninstall,
+)
 
 
 @pytest.fixture
@@ -253,3 +260,34 @@ async def test_a_connector_that_runs_by_hand_is_not_taken_for_the_service(tmp_pa
         await install_here(KubernetesConfig(), paths, dry_run=False)
     assert refused.value.code == "PLAIT-HOST-004"
     assert not paths.kubernetes_config.exists()
+
+
+async def test_an_uninstall_that_was_interrupted_cleans_the_nodes_when_it_is_run_again(
+    tmp_path: Path, kube: FakeKubernetes, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = ApiClient("http://localhost", unix_socket=Paths(tmp_path).server_socket)
+    token = (await admin.create_token(TokenRequest(role="admin"))).token
+    await admin.close()
+    monkeypatch.setenv("PLAIT_SERVER", f"https://127.0.0.1:{server.ports[0]}")
+    monkeypatch.setenv("PLAIT_TOKEN", token)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    daemons = Resource("apps", "v1", "daemonsets")
+    secret = manifests.agents_token()
+    kube.serve(daemons, "DaemonSet")
+    kube.serve(manifests.resource_of(secret), "Secret")
+    # The agents are gone, and no node was cleaned.
+    kube.put(manifests.resource_of(secret), secret)
+    (cleanup,) = manifests.load("cleanup")
+    config = KubernetesConfig(kubeconfig=kubeconfig(tmp_path, kube))
+    leaving = asyncio.create_task(
+        uninstall(config, Paths(tmp_path), gone=False, force=True, dry_run=False)
+    )
+    name = cleanup["metadata"]["name"]
+    await until(lambda: leaving.done() or kube.get(daemons, name, manifests.NAMESPACE))
+    cleaning = kube.get(daemons, name, manifests.NAMESPACE)
+    assert cleaning is not None
+    done = {"observedGeneration": 1, "desiredNumberScheduled": 1, "numberReady": 1}
+    kube.put(daemons, {**cleaning, "status": done})
+    await leaving
+    assert kube.get(daemons, name, manifests.NAMESPACE) is None
+    assert kube.get(manifests.resource_of(secret), "plait-agent", manifests.NAMESPACE) is None
