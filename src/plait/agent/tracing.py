@@ -8,6 +8,7 @@ they were not mended yet, or the kernel refused some of them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -48,6 +49,7 @@ class Tracer:
         offload: Offload,
     ) -> None:
         """The inspector is used in `offload` only."""
+        self._reading = asyncio.Lock()
         self._state = state
         self._inspector = inspector
         self._around = around
@@ -64,7 +66,9 @@ class Tracer:
         ours = self._around().host
         ends: tuple[tuple[Direction, str], ...] = (("egress", query.src), ("ingress", query.dst))
         asked = [direction for direction, address in ends if address in links]
-        found = await self._offload(lambda: self._passages(query, asked, links, ours))
+        # One at a time: the socket's answers, and what was read of the table, are one question's.
+        async with self._reading:
+            found = await self._offload(lambda: self._passages(query, asked, links, ours))
         return Trace(
             node=self._state.identity.name,
             sides=tuple(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +165,25 @@ async def test_without_a_table_nothing_is_refused_and_that_is_said(host: fake.Fa
         assert (side.allowed, side.agrees, side.path) == (True, False, ())
         assert side.expected.startswith("denies: ")
         host.nft.kernel.tables["plait"] = held
+
+
+async def test_one_question_at_a_time_is_read_from_the_kernel(host: fake.FakeHost) -> None:
+    """They share a socket, and what was read of the table."""
+    reading: list[bool] = []
+
+    async def in_thread(work: Callable[[], object]) -> object:
+        assert not reading
+        reading.append(True)
+        await asyncio.sleep(0)
+        reading.clear()
+        return work()
+
+    host.server.put(policy())
+    async with running(host) as agent:
+        await settled(host, agent)
+        made = await agent.service.attach(attach())
+        web = next(a for a in made.addresses if "." in a)
+        query = TraceQuery(src="10.9.200.1", dst=web, protocol="tcp", port=80)
+        agent.policing.tracer._offload = in_thread
+        traces = [agent.service.trace(query) for _ in range(3)]
+        assert len({len(trace.sides) for trace in await asyncio.gather(*traces)}) == 1
