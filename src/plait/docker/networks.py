@@ -139,6 +139,7 @@ class NetworkKeeper:
 
     async def _learn(self, action: Learn) -> None:
         docker = action.network
+        known = docker.id in self._directory.records
         named = (docker.options or {}).get(NETWORK, "")
         if named:
             network = await self._api.get(Network, named)
@@ -147,6 +148,11 @@ class NetworkKeeper:
             if detail is None:
                 return
             network = await self._find_or_create(detail)
+        if known and docker.id not in self._directory.records:
+            # The user removed it again, when nobody could say yet which network was meant.
+            if not named:
+                self._directory.delete(network.metadata.name, network.metadata.uid)
+            return
         if not fits(docker, network):
             await self._remove(Remove(docker, f"the network {network.metadata.name} exists"))
             return

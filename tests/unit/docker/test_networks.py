@@ -71,6 +71,28 @@ def _created(docker):
     return CreateNetworkCall(network_id=docker.id, ipv4_data=pools)
 
 
+async def test_a_network_that_is_removed_while_it_is_made_does_not_come_back(
+    world, monkeypatch
+) -> None:
+    docker = world.docker_network("blue", "172.18.0.0/16")
+    await world.driver.create_network(_created(docker))
+    create = world.api.create
+
+    async def slowly(network, **options):
+        made = await create(network, **options)
+        if not options:
+            del world.engine.by_id[docker.id]
+            await world.driver.delete_network(NetworkCall(network_id=docker.id))
+        return made
+
+    monkeypatch.setattr(world.api, "create", slowly)
+    for _ in range(3):
+        await world.keeper.round()
+    assert world.engine.by_id == {}
+    assert "blue" not in world.api.networks
+    assert not world.directory.records
+
+
 async def test_reserved_and_gateway_come_from_docker(world) -> None:
     docker = world.docker_network("blue", ipam="plait", internal=True)
     config = IpamConfig(
