@@ -3,7 +3,8 @@
 Administrators write everything, nodes read everything and write their own objects. A connector
 reads everything and writes what an orchestrator says: objects that carry its mark, and labels of
 Namespaces and Nodes. Everybody else writes nothing. A refusal of a node is PLAIT-AUTH-006 whatever
-it tried, so that it learns nothing from the error about what there is.
+it tried, so that it learns nothing from the error about what there is: but that an object of a kind
+that it writes has changed since it looked, for others write some of them, too (`writes.plan`).
 """
 
 from __future__ import annotations
@@ -71,6 +72,11 @@ def authorize(actor: Actor, verb: Verb, old: Object | None, new: AnyObject | Non
     rule = _MAY.get(actor.role, {}).get(type(subject))
     if rule is None or not rule(actor.name, old, new):
         raise refuse(actor, printable(f"{verb} {subject.kind} {subject.metadata.name[:64]}"))
+
+
+def may_write(actor: Actor, kind: type[Object]) -> bool:
+    """Whether the actor may write some object of this kind."""
+    return actor.role == "admin" or kind in _MAY.get(actor.role, {})
 
 
 def _own_node(me: str, old: Object | None, new: Object | None) -> bool:

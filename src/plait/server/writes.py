@@ -18,10 +18,10 @@ from plait.model.objects import PLURALS, AnyObject, Object, encode
 from plait.model.syntax import printable
 from plait.server.admission.base import Context
 from plait.server.admission.table import admit, remove
-from plait.server.authorize import Actor, Verb, authorize
+from plait.server.authorize import Actor, Verb, authorize, may_write
 from plait.server.clock import Clock, rfc3339
 from plait.server.mirror import Mirror
-from plait.server.state import State, with_revision
+from plait.server.state import Entry, State, with_revision
 from plait.store.base import Compare, Delete, Put, Store
 
 CLOSING_TTL = 30.0
@@ -106,7 +106,11 @@ def plan(
 def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Plan) -> None:
     entry = state.entry(step.kind, step.name, step.namespace)
     old = None if entry is None else entry.object
+    missed = _missed(step, entry)
     if actor.role != "admin" and (old is not None or step.verb != "delete"):
+        if missed is not None and may_write(actor, step.kind):
+            # Whether it may change what it saw into what it wants, nobody can tell any more.
+            raise missed
         authorize(
             actor,
             step.verb,
@@ -119,16 +123,8 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
             f"the {step.shown} exists already",
             fix=(f"plait get {step.kind.plural}",),
         )
-    if entry is None and (step.verb == "delete" or step.revision):
-        raise PlaitError(
-            "PLAIT-API-004", f"there is no {step.shown}", fix=(f"plait get {step.kind.plural}",)
-        )
-    if entry is not None and step.revision and step.revision != entry.revision:
-        raise PlaitError(
-            "PLAIT-API-006",
-            f"the {step.shown} was changed by somebody else",
-            why=f"it is at revision {entry.revision}, the request is for {step.revision}",
-        )
+    if missed is not None:
+        raise missed
     if step.verb == "delete":
         assert entry is not None
         removal = remove(state, entry)
@@ -162,6 +158,23 @@ def _plan_step(state: State, actor: Actor, context: Context, step: Step, out: Pl
         return  # Nothing changes: no revision, no event.
     out.puts[stored.key] = stored
     state.put(stored.key, stored, entry.revision if entry else 0)
+
+
+def _missed(step: Step, entry: Entry | None) -> PlaitError | None:
+    """The refusal of a step that was meant for another state of its object than there is."""
+    if entry is None:
+        if step.verb != "delete" and not step.revision:
+            return None
+        return PlaitError(
+            "PLAIT-API-004", f"there is no {step.shown}", fix=(f"plait get {step.kind.plural}",)
+        )
+    if step.revision in (0, entry.revision):
+        return None
+    return PlaitError(
+        "PLAIT-API-006",
+        f"the {step.shown} was changed by somebody else",
+        why=f"it is at revision {entry.revision}, the request is for {step.revision}",
+    )
 
 
 def _put_also(state: State, objects: Sequence[AnyObject], out: Plan) -> None:

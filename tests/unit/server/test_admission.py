@@ -345,6 +345,30 @@ def test_a_node_does_not_choose_its_labels(state: State) -> None:
     refused("PLAIT-AUTH-006", state, bare, actor=me)
 
 
+def test_what_changed_since_a_node_looked_is_no_offence(state: State) -> None:
+    """Nodes take addresses of a block that nobody owns; who is slower shall look again."""
+    cidr = "10.9.0.64/26"
+    first, second, mine = (
+        Loan(address=f"10.9.0.{70 + n}", node=f"h{n}", state="granted") for n in (3, 2, 1)
+    )
+    apply(state, block(cidr, "", first))
+    seen = state.revision
+    apply(state, block(cidr, "", first, second), actor=Actor("node", "h2", "uid-of-h2"))
+    changed = block(cidr, "", first, mine)
+    cases = {
+        "PLAIT-API-006": step(changed, revision=seen),
+        "PLAIT-API-004": step(block("10.9.0.128/26", "", first), revision=seen),
+        # It takes the second one's loan away, and meant what there is.
+        "PLAIT-AUTH-006": step(changed),
+    }
+    for code, late in cases.items():
+        with pytest.raises(PlaitError, match=code):
+            plan(state, NODE, [late], NOW, str)
+    other_kind = step(Cluster(metadata=Metadata(name="plait")), revision=seen)
+    with pytest.raises(PlaitError, match="PLAIT-AUTH-006"):
+        plan(state, NODE, [other_kind], NOW, str)
+
+
 def test_the_server_says_when_a_node_was_seen(state: State) -> None:
     me = Actor("node", "h1", "uid-of-h1")
     apply(state, Node(metadata=Metadata(name="h1")), actor=me)
