@@ -77,6 +77,7 @@ async def deciding(client: Api) -> list[AnyObject]:
         Namespace,
         Network,
         Node,
+        Pod,
         Policy,
         Service,
     )
@@ -92,4 +93,7 @@ async def deciding(client: Api) -> list[AnyObject]:
         Service,
         EndpointSlice,
     )
-    return [obj for kind in kinds for obj in await client.list(kind)]
+    found = [obj for kind in kinds for obj in await client.list(kind)]
+    if any(isinstance(obj, Service) and obj.spec.selector is not None for obj in found):
+        found += await client.list(Pod)  # Which of the selected are ready.
+    return found

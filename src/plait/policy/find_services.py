@@ -267,9 +267,7 @@ def _backends(world: World, service: Service, port: ServicePort) -> Iterator[Bac
     spec, key = service.spec, (service.metadata.namespace, service.metadata.name)
     if spec.selector is not None:
         for endpoint in world.endpoints:
-            condition = endpoint.status.condition
-            ready = endpoint.status.phase != "pending" and not condition
-            draining = endpoint.status.phase != "pending" and condition == "stopping"
+            ready, draining = _standing(world, endpoint)
             for party in world.parties(endpoint):
                 if world.answers_for(service, party):
                     yield Backend(party, _target(port, endpoint), ready, draining)
@@ -290,6 +288,22 @@ def _backends(world: World, service: Service, port: ServicePort) -> Iterator[Bac
                 draining = told.serving and told.terminating
                 for address in filter(None, map(canonical, told.addresses)):
                     yield Backend(world.party(address), numbers[0], told.ready, draining)
+
+
+def _standing(world: World, endpoint: Endpoint) -> tuple[bool, bool]:
+    """Whether it is ready, and whether it drains: as its agent says, and then as its orchestrator
+    (`services.standing`)."""
+    status, uid = endpoint.status, endpoint.spec.workload.pod
+    if status.phase == "pending":
+        return False, False
+    if status.condition:
+        return False, status.condition == "stopping"
+    if not uid or not world.pods:
+        return True, False
+    pod = world.pods.get((endpoint.metadata.namespace, uid))
+    if pod is None or pod.finished or not pod.ready:
+        return False, False
+    return not pod.terminating, pod.terminating
 
 
 def _heard(world: World, backends: Iterable[Backend]) -> Iterator[Backend]:

@@ -21,8 +21,10 @@ from plait.model.objects import (
     Namespace,
     Network,
     Node,
+    Pod,
     Service,
 )
+from plait.model.pods import PodSpec
 from plait.model.policies import (
     DIRECTIONS,
     TIERS,
@@ -85,6 +87,8 @@ class World:
         """Where Services have their addresses, those for load balancers too."""
         self.slices: dict[tuple[str, str], list[EndpointSlice]] = {}
         """By namespace and name of their Service."""
+        self.pods: dict[tuple[str, str], PodSpec] = {}
+        """By namespace and uid; empty where nobody said any."""
         self.peers: tuple[Peer, ...] = ()
         """Every peer that a policy names, each once."""
         self.at: dict[str, tuple[Endpoint, ...]] = {}
@@ -137,6 +141,8 @@ class World:
                 case EndpointSlice():
                     key = (obj.metadata.namespace, obj.spec.service)
                     world.slices.setdefault(key, []).append(obj)
+                case Pod():
+                    world.pods[obj.metadata.namespace, obj.spec.uid] = obj.spec
                 case _:
                     pass
         world._index()

@@ -16,8 +16,11 @@ from plait.model.objects import (
     EndpointStatus,
     Metadata,
     NodeStatus,
+    Pod,
     Service,
+    Workload,
 )
+from plait.model.pods import PodSpec
 from plait.model.policies import Peer
 from plait.model.services import (
     EndpointSliceSpec,
@@ -306,6 +309,28 @@ def test_containers_that_are_told_to_end_serve_when_none_is_ready() -> None:
     assert met("stopping", "unhealthy", "") == [("10.0.0.3", 80)]
     assert met("stopping", "unhealthy") == [("10.0.0.1", 80)]
     assert met("unhealthy") == []
+
+
+def test_pods_stand_as_their_orchestrator_says() -> None:
+    def met(*pods: PodSpec | None) -> list[tuple[str, int]]:
+        some = []
+        for i, pod in enumerate(pods, 1):
+            made = ready(f"shop/e{i}", f"10.0.0.{i}", labels=WEB, named=("http=80/tcp",))
+            spec = msgspec.structs.replace(made.spec, workload=Workload(pod=f"u{i}"))
+            some.append(msgspec.structs.replace(made, spec=spec))
+            if pod is not None:
+                told = msgspec.structs.replace(pod, uid=f"u{i}")
+                some.append(Pod(metadata=Metadata(name=f"e{i}", namespace="shop"), spec=told))
+        return led(find_call(World.of((*some, service())), "shop/web", parse_asked("80")))
+
+    answers, fails = PodSpec(ready=True), PodSpec()
+    leaves = PodSpec(ready=True, terminating=True)
+    over = PodSpec(ready=True, finished=True)
+    assert met(answers, fails, leaves, over, None) == [("10.0.0.1", 80)]
+    assert met(fails, leaves, over) == [("10.0.0.2", 80)]
+    assert met(fails, over) == []
+    # Manifests say nothing of pods.
+    assert met(None) == [("10.0.0.1", 80)]
 
 
 def test_backends_of_silent_hosts_are_the_last() -> None:
