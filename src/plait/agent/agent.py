@@ -74,7 +74,7 @@ class Agent:
         self._prefixes: tuple[str, ...] = ()
         self._saved = float("-inf")
         self._saved_revision = -1
-        self._saving: asyncio.Future[None]
+        self._saving: asyncio.Task[None] | None = None
         self._overlaps = Overlaps()
         self.problem_sources = [*doors.problems, self._overlapping]
         """Asked whenever somebody wants to know what is wrong; parts beside the agent add theirs.
@@ -217,8 +217,6 @@ class Agent:
         self._trail.open()
         self._hold_ports()
         running = asyncio.get_running_loop()
-        self._saving = running.create_future()
-        self._saving.set_result(None)
         for watcher in self._doors.watchers:
             running.add_reader(watcher.fileno(), self._noticed, watcher)
         await self.loop.settle()
@@ -254,7 +252,8 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self.service.drain()
-        await self._saving
+        if self._saving is not None:
+            await self._saving
         await self._save(force=True)
         self.ports.close()
         self._trail.close()
@@ -389,7 +388,8 @@ class Agent:
         if due:
             self.state.records.forget(*due)
             self.sync.kick()
-        if self._doors.clock() - self._saved >= SAVE_EVERY and self._saving.done():
+        idle = self._saving is None or self._saving.done()
+        if idle and self._doors.clock() - self._saved >= SAVE_EVERY:
             self._saving = asyncio.create_task(self._save(), name="agent: snapshot -> disk")
 
     async def _follow_host(self) -> None:

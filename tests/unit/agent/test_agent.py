@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from plait.agent import fake
 from plait.agent.loop import Loop
 from plait.client.base import WatchEvent
+from plait.model.errors import PlaitError
 from plait.model.hoststate import HostState
 
 
@@ -28,6 +30,13 @@ async def test_a_task_that_fails_is_told_and_the_rest_can_be_stopped(tmp_path: P
     finally:
         await agent.stop()
     assert (agent._config.directory / "journal").exists()
+
+
+async def test_a_start_that_is_refused_says_why(tmp_path: Path) -> None:
+    host = fake.FakeHost(fake.server(), tmp_path)
+    host.facts = msgspec.structs.replace(host.facts, routes=(), addresses=())
+    with pytest.raises(PlaitError, match="PLAIT-HOST-006"):
+        await host.agent().start()
 
 
 async def test_a_removal_that_fails_does_not_end_the_loop() -> None:
