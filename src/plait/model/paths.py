@@ -101,6 +101,11 @@ class Paths:
         return self.run / "agent.sock"
 
     @property
+    def agent_lock(self) -> Path:
+        """Held by the agent of this host while it runs."""
+        return self.run / "agent.lock"
+
+    @property
     def kubernetes_socket(self) -> Path:
         """Where the connector to Kubernetes on this host says how it is."""
         return self.run / "kubernetes.sock"

@@ -50,7 +50,7 @@ from plait.kernel.nflog import Nflog
 from plait.model.config import AgentConfig
 from plait.model.errors import PlaitError
 from plait.model.paths import Paths
-from plait.wiring.daemon import notify
+from plait.wiring.daemon import notify, only_one
 from plait.wiring.kernel import open_doors
 from plait.wiring.names import Names
 from plait.wiring.telling import cni_metrics, dns_metrics, docker_metrics
@@ -113,6 +113,9 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o755)
     paths.agent.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
+        # Two would write one journal.
+        running = "the agent of this host runs already"
+        stack.enter_context(only_one(paths.agent_lock, running, "plait status"))
         api = api_client(config, paths)
         stack.push_async_callback(api.close)
         zone = Zone(node=identity.name)

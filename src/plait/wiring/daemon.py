@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import gc
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from plait.cli.supervisor import SUPERVISOR_PID
+from plait.model.errors import PlaitError
 
 PR_SET_PDEATHSIG: Final = 1
 """prctl(2), linux/prctl.h."""
@@ -51,6 +54,21 @@ def die_with_supervisor(environ: Mapping[str, str]) -> None:
     # It may have died before the call above.
     if os.getppid() != int(parent):
         raise SystemExit("the supervisor has gone")
+
+
+@contextlib.contextmanager
+def only_one(path: Path, what: str, fix: str) -> Iterator[None]:
+    """Hold a file as long as it lasts; PLAIT-HOST-004 in these words if another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlaitError("PLAIT-HOST-004", what, where=str(path), fix=(fix,)) from None
+        yield
+    finally:
+        os.close(fd)
 
 
 def set_up_logs() -> None:

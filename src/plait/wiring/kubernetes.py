@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import platform
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +26,7 @@ from plait.kubernetes.kubeconfig import Access
 from plait.model.config import KubernetesConfig
 from plait.model.errors import PlaitError
 from plait.model.paths import Paths
+from plait.wiring import daemon
 from plait.wiring.control import private_socket
 from plait.wiring.daemon import notify
 
@@ -82,24 +82,10 @@ def _no_token(why: str) -> NoReturn:
     )
 
 
-@contextlib.contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Hold a file as long as it lasts; PLAIT-HOST-004 if another process does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PlaitError(
-                "PLAIT-HOST-004",
-                "a connector to Kubernetes runs on this host already",
-                where=str(path),
-                fix=("plait kubernetes status",),
-            ) from None
-        yield
-    finally:
-        os.close(fd)
+def only_one(path: Path) -> AbstractContextManager[None]:
+    """Be the only connector of this host; see `daemon.only_one`."""
+    what = "a connector to Kubernetes runs on this host already"
+    return daemon.only_one(path, what, "plait kubernetes status")
 
 
 def listener(address: str) -> socket.socket:
