@@ -117,6 +117,7 @@ def service(
             # LoadBalancer is its node ports.
             kind = "NodePort" if any(port.node_port for port in spec.ports) else "ClusterIP"
     local = spec.external_traffic_policy == "Local"
+    addresses = _addresses(spec.cluster_ips or (spec.cluster_ip,), "spec.clusterIPs")
     balanced, opened = kind == "LoadBalancer", kind in ("NodePort", "LoadBalancer")
     return Service(
         metadata=metadata,
@@ -125,8 +126,8 @@ def service(
             network=network,
             ports=tuple(_ports(spec.ports)),
             headless=spec.cluster_ip == NO_ADDRESS,
-            addresses=_addresses(spec.cluster_ips or (spec.cluster_ip,), "spec.clusterIPs"),
-            families=tuple(_FAMILIES[each] for each in spec.ip_families if each in _FAMILIES),
+            addresses=addresses,
+            families=_families(spec.ip_families, addresses),
             external_addresses=_addresses(spec.external_ips, "spec.externalIPs"),
             load_balancer_addresses=_addresses(balancers, "status.loadBalancer.ingress"),
             node_ports=spec.allocate_load_balancer_node_ports if balanced else True,
@@ -159,6 +160,12 @@ def _protocol(word: str, where: str) -> ServiceProtocol:
     if protocol is None:
         raise invalid(where, f"{shown(word)} is no protocol that Plait balances")
     return protocol
+
+
+def _families(named: Iterable[str], addresses: Iterable[str]) -> tuple[Literal[4, 6], ...]:
+    """Those that are said or, by a server that says none (before 1.21), those of its addresses."""
+    found = tuple(_FAMILIES[each] for each in named if each in _FAMILIES)
+    return found or tuple(6 if ":" in each else 4 for each in addresses)
 
 
 def _addresses(given: Iterable[str], where: str) -> tuple[str, ...]:

@@ -195,6 +195,9 @@ def test_headless_affinity_and_alias() -> None:
     assert spec_of(clusterIP="None").addresses == ()
     assert spec_of(clusterIP="10.96.0.1", sessionAffinity="ClientIP").affinity_seconds == 10800
     assert spec_of(clusterIP="10.96.0.1", trafficDistribution="PreferClose").prefer == "site"
+    # Kubernetes 1.20 says no families. Another Service of the same name may have another one.
+    assert spec_of(clusterIP="FD00::1").families == (6,)
+    assert spec_of(clusterIP="None").families == ()
     alias = spec_of(type="ExternalName", externalName="db.example.", ports=[{"port": 1}])
     assert (alias.type, alias.external_name, alias.ports) == ("ExternalName", "db.example", ())
 
