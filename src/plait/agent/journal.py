@@ -9,6 +9,7 @@ loss or a full disk can leave, is cut off; a damaged line in the middle is passe
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from plait.client.files import sync_directory
 from plait.model.errors import PlaitError
 
 SLACK: Final = 1000
@@ -45,8 +47,12 @@ class Journal:
     def open(self) -> list[Record]:
         """Open, make if absent (mode 0600), and return the records in the order written."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = not self._path.exists()
         self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.fchmod(self._fd, 0o600)
+        if new:
+            # What is durable must be found again.
+            sync_directory(self._path.parent)
         data = self._path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole != len(data):
@@ -113,6 +119,9 @@ class Journal:
         os.close(self._fd)
         self._fd = fd
         self._lines = self._keep = len(records)
+        with contextlib.suppress(OSError):
+            # Else what is durable from now on could be in a file that nothing leads to.
+            sync_directory(self._path.parent)
 
     def close(self) -> None:
         """Release the file."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import secrets
 import ssl
 import time
@@ -21,6 +20,7 @@ from typing import Final
 import msgspec
 
 from plait.client.api import ApiClient
+from plait.client.files import write_private
 from plait.model.errors import PlaitError
 from plait.wire.api import NODE_SCHEME, Enrolled, EnrolRequest, split_token
 
@@ -118,14 +118,14 @@ async def enrol(url: str, token: str, name: str, directory: Path) -> NodeIdentit
     prepare(directory)
     # Written aside until the server has accepted: a refused join leaves a good identity alone.
     candidate = directory / (CA_FILE + ".join")
-    _write(candidate, pem.encode())
+    write_private(candidate, pem.encode())
     try:
         identity = read_identity(directory)
         if identity is None or identity.name != name:
             identity = NodeIdentity(
                 name=name, uid=str(uuid.uuid4()), secret=secrets.token_urlsafe(32)
             )
-        _write(directory / NODE_FILE, msgspec.json.encode(identity))
+        write_private(directory / NODE_FILE, msgspec.json.encode(identity))
         request = EnrolRequest(
             name=name,
             uid=identity.uid,
@@ -212,7 +212,7 @@ def signing_request(directory: Path, name: str) -> str:
     path = directory / KEY_FILE
     if not path.exists():
         made = ec.generate_private_key(ec.SECP256R1())
-        _write(
+        write_private(
             path,
             made.private_bytes(
                 serialization.Encoding.PEM,
@@ -235,17 +235,5 @@ def prepare(directory: Path) -> None:
 
 
 def _install(directory: Path, enrolled: Enrolled) -> None:
-    _write(directory / CA_FILE, enrolled.authority.encode())
-    _write(directory / CERT_FILE, enrolled.certificate.encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Put a file of mode 0600 in place at once."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_private(directory / CA_FILE, enrolled.authority.encode())
+    write_private(directory / CERT_FILE, enrolled.certificate.encode())

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from plait.client.files import write_private
 from plait.model.errors import PlaitError
 from plait.wire.api import SERVER_NAME
 
@@ -46,23 +47,6 @@ def parse_node_uri(uri: str) -> tuple[str, str] | None:
     """(name, uid) of a node's URI, or None."""
     match = _NODE_URI.fullmatch(uri)
     return None if match is None else (match[1], match[2])
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Put a file of mode 0600 in place at once, durable when it returns."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -93,6 +93,26 @@ class TestJournal:
         assert again.open()[0] == {"t": "live"}
         again.close()
 
+    def test_the_name_of_its_file_survives_the_loss_of_power(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is durable in it would be lost with it."""
+        synced: list[int] = []
+        real = os.fsync
+
+        def noted(fd: int) -> None:
+            synced.append(os.fstat(fd).st_ino)
+            real(fd)
+
+        monkeypatch.setattr(os, "fsync", noted)
+        kept = journal(tmp_path / "state" / "j")
+        kept.open()
+        here = kept._path.parent.stat().st_ino
+        assert synced == [here]
+        kept.compact()
+        assert synced == [here, here]
+        kept.close()
+
     def test_a_full_disk_refuses_and_leaves_no_half_record(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
