@@ -44,12 +44,16 @@ class Frontend:
         told: Told | None = None,
         trusted: Callable[[], Sequence[Server]] = tuple,
         may_ask: MayAsk = lambda _client, _resolver, _tcp: True,
+        news: Callable[[], bool] = lambda: False,
     ) -> None:
         """`is_host` says whether an address belongs to this host; the kernel's word by default.
 
         `told` hears only of answers that we asked for in our own name, and of those to a client's
         own question from a resolver that `trusted` gives: a client that may choose who is
         believed could say that any address has any name.
+
+        `news` is called for a client that the zone does not know: it tells the zone at once what
+        waits to be told of this host's endpoints, and returns whether there was anything.
 
         `may_ask` is asked before a message goes to a resolver of the client's choice, but for
         those that `trusted` gives: the host sends it, so that no rule of the kernel sees from
@@ -63,6 +67,7 @@ class Frontend:
         self._told = told
         self._trusted = trusted
         self._may_ask = may_ask
+        self._news = news
         self._checked: dict[str, tuple[bool, float]] = {}
 
     def quick(self, data: bytes, client: str) -> bytes | None:
@@ -159,6 +164,8 @@ class Frontend:
     def _scope(self, client: str) -> Scope | None:
         zone = self._resolver.zone
         scope = zone.scope(client)
+        if scope is None and self._news():
+            scope = zone.scope(client)
         if scope is not None:
             return scope
         now = self._clock()

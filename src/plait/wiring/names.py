@@ -8,19 +8,25 @@ zone asks the agent's services engine, which tells it when that may have changed
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from plait.agent.agent import Agent
 from plait.agent.sync import Objects
+from plait.client.agent import LocalEndpoint
 from plait.client.base import WatchEvent
 from plait.dns.zone import Zone
 from plait.docker.directory import Directory
 from plait.model.objects import AnyObject, Cluster, Endpoint, Network, Pod, Service
 from plait.services.engine import Engine
 
+BURST: Final = 0.02
+"""Seconds for which changes of this host's endpoints are gathered."""
+
 
 class Names:
-    """Two inputs, `observe` and `local_changed`, and one task, `follow`."""
+    """Two inputs, `observe` and `local_changed`, and one task, `follow`; who cannot wait for its
+    turn calls `catch_up`."""
 
     def __init__(self, zone: Zone, directory: Directory, node: str) -> None:
         self._zone = zone
@@ -29,6 +35,7 @@ class Names:
         self._networks: dict[str, Network] = {}
         self._listing: dict[str, Endpoint | Service | Pod] | None = None
         self._changed = asyncio.Event()
+        self._present: Callable[[], Iterable[LocalEndpoint]] = tuple
 
     def begin(self, objects: Iterable[object]) -> None:
         """What the agent's snapshot on disk says, before the server has answered."""
@@ -112,14 +119,25 @@ class Names:
 
     async def follow(self, agent: Agent) -> None:
         """Keep the names of this host's endpoints; ends when cancelled."""
+        self._present = agent.service.present
+        self._changed.set()
         while True:
-            self._changed.clear()
-            # An object that is the same one as last time costs the zone nothing.
-            self._zone.replace_local(map(self._local.get, agent.service.present()))
-            self._local.turn()
+            self.catch_up()
             await self._changed.wait()
             # A burst of attaches costs one pass over the endpoints, not one each.
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(BURST)
+
+    def catch_up(self) -> bool:
+        """Tell the zone now what has changed of this host's endpoints; whether anything may have.
+
+        An endpoint that was attached may ask at once, and must not be taken for a stranger."""
+        if not self._changed.is_set():
+            return False
+        self._changed.clear()
+        # An object that is the same one as last time costs the zone nothing.
+        self._zone.replace_local(map(self._local.get, self._present()))
+        self._local.turn()
+        return True
 
     def _networks_changed(self) -> None:
         # Half a listing must not look as if the other half were deleted.

@@ -72,6 +72,11 @@ def test_who_the_host_is_is_asked_seldom_and_remembered_within_bounds() -> None:
 
 
 NOTIFY = b"\0\1\x20\0\0\1\0\0\0\0\0\0\7example\3org\0\0\6\0\1"
+CLIENT = Endpoint(
+    metadata=Metadata(name="e", namespace="default"),
+    spec=EndpointSpec(node="h", network="blue", name="client", addresses=("10.0.0.9",)),
+    status=EndpointStatus(phase="ready"),
+)
 OUTSIDE = b"\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1"
 
 
@@ -87,14 +92,7 @@ def test_a_policy_that_denies_a_resolver_is_obeyed_by_the_one_that_would_ask_it(
         return resolver == "203.0.113.1"
 
     zone, stats = Zone(), Stats()
-    spec = EndpointSpec(node="h", network="blue", name="client", addresses=("10.0.0.9",))
-    zone.put(
-        Endpoint(
-            metadata=Metadata(name="e", namespace="default"),
-            spec=spec,
-            status=EndpointStatus(phase="ready"),
-        )
-    )
+    zone.put(CLIENT)
     zone.put_network(
         Network(metadata=Metadata(name="blue"), spec=NetworkSpec(pools=("10.0.0.0/16",)))
     )
@@ -118,3 +116,30 @@ def test_a_policy_that_denies_a_resolver_is_obeyed_by_the_one_that_would_ask_it(
     # Whoever asks us is led to the host's own resolvers; so may be who asks them.
     assert isinstance(outcome("203.0.113.2"), Verbatim)
     assert len(asked) == 2
+
+
+def test_who_was_attached_just_now_is_no_stranger() -> None:
+    zone, stats = Zone(), Stats()
+    waiting = [CLIENT]
+
+    def news() -> bool:
+        if not waiting:
+            return False
+        zone.put(waiting.pop())
+        return True
+
+    frontend = Frontend(
+        Resolver(zone, lambda: ()),
+        Upstream(clock=lambda: 0.0, stats=stats),
+        clock=lambda: 0.0,
+        stats=stats,
+        news=news,
+    )
+
+    def rcode(client: str) -> int:
+        reply = frontend.handle(QUERY, client, ("169.254.1.1", 53), tcp=False)
+        assert isinstance(reply, bytes)
+        return reply[3] & 15
+
+    assert rcode("10.0.0.9") == dns.NOERROR
+    assert rcode("10.0.0.8") == dns.REFUSED

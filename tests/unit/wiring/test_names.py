@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from plait.client.agent import AttachRequest, LocalEndpoint
 from plait.client.base import WatchEvent
 from plait.dns.zone import Zone
 from plait.docker.directory import Directory
@@ -132,3 +136,23 @@ def test_the_snapshot_on_disk_names_services_before_the_server_answers(tmp_path:
     agent.names.begin((BLUE, service("web", "10.96.0.1"), POD))
     assert agent.addresses("web") == ["10.96.0.1"]
     assert agent.zone.services.foreign
+
+
+async def test_an_endpoint_of_this_host_may_ask_as_soon_as_it_is_attached(agent: Agent) -> None:
+    """Changes are gathered for a moment, and it does not wait for that."""
+    present: list[LocalEndpoint] = []
+    host: Any = SimpleNamespace(service=SimpleNamespace(present=lambda: present))
+    following = asyncio.create_task(agent.names.follow(host))
+    await asyncio.sleep(0)
+    assert not agent.names.catch_up(), "nothing changed"
+    request = AttachRequest(id="e", network="blue", name="e")
+    present.append(
+        LocalEndpoint(
+            request=request, addresses=("10.0.0.9",), mac="", interface="ple", phase="ready"
+        )
+    )
+    agent.names.local_changed()
+    assert agent.zone.scope("10.0.0.9") is None
+    assert agent.names.catch_up()
+    assert agent.zone.scope("10.0.0.9") is not None
+    following.cancel()
