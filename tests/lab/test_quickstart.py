@@ -1,7 +1,8 @@
 """docs/quickstart.md, block by block, on the hosts that its blocks name.
 
 A block begins with "sh host=HOST" and may say `save=NAME` (its output becomes a variable of later
-blocks) or `fails` (it must not succeed). What a page promises and nobody runs is soon untrue.
+blocks), `fails` (it must not succeed) or `soon` (what it asks for comes a moment after the block
+before it: it is run until it succeeds). What a page promises and nobody runs is soon untrue.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from tests.lab.conftest import made, unique
 
+from plait.client.polling import poll
 from plait.lab import daemons
 from plait.lab.lab import Lab
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
+DEADLINE = 30.0
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 
 
@@ -59,7 +63,8 @@ def test_the_quickstart_works_as_written(machines: Lab) -> None:
         return machines.run(block.option("host"), ["bash", "-c", script], check=False, timeout=120)
 
     for block in blocks(PAGE.read_text()):
-        done = run(block)
+        wait = DEADLINE if "soon" in block.words else 0
+        done = poll(partial(run, block), lambda done: done.returncode == 0, seconds=wait)
         said = f"{block.text}\n{done.stdout}\n{done.stderr}"
         if "fails" in block.words:
             assert done.returncode != 0, said
