@@ -221,10 +221,13 @@ def test_the_reaper_forgets_beside_the_caller(door: Door) -> None:
         assert left(door) == {SENT[0]}
 
 
-def test_the_reaper_survives_a_failure() -> None:
+@pytest.mark.parametrize(
+    "failure", [OSError(105, "No buffer space available"), KeyError("No buffer space")]
+)
+def test_the_reaper_survives_a_failure(failure: Exception) -> None:
     class Broken(FakeConntrack):
         def forget_addresses(self, addresses: object) -> int:
-            raise OSError(105, "No buffer space available")
+            raise failure
 
     reaper = FlowReaper(Broken())
     reaper.forget_addresses([WEB])

@@ -249,6 +249,9 @@ class FlowReaper:
             return count + (self._door.forget_services(services) if services else 0), ""
         except OSError as error:
             return 0, str(error)
+        except Exception as defect:
+            # Nor does a defect end the thread: nobody would ever clean up again.
+            return 0, f"a defect: {defect!r}"
 
 
 class FakeConntrack:
