@@ -36,6 +36,8 @@ KINDS: Final = (SERVICE, *SLICES)
 """What is read: `apiVersion` and `kind`."""
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 """Label of an EndpointSlice: its Service (discovery/v1)."""
+AFFINITY: Final = 10800
+"""Seconds of ClientIP affinity where none are said (core/v1, ClientIPConfig)."""
 _FAMILIES: Final[dict[str, Literal[4, 6]]] = {"IPv4": 4, "IPv6": 6}
 _PREFERENCES: Final[dict[str, Literal["node", "site"]]] = {
     "PreferSameNode": "node",
@@ -65,11 +67,12 @@ class _Port(_Read, frozen=True, kw_only=True):
 
 
 class _ClientIp(_Read, frozen=True, kw_only=True):
-    timeout_seconds: int = 10800
+    timeout_seconds: int | None = None
+    """None: `AFFINITY`."""
 
 
 class _Affinity(_Read, frozen=True, kw_only=True):
-    client_ip: _ClientIp = msgspec.field(name="clientIP", default=_ClientIp())
+    client_ip: _ClientIp | None = msgspec.field(name="clientIP", default=None)
 
 
 class _Spec(_Read, frozen=True, kw_only=True):
@@ -163,9 +166,10 @@ def to_service(data: Mapping[str, Any]) -> Service:
     if spec.type != "ExternalName":
         headless = spec.cluster_ip == "None"
         addresses = (spec.cluster_ips or (spec.cluster_ip,)) if spec.cluster_ip else ()
-        affinity = spec.session_affinity_config or _Affinity()
+        client = (spec.session_affinity_config or _Affinity()).client_ip or _ClientIp()
         sticky = spec.session_affinity == "ClientIP"
         balanced = spec.type == "LoadBalancer"
+        asked = (spec.load_balancer_ip,) if spec.load_balancer_ip else ()
         told |= {
             "external_name": "",
             "ports": tuple(map(_port, spec.ports or ())),
@@ -174,10 +178,10 @@ def to_service(data: Mapping[str, Any]) -> Service:
             "addresses": () if headless else addresses,
             "families": tuple(_FAMILIES[name] for name in spec.ip_families or ()),
             "external_addresses": spec.external_ips or (),
-            "load_balancer_addresses": (spec.load_balancer_ip,) if spec.load_balancer_ip else (),
+            "load_balancer_addresses": asked if balanced else (),
             "source_ranges": (spec.load_balancer_source_ranges or ()) if balanced else (),
             "node_ports": spec.allocate_load_balancer_node_ports is not False,
-            "affinity_seconds": affinity.client_ip.timeout_seconds if sticky else 0,
+            "affinity_seconds": (client.timeout_seconds or AFFINITY) if sticky else 0,
             "internal_traffic": spec.internal_traffic_policy or "Cluster",
             "external_traffic": spec.external_traffic_policy or "Cluster",
             "health_check_node_port": spec.health_check_node_port,
