@@ -47,11 +47,9 @@ class Metadata(Part, frozen=True, kw_only=True):
 
 
 class PodAnnotations(Part, frozen=True, kw_only=True):
-    """The annotations of pods that mean something to a network; the others can be large."""
+    """The annotation of pods that is used; the others can be large. Limits of speed and host ports
+    come to the plug-in from the runtime."""
 
-    ingress_bandwidth: str = msgspec.field(name="kubernetes.io/ingress-bandwidth", default="")
-    """Quantity in bits a second, e.g. `10M`."""
-    egress_bandwidth: str = msgspec.field(name="kubernetes.io/egress-bandwidth", default="")
     static_uid: str = msgspec.field(name="kubernetes.io/config.mirror", default="")
     """Of a mirror of a static pod: the uid by which kubelet and runtime know it."""
 
@@ -90,8 +88,6 @@ class ContainerPort(Part, frozen=True, kw_only=True):
     container_port: int = 0
     name: str = ""
     protocol: str = "TCP"
-    host_port: int = 0
-    host_ip: str = msgspec.field(name="hostIP", default="")
 
 
 class Container(Part, frozen=True, kw_only=True):
@@ -178,9 +174,7 @@ class Taint(Part, frozen=True, kw_only=True):
 class NodeSpec(Part, frozen=True, kw_only=True):
     """What was asked for."""
 
-    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs", default=())
     taints: tuple[Taint, ...] = ()
-    unschedulable: bool = False
 
 
 class NodeAddress(Part, frozen=True, kw_only=True):
