@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.census import server_objects
 from tests.lab.conftest import eventually
 
 from plait.lab import daemons, workloads
@@ -16,6 +17,7 @@ from plait.lab.lab import Lab
 from plait.lab.state import WorkloadState
 from plait.lab.topology import OUTSIDE
 from plait.lab.workloads import Order
+from plait.model.objects import Endpoint
 
 pytestmark = pytest.mark.root
 
@@ -55,6 +57,11 @@ class Pair:
     def live(self, host: str, *words: str) -> Any:
         return json.loads(self.plait(host, "why", *words, "--live", "--json"))["live"]
 
+    def known(self) -> set[str]:
+        """Names that the server knows in their namespace."""
+        found = server_objects(self.lab, Endpoint)
+        return {e.spec.name for e in found if e.metadata.namespace == self.namespace}
+
     def called(self, name: str) -> str:
         return f"{self.namespace}/{name}"
 
@@ -72,6 +79,7 @@ def pair(policy_lab: Lab) -> Iterator[Pair]:
                 labels=[f"app={name}"],
                 listen=["80/tcp"],
             )
+        eventually("the server knows both", lambda: made.known() == made.loads.keys())
         yield made
     finally:
         for load in made.loads.values():
