@@ -96,16 +96,14 @@ def request(call: Call, identity: Identity, *, default_route: bool) -> AttachReq
     )
 
 
-def wants_default_route(call: Call, inode: int, present: Iterable[LocalEndpoint]) -> bool:
-    """The first interface of a container carries the default routes; `inode` is that of its
-    namespace."""
+def wants_default_route(call: Call, inside: Iterable[LocalEndpoint]) -> bool:
+    """The first interface of a container carries the default routes; `inside` are the endpoints
+    that its namespace has."""
     if call.settings.default_route is not None:
         return call.settings.default_route
     if call.previous and any(route.dst in DEFAULT_ROUTES for route in call.previous.routes):
         return False
-    return not any(
-        endpoint.netns_inode == inode and endpoint.request.default_route for endpoint in present
-    )
+    return not any(endpoint.request.default_route for endpoint in inside)
 
 
 def result(call: Call, attached: AttachResult, *, default_route: bool) -> Result:

@@ -12,6 +12,7 @@ from tests.unit.cni.conftest import Runtime
 from plait.agent.metrics import render
 from plait.client.agent import AttachRequest
 from plait.cni import attachment
+from plait.kernel.fake_netlink import FakeSpace
 from plait.model.errors import PlaitError
 from plait.model.objects import Metadata, Pod
 from plait.model.pods import PodSpec
@@ -93,6 +94,18 @@ async def test_a_del_ends_the_add_that_waits(runtime: Runtime) -> None:
     await runtime("DEL")
     assert "DEL" in (await adding)["msg"]
     assert (await adding)["code"] == 11
+
+
+async def test_a_pod_whose_namespace_has_the_inode_of_one_that_has_gone(runtime: Runtime) -> None:
+    """The runtime has not deleted the former one yet. What is first in its own namespace has the
+    default routes, and its name is free there."""
+    await runtime("ADD")
+    old, new = runtime.directory / "c1", runtime.directory / "c2"
+    runtime.host.kernel.del_netns(str(old))
+    old.rename(new)
+    runtime.host.kernel.paths[str(new)] = FakeSpace(new.stat().st_ino)
+    result = await runtime("ADD", "c2")
+    assert "0.0.0.0/0" in [route["dst"] for route in result["routes"]]
 
 
 async def test_the_order_of_beginnings_counts(runtime: Runtime) -> None:

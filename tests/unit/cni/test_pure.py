@@ -104,19 +104,18 @@ RESULT = Result(
 
 class TestDefaultRoute:
     def test_the_first_interface_has_it(self) -> None:
-        assert attachment.wants_default_route(call(), 7, [])
-        assert attachment.wants_default_route(call(), 7, [endpoint(inode=8)])
-        assert not attachment.wants_default_route(call(), 7, [endpoint()])
+        assert attachment.wants_default_route(call(), [])
+        assert not attachment.wants_default_route(call(), [endpoint()])
 
     def test_not_beside_that_of_a_plugin_before_us(self) -> None:
         for dst, expected in (("0.0.0.0/0", False), ("::/0", False), ("10.0.0.0/8", True)):
             previous = Result(routes=(Route(dst=dst),))
-            assert attachment.wants_default_route(call(previous=previous), 7, []) is expected
+            assert attachment.wants_default_route(call(previous=previous), []) is expected
 
     @pytest.mark.parametrize("said", [True, False])
     def test_what_is_said_counts_first(self, said: bool) -> None:
         settings = Settings(default_route=said)
-        assert attachment.wants_default_route(call(settings=settings), 7, [endpoint()]) is said
+        assert attachment.wants_default_route(call(settings=settings), [endpoint()]) is said
 
 
 def test_routes_of_a_result_are_those_that_the_agent_makes() -> None:
