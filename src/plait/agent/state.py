@@ -125,6 +125,8 @@ class State:
         if self._attachments.pop(ident, None) is not None:
             self._parties.pop(ident)
             self._conditions.pop(ident)
+            # The id may come back, with another address.
+            self.fenced -= {ident}
             self._touched.add(ident)
             self._rule(ident)
             self.mark(("attachments",))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.support.waiting import until
 from tests.unit.agent.test_service import request, running, settled
 
 from plait.agent import fake
 from plait.client.agent import EndpointIdentity
 from plait.client.base import WatchEvent
 from plait.model.errors import PlaitError
-from plait.model.objects import PublishedPort, Workload
+from plait.model.objects import AddressBlock, PublishedPort, Workload
 
 
 @pytest.fixture
@@ -111,3 +113,19 @@ async def test_an_attach_whose_network_goes_meanwhile_leaves_no_trace(
             await agent.service.attach(request())
         assert caught.value.code == "PLAIT-NET-006"
         assert await agent.service.endpoints() == ()
+
+
+async def test_an_id_that_was_silenced_is_heard_in_its_next_life(host: fake.FakeHost) -> None:
+    """Its former address is another node's; the one that it gets now is ours."""
+    async with running(host) as agent:
+        await settled(host, agent)
+        await agent.service.attach(request())
+        for block in [o for o in host.server.objects.values() if isinstance(o, AddressBlock)]:
+            spec = msgspec.structs.replace(block.spec, node="other")
+            host.server.put(msgspec.structs.replace(block, spec=spec))
+        await until(lambda: agent.state.fenced == {"e1"})
+        await agent.service.detach("e1")
+        await agent.service.attach(request())
+        want = agent.state.compute()
+        assert want is not None
+        assert len(want.filter.endpoints) == 1
