@@ -18,7 +18,6 @@ from plait.agent.failpoints import failpoint
 from plait.agent.state import State
 from plait.client.agent import AttachRequest, Reservation
 from plait.ipam.allocate import HELD, Granted, Request
-from plait.model.errors import PlaitError
 from plait.model.objects import Network
 
 ROUNDS: Final = 8
@@ -91,15 +90,6 @@ class Allocating:
         await self.network(network)
         if address:
             address = canonical(address)
-        if address and self._state.book.holder_of(network, address) == HELD:
-            # A hold is taken over by the attach that it is for, not by another hold.
-            raise PlaitError(
-                "PLAIT-IPAM-010",
-                f"{address} is in use",
-                where=f"network/{network}",
-                why="it is held for an endpoint that is being made",
-                fix=("plait ps", "choose another address, or none"),
-            )
         wanted = (address,) if address else ()
         granted = await self._grant(network, Request(owner=HELD, wanted=wanted), family)
         found = granted.addresses[0]

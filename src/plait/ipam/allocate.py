@@ -169,8 +169,11 @@ def _check_requested(space: Space, value: int, owner: str) -> bool:
             fix=("choose another address of the pool",),
         )
     holder = space.used.get(value)
-    if (holder is not None and holder not in (HELD, owner)) or value in space.lent:
+    # A hold is taken over by the attach that it is for, not by another hold.
+    may_be = (None,) if owner == HELD else (None, HELD, owner)
+    if holder not in may_be or value in space.lent:
         by = f"endpoint {holder}" if holder else "an endpoint of another node"
+        by = "an endpoint that is being made" if holder == HELD else by
         raise PlaitError(
             "PLAIT-IPAM-010",
             f"{address} is in use",

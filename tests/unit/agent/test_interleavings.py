@@ -94,6 +94,16 @@ async def test_an_address_that_is_held_stays_so_when_its_attach_fails(host: fake
         await agent.service.attach(request("e2", addresses=(held.address,)))
 
 
+async def test_one_of_two_who_ask_for_an_address_elsewhere_holds_it(host: fake.FakeHost) -> None:
+    """Both wait for a loan; it is granted to this node once."""
+    async with running(host) as agent:
+        await settled(host, agent)
+        asked = [agent.service.reserve("plait", 4, "10.9.77.7") for _ in range(2)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [error.code for error in found if isinstance(error, PlaitError)]
+        assert refused == ["PLAIT-IPAM-010"]
+
+
 async def test_an_attach_whose_network_goes_meanwhile_leaves_no_trace(
     host: fake.FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
