@@ -22,7 +22,7 @@ from plait.cli import output
 from plait.cli.frame import Command, run
 from plait.client.polling import poll
 from plait.lab import bringup, daemons, demo_services, hosts, state, topology
-from plait.lab.demo_stage import SETTLE, SHOP, WGET, Check, Demo, Observation, web, words
+from plait.lab.demo_stage import SETTLE, SHOP, Check, Demo, Observation, web
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
 
@@ -39,8 +39,9 @@ def pages_by_name(demo: Demo) -> Observation:
     for source, target in permutations(demo.hosts, 2):
         for family in (4, 6):
             url = f"http://{web(target)}/"
-            page = demo.fetch(source, web(source), url, family)
-            if page == f"page of {web(target)}":
+            wanted = f"page of {web(target)}"
+            page = demo.fetch_until(source, web(source), url, wanted, family)
+            if page == wanted:
                 right += 1
             else:
                 wrong.append(f"{source} -> {target} over IPv{family}: {page}")
@@ -100,7 +101,7 @@ def published(demo: Demo) -> Observation:
     pages = {}
     for address in (at.address4.partition("/")[0], f"[{at.address6.partition('/')[0]}]"):
         url = f"http://{address}:{PUBLISHED}/"
-        pages[url] = words(demo.lab.run(topology.OUTSIDE, ["wget", *WGET, url], check=False))
+        pages[url] = demo.fetch_outside(url)
     said = "; ".join(f"{url}: {page}" for url, page in pages.items())
     return Observation(set(pages.values()) == {"page of shop"}, said)
 
@@ -147,9 +148,10 @@ def lookups_go_on(demo: Demo) -> Observation:
 def attaching_goes_on(demo: Demo) -> Observation:
     """Without a server: a new container gets an address and reaches the others by name"""
     demo.serve("h3", "late", "plait")
-    page = demo.fetch("h3", "late", f"http://{web('h1')}/")
+    wanted = f"page of {web('h1')}"
+    page = demo.fetch_until("h3", "late", f"http://{web('h1')}/", wanted)
     address = demo.addresses("h3", "late", "plait")[0]
-    return Observation(page == f"page of {web('h1')}", f"late has {address} and got: {page}")
+    return Observation(page == wanted, f"late has {address} and got: {page}")
 
 
 def server_returns(demo: Demo) -> Observation:
@@ -237,13 +239,13 @@ def rules_without_server(demo: Demo) -> Observation:
     bringup.stop_server(demo.lab)
     try:
         demo.serve("h3", "stranger", "plait")
-        open_, closed = (
-            demo.fetch("h3", "stranger", f"http://{name}/") for name in (VISITOR, "db.shop")
-        )
+        page = f"page of {VISITOR}"
+        open_ = demo.fetch_until("h3", "stranger", f"http://{VISITOR}/", page)
+        closed = demo.fetch("h3", "stranger", "http://db.shop/")
         kept = demo.pages([(VISITOR, "front.shop"), (VISITOR, "db.shop")])
     finally:
         bringup.start_server(demo.lab)
-    good = open_ == f"page of {VISITOR}" and not closed.startswith("page of")
+    good = open_ == page and not closed.startswith("page of")
     stands = kept == {(VISITOR, "front.shop"): True, (VISITOR, "db.shop"): False}
     return Observation(good and stands, f"stranger got from {VISITOR}: {open_}; from db: {closed}")
 

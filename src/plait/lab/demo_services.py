@@ -7,8 +7,7 @@ from collections import Counter
 from typing import Any, Final
 
 from plait.client.polling import poll
-from plait.lab import topology
-from plait.lab.demo_stage import SETTLE, WGET, Check, Demo, Observation, web, words
+from plait.lab.demo_stage import SETTLE, WGET, Check, Demo, Observation, web
 
 SERVICE: Final = "pages"
 ASKS: Final = 40
@@ -39,6 +38,16 @@ def _ask(demo: Demo, url: str) -> Counter[str]:
     return Counter(line.removeprefix("page of ") for line in said.splitlines())
 
 
+def _ask_until(demo: Demo, wanted: set[str]) -> Counter[str]:
+    """What came of many requests once all of these answer and nobody else does: the host that asks
+    hears of a change a moment after the server; or what there was after SETTLE seconds."""
+    return poll(
+        lambda: _ask(demo, f"http://{SERVICE}/"),
+        lambda counts: counts.keys() == wanted,
+        seconds=SETTLE,
+    )
+
+
 def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
 
@@ -65,7 +74,7 @@ def spread(demo: Demo) -> Observation:
     """Requests to that name are spread over all of them, whichever host they are on"""
     everybody = set(map(_backend, demo.hosts))
     poll(lambda: _ready(demo), lambda ready: ready == everybody, seconds=SETTLE)
-    counts = _ask(demo, f"http://{SERVICE}/")
+    counts = _ask_until(demo, everybody)
     return Observation(set(counts) == everybody, f"of {ASKS} requests {_told(counts)}")
 
 
@@ -76,8 +85,7 @@ def at_every_host(demo: Demo) -> Observation:
     for host in demo.hosts:
         at = demo.lab.plan.hosts[host].interface
         for address in (at.address4.partition("/")[0], f"[{at.address6.partition('/')[0]}]"):
-            argv = ["wget", *WGET, f"http://{address}:{port}/"]
-            pages[host, address] = words(demo.lab.run(topology.OUTSIDE, argv, check=False))
+            pages[host, address] = demo.fetch_outside(f"http://{address}:{port}/")
     came = [page for page in pages.values() if page.startswith("page of page-")]
     wrong = [f"{a}: {page}" for (_, a), page in pages.items() if page not in came]
     return Observation(not wrong, "; ".join(wrong) or f"{len(came)} pages came from port {port}")
@@ -89,7 +97,7 @@ def backend_goes(demo: Demo) -> Observation:
     demo.docker(demo.hosts[1], "rm", "-f", gone)
     left = {_backend(host) for host in demo.hosts} - {gone}
     poll(lambda: _ready(demo), lambda ready: ready == left, seconds=SETTLE)
-    counts = _ask(demo, f"http://{SERVICE}/")
+    counts = _ask_until(demo, left)
     return Observation(set(counts) == left, f"of {ASKS} requests {_told(counts)}")
 
 

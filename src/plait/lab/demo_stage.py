@@ -9,6 +9,7 @@ from typing import NamedTuple
 from plait.client.polling import poll
 from plait.lab import daemons
 from plait.lab.lab import Lab
+from plait.lab.topology import OUTSIDE
 from plait.model.errors import PlaitError
 
 SETTLE = 20.0
@@ -60,10 +61,21 @@ class Demo:
         argv = ["docker", "exec", container, "wget", f"-{family}", *WGET, url]
         return words(self.lab.run(host, argv, check=False))
 
-    def fetch_until(self, host: str, container: str, url: str, wanted: str) -> str:
+    def fetch_until(self, host: str, container: str, url: str, wanted: str, family: int = 4) -> str:
         """The page once it is the wanted one, or what there was after SETTLE seconds."""
         return poll(
-            lambda: self.fetch(host, container, url), lambda page: page == wanted, seconds=SETTLE
+            lambda: self.fetch(host, container, url, family),
+            lambda page: page == wanted,
+            seconds=SETTLE,
+        )
+
+    def fetch_outside(self, url: str) -> str:
+        """A page as the machine outside of the sites gets it, once there is one, or what wget says
+        instead after SETTLE seconds."""
+        return poll(
+            lambda: words(self.lab.run(OUTSIDE, ["wget", *WGET, url], check=False)),
+            lambda page: page.startswith("page of "),
+            seconds=SETTLE,
         )
 
     def addresses(self, host: str, container: str, network: str) -> tuple[str, str]:
