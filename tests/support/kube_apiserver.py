@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -127,7 +128,7 @@ class KubeApiserver:
         body = msgspec.json.encode({"revision": str(revision)})
         url = f"http://127.0.0.1:{self._etcd_port}/v3/kv/compaction"
         request = urllib.request.Request(url, data=body, method="POST")
-        urllib.request.urlopen(request, timeout=10).read()
+        _body(request, timeout=10)
 
     def words(self) -> str:
         """The last words of both."""
@@ -151,9 +152,19 @@ class KubeApiserver:
             headers={"Authorization": f"Bearer {self._token}"},
         )
         try:
-            return urllib.request.urlopen(request, timeout=5, context=context).read() == b"ok"
+            return _body(request, timeout=5, context=context) == b"ok"
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _body(request: urllib.request.Request, **options: Any) -> bytes:
+    """What is answered. Raises OSError; one that is an answer as well has let go of its socket."""
+    try:
+        with urllib.request.urlopen(request, **options) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
 
 
 @contextmanager
