@@ -34,6 +34,9 @@ class Backend(NamedTuple):
     ready: bool
     draining: bool
     """It terminates, and serves until then."""
+    host: str
+    """The host that it is on, as Services see it: slices say so themselves; empty: none of ours, or
+    nobody said."""
 
 
 class Call(NamedTuple):
@@ -63,7 +66,7 @@ class Call(NamedTuple):
         if self._keeps_out(sender):
             return ()
         host = self._kept_to(sender)
-        return _usable([b for b in self._alike(sender) if not host or _host(b.party) == host])
+        return _usable([b for b in self._alike(sender) if not host or b.host == host])
 
     def refusal(self, sender: Party) -> str:
         """Why a sender meets none, though others would; empty if it is not so."""
@@ -270,13 +273,15 @@ def _backends(world: World, service: Service, port: ServicePort) -> Iterator[Bac
             ready, draining = _standing(world, endpoint)
             for party in world.parties(endpoint):
                 if world.answers_for(service, party):
-                    yield Backend(party, _target(port, endpoint), ready, draining)
+                    target = _target(port, endpoint)
+                    yield Backend(party, target, ready, draining, _host(party))
     elif spec.backends:
         for fixed in spec.backends:
             address = canonical(fixed.address)
             if address:
                 party = world.party(address)
-                yield Backend(party, fixed.port or _target(port, party.endpoint), True, False)
+                target = fixed.port or _target(port, party.endpoint)
+                yield Backend(party, target, True, False, _host(party))
     else:
         for one in world.slices.get(key, ()):
             numbers = [
@@ -286,8 +291,15 @@ def _backends(world: World, service: Service, port: ServicePort) -> Iterator[Bac
             ]
             for told in one.spec.endpoints if numbers else ():
                 draining = told.serving and told.terminating
-                for address in filter(None, map(canonical, told.addresses)):
-                    yield Backend(world.party(address), numbers[0], told.ready, draining)
+                for address in _firsts(told.addresses):
+                    party = world.party(address)
+                    yield Backend(party, numbers[0], told.ready, draining, told.node)
+
+
+def _firsts(addresses: Iterable[str]) -> Iterable[str]:
+    """The first one of each family: the others mean the same endpoint (discovery/v1)."""
+    known = [*filter(None, map(canonical, addresses))]
+    return {":" in address: address for address in reversed(known)}.values()
 
 
 def _standing(world: World, endpoint: Endpoint) -> tuple[bool, bool]:
@@ -311,9 +323,9 @@ def _heard(world: World, backends: Iterable[Backend]) -> Iterator[Backend]:
     elsewhere (`services.backends.heard`)."""
     silent = {name for name, node in world.nodes.items() if node.status.silent}
     found = list(backends)
-    elsewhere = any(one.ready and _host(one.party) not in silent for one in found)
+    elsewhere = any(one.ready and one.host not in silent for one in found)
     for one in found:
-        lost = elsewhere and _host(one.party) in silent
+        lost = elsewhere and one.host in silent
         yield one._replace(ready=False, draining=False) if lost else one
 
 
