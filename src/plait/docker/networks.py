@@ -45,6 +45,9 @@ IN_USE: Final = "PLAIT-API-011"
 TRIES: Final = 3
 PATIENCE: Final = 20.0
 """Seconds for dockerd to say that it deletes what it lists no more."""
+LEAVING: Final = 5.0
+"""Seconds in which a network that the user removed may still be in use: of containers that went
+just before it the server hears a moment later."""
 
 log: Final = structlog.get_logger("plait.docker")
 
@@ -65,6 +68,8 @@ class NetworkKeeper:
         self._clock = clock
         self._unlisted: dict[str, float] = {}
         """Networks that dockerd lists no more, by its id: since when."""
+        self._in_use: dict[str, float] = {}
+        """Networks to be deleted that are in use, by name: since when."""
         self._api = api
         self._engine = engine
         self._directory = directory
@@ -100,7 +105,9 @@ class NetworkKeeper:
             if problem not in self.problems:
                 log.warning("docker network", problem=problem)
         self.problems = tuple(problems)
-        return not problems and not leaving
+        deletions = self._directory.deletions
+        self._in_use = {name: at for name, at in self._in_use.items() if name in deletions}
+        return not problems and not leaving and not self._in_use
 
     def _leaving(self, listed: tuple[DockerNetwork, ...]) -> frozenset[str]:
         """Names of networks that dockerd lists no more and may be deleting right now.
@@ -246,11 +253,16 @@ class NetworkKeeper:
             await self._api.delete(Network, name)
         except PlaitError as error:
             if error.code == IN_USE:
+                now = self._clock()
+                if now - self._in_use.setdefault(name, now) < LEAVING:
+                    return  # The next round asks again.
                 log.info("network put back into Docker", network=name, why=error.detail)
                 self._directory.deleted(name)
             elif error.code != GONE:
                 raise
+            self._in_use.pop(name, None)
             return
+        self._in_use.pop(name, None)
         log.info("network deleted for all hosts", network=name)
 
     async def _ask(self, action: Ask) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from plait.docker.addressing import of_family
 from plait.docker.engine import EngineRefused
+from plait.docker.networks import LEAVING
 from plait.model.errors import PlaitError
 from plait.wire.docker import CreateNetworkCall, IpamConfig, NetworkCall, PoolData
 
@@ -178,10 +179,38 @@ async def test_removed_here_and_used_elsewhere_comes_back(world) -> None:
     world.api.busy.add("blue")
     await world.engine.remove_network(network_id)
     await world.driver.delete_network(NetworkCall(network_id=network_id))
-    assert await world.keeper.round()
+    assert not await world.keeper.round()
     assert not world.engine.by_id
+    world.clock.now += LEAVING
+    assert await world.keeper.round()
     assert await world.keeper.round()
     assert [n.name for n in world.engine.by_id.values()] == ["blue"]
+
+
+async def test_removed_here_right_after_its_containers_it_does_not_come_back(world) -> None:
+    """The server hears a moment later that they went, from whatever host."""
+    network_id, _ = await world.bound("blue")
+    world.api.busy.add("blue")
+    await world.engine.remove_network(network_id)
+    await world.driver.delete_network(NetworkCall(network_id=network_id))
+    assert not await world.keeper.round()
+    world.clock.now += 1
+    world.api.busy.discard("blue")
+    assert await world.keeper.round()
+    assert "blue" not in world.api.networks
+    assert await world.keeper.round()
+    assert not world.engine.by_id
+
+
+async def test_a_network_that_others_delete_meanwhile_is_waited_for_no_more(world) -> None:
+    network_id, network = await world.bound("blue")
+    world.api.busy.add("blue")
+    await world.engine.remove_network(network_id)
+    await world.driver.delete_network(NetworkCall(network_id=network_id))
+    assert not await world.keeper.round()
+    world.api.busy.discard("blue")
+    await world.api.delete(type(network), "blue")
+    assert await world.keeper.round()
 
 
 async def test_the_ready_made_network_comes_back(world) -> None:
