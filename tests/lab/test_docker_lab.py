@@ -173,10 +173,10 @@ def test_what_is_removed_leaves_no_endpoint(world: Demo) -> None:
 ENDING = """\
 echo page of $0 > /www/index.html
 httpd -f -p 80 -h /www & page=$!
-trap 'sleep 1; kill $page; sleep 1; exit' TERM
+trap 'sleep 3; kill $page; sleep 3; exit' TERM
 wait
 """
-"""A program that, told to end, takes calls for a second more, and then has something else to do."""
+"""A program that, told to end, takes calls for a while, and then has something else to do."""
 CALLS = "while sleep 0.02; do wget -T2 -t1 -qO- http://$0/ || echo refused; done"
 ILL = ("--health-cmd", "false", "--health-interval", "200ms", "--health-retries", "1")
 
@@ -207,7 +207,7 @@ def test_a_service_spares_who_ends_and_who_is_ill(world: Demo) -> None:
 
         eventually("both answer", lambda: {f"page of {stays}", f"page of {ends}"} <= set(log()))
         world.docker("h2", "kill", "-s", "TERM", ends)
-        eventually("it is told", lambda: conditions()[ends] == "stopping")
+        eventually("it is told", lambda: conditions().get(ends) == "stopping")
         eventually("it is gone", lambda: ends not in conditions())
         heard = log()
         assert set(heard) == {f"page of {stays}", f"page of {ends}"}, f"{ill}: {heard}"
