@@ -6,7 +6,8 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from tests.support.nft_hosts import A1, A2, A6, FILTER, Doors, Host, names, walk
 from plait.agent.desired import filter_sets, policy_rules, policy_sets
 from plait.kernel import netns
 from plait.kernel.fake_nft import FakeNetfilter, FakeNft
-from plait.kernel.nft import Nft
+from plait.kernel.nft import Nft, Refusal
 from plait.model.hoststate import HostState
 from plait.model.members import Members
 from plait.model.ruleset import (
@@ -133,6 +134,35 @@ def test_every_walk_ends_where_a_fresh_host_would(host: Host, walk: list[str]) -
         wanted = STATES[name]()
         host.go(wanted)
         host.check(wanted)
+
+
+@pytest.mark.parametrize("walk", walks(STATES).values(), ids=walks(STATES))
+def test_a_packet_between_rules_finds_those_to_which_elements_lead(walk: list[str]) -> None:
+    """The kernel takes a packet through the rules that there were when it came, and looks up
+    elements as they are in that moment: both of one transaction and of the next."""
+    door = FakeNft()
+    host = Host(door)
+    tables = []
+    commit = door.commit
+
+    def kept(changes: Sequence[nft.Change]) -> dict[int, Refusal]:
+        answer = commit(changes)
+        tables.append(door.read())
+        return answer
+
+    door.commit = kept  # type: ignore[method-assign]
+    for name in walk:
+        host.go(STATES[name]())
+    checked = 0
+    for before, after in pairwise(tables):
+        assert before is not None
+        assert after is not None
+        for declared in filter_sets.POLICY.values():
+            for verdict in after.elements.get(declared.name, {}).values():
+                assert isinstance(verdict, e.Verdict)
+                assert before.chains[verdict.chain].rules
+                checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize("name", STATES)

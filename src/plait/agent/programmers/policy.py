@@ -1,8 +1,9 @@
 """HostState.policy in the kernel: chains, sets and counters of policies in our nftables table.
 
-Every `apply` is one transaction, so that a packet meets the rules before a change or after it. A
-plan looks only at what is another object than the last time, and of a set's members only at what
-changed since (`Members.since`).
+Every `apply` is one transaction, so that a packet meets the rules before a change or after it; new
+chains stand one transaction before the elements that lead to them (`Steps.ahead`). A plan looks
+only at what is another object than the last time, and of a set's members only at what changed since
+(`Members.since`).
 
 What the kernel refuses is closed, not opened: in the place of a chain stands one that accepts
 nothing, and denies everything if the chain denied anything; in the place of a class one that
@@ -12,7 +13,7 @@ denies. Other policies are not affected. What was refused is reported, and plann
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import ENOENT
 from functools import lru_cache
 from operator import is_
@@ -353,7 +354,7 @@ class FilterPolicy:
     # Applying
 
     def apply(self, ops: Sequence[Op]) -> tuple[Failure, ...]:
-        """Make the ops of the last plan true, in one transaction; see the module's docstring."""
+        """Make the ops of the last plan true; see the module's docstring."""
         try:
             return self._apply(ops)
         except (PlaitError, OSError) as error:
@@ -372,8 +373,13 @@ class FilterPolicy:
                 if _RANK[key[0]] == first:
                     self._close(key, why, jobs, refused)
 
-        changes = [change for _, change in self._steps(jobs)]
-        why = transactions.settle(self.table, changes, lambda: self._steps(jobs), close)
+        def settle(steps: Callable[[], Sequence[tuple[Key, nft.Change]]]) -> Refusal | None:
+            changes = [change for _, change in steps()]
+            return transactions.settle(self.table, changes, steps, close) if changes else None
+
+        why = settle(lambda: self._steps(jobs).ahead()) or settle(
+            lambda: self._steps(jobs).in_order()
+        )
         if why is None:
             self._done(jobs)
         else:
@@ -384,7 +390,7 @@ class FilterPolicy:
             for key, why in refused.items()
         )
 
-    def _steps(self, jobs: Mapping[Key, Any]) -> list[tuple[Key, nft.Change]]:
+    def _steps(self, jobs: Mapping[Key, Any]) -> Steps:
         steps = Steps(self._actual)
         made = [want.compiled.names for want in jobs.values() if isinstance(want, Made)]
         needed = frozenset().union(*made)
@@ -392,7 +398,7 @@ class FilterPolicy:
             # What opens or closes here may need what the plan saw no more use for.
             if key[0] != "gone" or key[2] not in needed:
                 steps.add(key, want)
-        return steps.in_order()
+        return steps
 
     def _done(self, jobs: Mapping[Key, Any]) -> None:
         """All stands: so that the next plan need not look again."""

@@ -51,17 +51,29 @@ class Made(NamedTuple):
 
 
 class Steps:
-    """One transaction in the making. Each step is of the object for whose sake it is made."""
+    """A change in the making. Each step is of the object for whose sake it is made."""
 
     def __init__(self, actual: nft_read.TableState) -> None:
         self._actual = actual
         self._found: list[tuple[int, Key, nft.Change]] = []
+        self._new: list[tuple[int, Key, nft.Change]] = []
+        """Of these, what makes objects to which nothing leads yet: no packet meets them."""
         self._shared: set[str] = set()
         """Constants and counters that one object has declared already."""
 
     def in_order(self) -> list[tuple[Key, nft.Change]]:
         """The changes, each with its object."""
-        return [(key, change) for _, key, change in sorted(self._found, key=lambda step: step[0])]
+        return _in_order(self._found)
+
+    def ahead(self) -> list[tuple[Key, nft.Change]]:
+        """Those of the changes that must stand one transaction before the others.
+
+        The kernel takes a packet through the rules that there were when it came, and looks up
+        elements as they are in that moment. An element may lead it to a chain of the same
+        transaction, which it finds without rules.
+        """
+        leads = any(phase == _LEAD for phase, _, _ in self._found)
+        return _in_order(self._new) if leads else []
 
     def add(self, key: Key, want: Any) -> None:
         """What makes an object so: a SetWant, a Made, elements that lead to chains, or None for
@@ -75,20 +87,23 @@ class Steps:
         elif key[0] == "gone":
             self._gone(key)
 
-    def _step(self, phase: int, key: Key, change: nft.Change) -> None:
+    def _step(self, phase: int, key: Key, change: nft.Change, *, new: bool = False) -> None:
         self._found.append((phase, key, change))
+        if new:
+            self._new.append((phase, key, change))
 
     def _set(self, key: Key, want: SetWant) -> None:
         present = self._actual.elements.get(want.set.name)
+        new = present is None
         if present is None:
-            self._step(_DECLARE, key, nft.AddSet(want.set))
+            self._step(_DECLARE, key, nft.AddSet(want.set), new=True)
             present = {}
         removed = tuple([(k, None) for k in want.removed if k in present])
         added = tuple([(k, None) for k in want.added if k not in present])
         if removed:
             self._step(_FILL, key, nft.DeleteElements(want.set, removed))
         if added:
-            self._step(_FILL, key, nft.AddElements(want.set, added))
+            self._step(_FILL, key, nft.AddElements(want.set, added), new=new)
 
     def _compiled(self, key: Key, compiled: Compiled) -> None:
         for constant in compiled.constants:
@@ -98,17 +113,17 @@ class Steps:
         for name in compiled.counters:
             if name not in self._shared and name not in self._actual.counters:
                 self._shared.add(name)
-                self._step(_DECLARE, key, nft.AddCounter(name))
+                self._step(_DECLARE, key, nft.AddCounter(name), new=True)
         for chain, described in compiled.chains:
             held = self._actual.chains.get(chain.name)
             if held == described:
                 continue
             if held is None:
-                self._step(_DECLARE, key, nft.AddChain(chain))
+                self._step(_DECLARE, key, nft.AddChain(chain), new=True)
             elif held.rules:
                 self._step(_FLUSH, key, nft.FlushChain(chain.name))
             if chain.rules:
-                self._step(_RULES, key, nft.AddRules(chain))
+                self._step(_RULES, key, nft.AddRules(chain), new=held is None)
 
     def _dispatch(self, key: Key, want: Iterable[Element]) -> None:
         wanted = {(name, k): data for name, k, data in want}
@@ -133,6 +148,10 @@ class Steps:
             self._step(_DELETE, key, nft.DeleteCounter(name))
         elif kind == "set" and name in self._actual.sets:
             self._step(_DELETE, key, nft.DeleteSet(name))
+
+
+def _in_order(steps: Iterable[tuple[int, Key, nft.Change]]) -> list[tuple[Key, nft.Change]]:
+    return [(key, change) for _, key, change in sorted(steps, key=lambda step: step[0])]
 
 
 def _difference(constant: Constant, actual: nft_read.TableState) -> SetWant:
