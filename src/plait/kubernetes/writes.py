@@ -95,14 +95,16 @@ class Writes:
         """By key: what is not done because somebody else's object or label is there."""
         self.error = ""
         """Why nothing can be written now; empty when all is well."""
+        self._under_way = 0
+        """Objects of the round that is being written."""
         self.written = 0
         """Objects, since the start."""
         self.batches = 0
 
     @property
     def due(self) -> int:
-        """Keys that may have to be written."""
-        return len(self._due)
+        """Keys that may have to be written, those that are being written among them."""
+        return len(self._due) + self._under_way
 
     @property
     def refused(self) -> dict[str, str]:
@@ -169,8 +171,12 @@ class Writes:
         keys = self._due.first(BATCH)
         self._due.done(keys)
         ops = [op for op in map(self._decide, keys) if op is not None]
-        if ops:
-            await self._write(ops)
+        self._under_way = len(ops)
+        try:
+            if ops:
+                await self._write(ops)
+        finally:
+            self._under_way = 0
         return bool(keys)
 
     def _decide(self, key: str) -> BatchOp | None:

@@ -106,8 +106,7 @@ async def test_a_node_lends_its_labels_to_the_one_of_its_name_or_address(stage: 
     stage.pod("web-0", nodeName="n2")
     await stage.comes(Node, "n1", "", lambda n: n.metadata.labels == {ZONE: "a"})
     await stage.comes(Node, "host-2", "", lambda n: n.metadata.labels == {ZONE: "b"})
-    pod = await stage.comes(Pod, "web-0", "shop")
-    assert pod.spec.node == "host-2"
+    await stage.comes(Pod, "web-0", "shop", lambda p: p and p.spec.node == "host-2")
     stage.remove(kinds.NODES, "n2")
     node = await stage.comes(Node, "host-2", "", lambda n: not n.metadata.labels)
     assert node.metadata.annotations == {}
@@ -217,6 +216,7 @@ async def test_heartbeats_write_nothing(stage: Stage) -> None:
         stage.pod("web-0", nodeName="n1", status={"phase": phase, "startTime": "now"})
     stage.pod("last")
     await stage.comes(Pod, "last", "shop")
+    await running.settled()
     assert running.controller.report().written == written + 1
 
 

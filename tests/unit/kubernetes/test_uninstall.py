@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from tests.support.waiting import until
 
 from plait.kubernetes import kinds, nodes
 from plait.kubernetes.api import KubernetesApi
@@ -37,6 +39,10 @@ async def test_an_uninstall_leaves_nothing_and_no_users_object_is_touched(stage:
     await stage.comes(Service, "web", "shop")
     await running.settled()
     await stage.comes(Node, "n1", "", lambda n: n.metadata.labels)
+    await until(lambda: stage.kubernetes(kinds.NODES, "n1").get("status", {}).get("conditions"))
+    await until(lambda: stage.kubernetes(kinds.NODES, "n2")["spec"].get("taints"))
+    web = partial(stage.kubernetes, kinds.SERVICES, "web", "shop")
+    await until(lambda: web()["status"]["loadBalancer"].get("ingress"))
     await running.stop()
     api = KubernetesApi(stage.kube.access())
     await wait_free(api, "kube-system")

@@ -4,7 +4,7 @@ lost."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -33,9 +33,13 @@ class Refusing(FakeApi):
         self.silent = False
         """It does not say which step it was."""
         self.batches: list[int] = []
+        self.due: Callable[[], int] = lambda: 0
+        self.seen: list[int] = []
+        """What was due at each batch."""
 
     async def batch(self, ops: Sequence[BatchOp]) -> Any:
         self.batches.append(len(ops))
+        self.seen.append(self.due())
         if self.everything:
             raise PlaitError(self.everything, "no")
         for i, op in enumerate(ops):
@@ -104,6 +108,14 @@ async def test_what_is_refused_keeps_back_nothing_else(rig: Rig, silent: bool) -
     await rig.rest()
     assert len(rig.there) == 9
     assert rig.writes.refused == {}
+
+
+async def test_what_is_being_written_is_still_due(rig: Rig) -> None:
+    rig.api.due = lambda: rig.writes.due
+    rig.pods("p1", "p2")
+    await rig.rest()
+    assert rig.api.seen == [2]
+    assert rig.writes.due == 0
 
 
 async def test_a_refused_object_is_tried_at_once_when_it_changes(rig: Rig) -> None:
