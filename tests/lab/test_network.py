@@ -67,7 +67,7 @@ def trio(plait_lab: Lab) -> Iterator[list[WorkloadState]]:
 
 
 def everyone_connected(lab: Lab, loads: list[WorkloadState], way: matrix.Way = "ip") -> bool:
-    found = matrix.measure(lab, loads, loads, PORTS[:1], way=way, timeout=0.5)
+    found = matrix.measure(lab, loads, loads, PORTS[:1], way=way, timeout=2)
     return {row.result for row in found.rows} == {"connected"}
 
 

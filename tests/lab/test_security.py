@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.lab import packets
 from tests.lab.census import inside, ready, server, server_objects, verbs
-from tests.lab.conftest import eventually, made, unique
+from tests.lab.conftest import eventually, made, remove_network, unique
 
 from plait.client.agent import AttachRequest, EndpointIdentity
 from plait.client.agent_socket import run as at_once
@@ -20,7 +20,7 @@ from plait.lab import bringup, hosts, workloads
 from plait.lab.lab import Lab
 from plait.lab.matrix import Port, measure
 from plait.lab.state import WorkloadState
-from plait.lab.workloads import PLAIT, Order, probe
+from plait.lab.workloads import PLAIT, Order, Result, probe
 from plait.model.marks import GATEWAY4, RESOLVER6, VXLAN_VNI, endpoint_mac, vtep_mac
 from plait.model.objects import Node, Workload
 
@@ -67,6 +67,11 @@ def send(lab: Lab, load: WorkloadState, *frames: bytes, link: str = "eth0") -> N
     words = ("send", link, "0", *(frame.hex() for frame in frames))
     with process(lab, load.host, load.inner_pid, *words) as sender:
         assert sender.line() == "sent"
+
+
+def ask(lab: Lab, source: WorkloadState, target: str) -> Result:
+    """What comes of a connection that is let pass: at once, but on a busy machine."""
+    return probe(lab, source, [Order(ip=target, port=80, proto="tcp", timeout=5)])[0]
 
 
 def send_from_host(lab: Lab, host: str, *frames: bytes) -> None:
@@ -215,9 +220,7 @@ def test_an_endpoint_is_no_router_and_nobodys_neighbour(
         packets.ether(packets.ARP, packets.arp_claim(GATEWAY4), to="ff:ff:ff:ff:ff:ff"),
     )  # fmt: skip
     for address in victim.addresses:
-        assert probe(plait_lab, good, [Order(ip=address, port=80, proto="tcp")])[0].peer == (
-            victim.name
-        )
+        assert ask(plait_lab, good, address).peer == victim.name
     assert (routes(), routes(victim.inner_pid)) == before
 
 
@@ -346,7 +349,7 @@ def test_of_its_host_an_endpoint_reaches_names_only(
         (answer,) = probe(plait_lab, evil, [Order(ip=resolver, port=53, proto="tcp", timeout=0.3)])
         assert answer.result in ("connected", "timed out")
     name = f"{loads['far'].name}.default.plait.local"
-    assert probe(plait_lab, evil, [Order(ip=name, port=80, proto="tcp")])[0].result == "connected"
+    assert ask(plait_lab, evil, name).result == "connected"
 
 
 SOCKETS = ("agent.sock", "server.sock", "server-control.sock", "supervisor.sock")
@@ -391,13 +394,7 @@ def test_networks_are_isolated_from_each_other(plait_lab: Lab) -> None:
     with ExitStack() as stack:
         for network in networks:
             plait_lab.run("h1", [*PLAIT, "network", "create", network])
-            remove = [*PLAIT, "network", "rm", network]
-            stack.callback(
-                lambda words=remove: eventually(
-                    "the network can go",
-                    lambda: plait_lab.run("h1", words, check=False).returncode == 0,
-                )
-            )
+            stack.callback(remove_network, plait_lab, network)
         loads = []
         for network in networks:
             for host in ("h1", "h2", "h3"):
@@ -459,7 +456,7 @@ def test_a_reboot_leaves_no_dead_endpoints(mortal_lab: Lab) -> None:
     eventually("known", lambda: len(endpoints_of(lab, "h3")) == 1)
     lab.power_off("h3")
     bringup.restart(lab, "h3")
-    eventually("ready", lambda: ready(lab, "h3"), seconds=20)
+    eventually("ready", lambda: ready(lab, "h3"))
     eventually("the dead are reaped", lambda: not endpoints_of(lab, "h3"))
     assert not at_once(verbs(lab, "h3").endpoints())
     back = workloads.run(lab, "h3", "back", addresses=dies.addresses[:1], listen=LISTEN)
@@ -502,7 +499,7 @@ def test_a_lost_node_is_forgotten_on_demand_only(mortal_lab: Lab) -> None:
     token = json.loads(lab.run("h1", [*PLAIT, "token", "create", "--json"]).stdout)["token"]
     at = lab.plan.hosts["h1"].interface.address4.partition("/")[0]
     lab.run("h2", [*PLAIT, "join", at, "--token", token])
-    eventually("it is a node again", lambda: ready(lab, "h2"), seconds=20)
+    eventually("it is a node again", lambda: ready(lab, "h2"))
     assert not at_once(verbs(lab, "h2").endpoints())
     fresh = workloads.run(lab, "h2", "fresh", listen=LISTEN)
     near = workloads.run(lab, "h1", "near", listen=LISTEN)
