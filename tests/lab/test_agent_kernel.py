@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.support.waiting import until
 
@@ -35,7 +36,8 @@ from plait.kernel.netlink import Netlink
 from plait.kernel.nft import Nft, NftMonitor
 from plait.kernel.nft_inspect import NftInspector
 from plait.kernel.sysctl import KernelSysctl
-from plait.model.objects import AddressBlock
+from plait.model.errors import PlaitError
+from plait.model.objects import AddressBlock, Metadata, Network, NetworkSpec
 
 pytestmark = pytest.mark.root
 
@@ -166,6 +168,43 @@ async def test_two_endpoints_reach_each_other_and_detach_leaves_no_trace(
     assert not await agent.service.detach("two")
     await until(lambda: "pl" not in sh("ip", "-o", "link", "show", "type", "veth"))
     assert (sh("ip", "-o", "addr"), sh("ip", "route", "show", "table", "all")) == before
+
+
+async def test_a_container_in_several_networks(
+    host: None, tmp_path: Path, container: Callable[[], int]
+) -> None:
+    """Each of its interfaces leads to the resolver; one has the default routes."""
+    more = (("b", "10.7.0.0/20", "fd07::/64"), ("c", "10.8.0.0/20", "fd08::/64"))
+    made = build_agent(
+        fake.server(
+            *(
+                Network(metadata=Metadata(name=n), spec=NetworkSpec(pools=tuple(p)))
+                for n, *p in more
+            )
+        ),
+        tmp_path,
+    )
+    await made.start()
+    inside = container()
+    try:
+        await until(lambda: len(made.state.snapshot.blocks) == 6)
+        for number, network in enumerate(("plait", "b", "c", "c")):
+            place = {"ifname": f"eth{number}", "default_route": not number}
+            asked = msgspec.structs.replace(request(f"e{number}", inside, **place), network=network)
+            await made.service.attach(asked)
+        for number in (1, 2):
+            assert await made.service.check(f"e{number}") == ()
+            await made.service.detach(f"e{number}")
+        assert await made.service.check("e3") == ()
+        await until(lambda: "dev eth3" in sh("ip", "route", "get", "169.254.1.1", ns=inside))
+        assert "dev eth0" in sh("ip", "route", "get", "198.51.100.1", ns=inside)
+        with pytest.raises(PlaitError) as refused:
+            await made.service.attach(request("e4", inside, ifname="eth4"))
+        assert refused.value.code == "PLAIT-KERNEL-001"
+        assert "route add 0.0.0.0/0" in refused.value.why
+    finally:
+        await made.purge()
+        await made.stop()
 
 
 async def test_damage_is_repaired(agent: Agent, container: Callable[[], int]) -> None:

@@ -6,6 +6,7 @@ what was wanted, for a repair on request; the resync never enters namespaces.
 
 from __future__ import annotations
 
+from plait.agent.desired.inputs import V4_ANY, V6_ANY
 from plait.agent.programmers.support import Step
 from plait.kernel.netlink import Rtnetlink
 from plait.model import marks
@@ -87,7 +88,7 @@ def _routes(netlink: Rtnetlink, peer: Peer, index: int, at: str) -> list[Step]:
         if info.index == index
     }
     found = [
-        Step(f"{at} route del {_spell(peer, route)}", rt.del_route(info))
+        Step(f"{at} route del {_spell(peer, route, info.metric)}", rt.del_route(info))
         for route, info in ours.items()
         if route not in peer.routes
     ]
@@ -107,20 +108,24 @@ def _neighbour(at: str, peer: Peer, address: str, mac: str, index: int) -> Step:
 
 
 def _route(at: str, peer: Peer, route: PeerRoute, index: int) -> Step:
+    # Every interface without default routes leads to the resolver: the metric tells them apart.
+    metric = 0 if route.dst in (V4_ANY, V6_ANY) else index
     info = rt.RouteInfo(
         dst=route.dst,
         via=route.via,
         index=index,
         onlink=bool(route.via),
+        metric=metric,
         protocol=marks.PROTOCOL,
     )
-    return Step(f"{at} route add {_spell(peer, route)}", rt.new_route(info))
+    return Step(f"{at} route add {_spell(peer, route, metric)}", rt.new_route(info))
 
 
-def _spell(peer: Peer, route: PeerRoute) -> str:
+def _spell(peer: Peer, route: PeerRoute, metric: int) -> str:
     via = ""
     if route.via:
         crossing = ":" in route.via and ":" not in route.dst
         via = f" via {'inet6 ' if crossing else ''}{route.via}"
     onlink = " onlink" if route.via else ""
-    return f"{route.dst}{via} dev {peer.name}{onlink} proto {marks.PROTOCOL}"
+    preference = f" metric {metric}" if metric else ""
+    return f"{route.dst}{via} dev {peer.name}{onlink} proto {marks.PROTOCOL}{preference}"

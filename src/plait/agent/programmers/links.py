@@ -188,7 +188,8 @@ class Links:
         if failed is not None:
             self._undo(name)
             step, refusal = failed
-            return refused(op, refusal, step.text)
+            # Without its number: what exists already is a route or an address, not the name.
+            return Failure(op=op, error=refused(op, refusal, step.text).error)
         self.actual[name] = host_side.as_wanted(index, want)
         self.made[name] = want
         self._settled.pop(name, None)
