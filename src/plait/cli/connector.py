@@ -14,7 +14,12 @@ def as_facts(report: Report) -> list[tuple[str, str]]:
         role = f"{report.leader} writes" if report.leader else "nobody writes: no lease is held"
     heard = f"heard {report.age:.0f} s ago"
     link = f"connected, {heard}" if report.connected else f"not wholly connected, {heard}"
-    due = "in step" if report.synced else f"{report.due} objects may have to be written"
+    if report.synced:
+        due = "in step"
+    elif report.leads:
+        due = f"{report.due} objects may have to be written"
+    else:
+        due = "stands by"
     return [
         ("connector", f"{report.identity}, {role}"),
         ("api server", f"{report.api_server}, {link}"),

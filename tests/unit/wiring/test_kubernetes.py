@@ -244,7 +244,10 @@ def test_a_report_in_words() -> None:
     assert msgspec.structs.replace(report, problem_count=1).summary.endswith(", 1 problem")
     facts = dict(as_facts(report))
     assert facts["connector"] == "h1, h2 writes"
-    assert facts["objects"].startswith("2 objects may have to be written")
+    # What it would compare if it had to take over says nothing of what is left to do.
+    assert facts["objects"].startswith("stands by; 5 written")
+    leading = msgspec.structs.replace(report, leads=True)
+    assert dict(as_facts(leading))["objects"].startswith("2 objects may have to be written")
     apart = msgspec.structs.replace(report, server_connected=False)
     assert apart.summary.startswith("Plait's server is out of reach")
     alone = msgspec.structs.replace(report, connected=False, leader="")
