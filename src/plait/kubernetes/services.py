@@ -30,6 +30,7 @@ from plait.model.services import (
     SlicePort,
 )
 from plait.model.syntax import invalid, shown
+from plait.services.kubernetes import AFFINITY, FAMILIES, PREFERENCES
 
 PROXY_LABEL: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
@@ -37,16 +38,8 @@ CLASS: Final = "plait.dev/load-balancer"
 """`loadBalancerClass` of Services whose load balancer is Plait; those without one are too."""
 NO_ADDRESS: Final = "None"
 """`clusterIP` of a headless Service."""
-AFFINITY: Final = 10800
-"""Seconds of ClientIP affinity where none are said."""
 
 _PROTOCOLS: Final[dict[str, ServiceProtocol]] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP"}
-_FAMILIES: Final[dict[str, Literal[4, 6]]] = {"IPv4": 4, "IPv6": 6}
-_PREFERENCES: Final[dict[str, Literal["node", "site"]]] = {
-    "PreferSameNode": "node",
-    "PreferSameZone": "site",
-    "PreferClose": "site",
-}
 
 ServiceType = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]
 _TYPES: Final[dict[str, ServiceType]] = {
@@ -137,7 +130,7 @@ def service(
             source_ranges=_ranges(spec.load_balancer_source_ranges) if balanced else (),
             # Whoever balances outside asks there whether to send anything to a host.
             health_check_node_port=spec.health_check_node_port if opened and local else 0,
-            prefer=_PREFERENCES.get(spec.traffic_distribution, ""),
+            prefer=PREFERENCES.get(spec.traffic_distribution, ""),
             publish_not_ready=spec.publish_not_ready_addresses,
             origin=origin,
         ),
@@ -164,7 +157,7 @@ def _protocol(word: str, where: str) -> ServiceProtocol:
 
 def _families(named: Iterable[str], addresses: Iterable[str]) -> tuple[Literal[4, 6], ...]:
     """Those that are said or, by a server that says none (before 1.21), those of its addresses."""
-    found = tuple(_FAMILIES[each] for each in named if each in _FAMILIES)
+    found = tuple(FAMILIES[each] for each in named if each in FAMILIES)
     return found or tuple(6 if ":" in each else 4 for each in addresses)
 
 
@@ -199,7 +192,7 @@ def endpoint_slice(
     of Kubernetes."""
     meta = found.metadata
     # Its labels say what the spec says, and nobody selects slices.
-    if not found.service or found.address_type not in _FAMILIES:
+    if not found.service or found.address_type not in FAMILIES:
         return None
     return EndpointSlice(
         metadata=Metadata(name=meta.name, namespace=meta.namespace),

@@ -38,12 +38,14 @@ SERVICE_NAME: Final = "kubernetes.io/service-name"
 """Label of an EndpointSlice: its Service (discovery/v1)."""
 AFFINITY: Final = 10800
 """Seconds of ClientIP affinity where none are said (core/v1, ClientIPConfig)."""
-_FAMILIES: Final[dict[str, Literal[4, 6]]] = {"IPv4": 4, "IPv6": 6}
-_PREFERENCES: Final[dict[str, Literal["node", "site"]]] = {
+FAMILIES: Final[dict[str, Literal[4, 6]]] = {"IPv4": 4, "IPv6": 6}
+"""By `ipFamilies`, and by `addressType` of an EndpointSlice."""
+PREFERENCES: Final[dict[str, Literal["node", "site"]]] = {
     "PreferSameNode": "node",
     "PreferSameZone": "site",
     "PreferClose": "site",
 }
+"""By `trafficDistribution`."""
 
 Traffic = Literal["Cluster", "Local"]
 
@@ -176,7 +178,7 @@ def to_service(data: Mapping[str, Any]) -> Service:
             "selector": Selector(match_labels=spec.selector) if spec.selector else None,
             "headless": headless,
             "addresses": () if headless else addresses,
-            "families": tuple(_FAMILIES[name] for name in spec.ip_families or ()),
+            "families": tuple(FAMILIES[name] for name in spec.ip_families or ()),
             "external_addresses": spec.external_ips or (),
             "load_balancer_addresses": asked if balanced else (),
             "source_ranges": (spec.load_balancer_source_ranges or ()) if balanced else (),
@@ -185,7 +187,7 @@ def to_service(data: Mapping[str, Any]) -> Service:
             "internal_traffic": spec.internal_traffic_policy or "Cluster",
             "external_traffic": spec.external_traffic_policy or "Cluster",
             "health_check_node_port": spec.health_check_node_port,
-            "prefer": _PREFERENCES.get(spec.traffic_distribution or "", ""),
+            "prefer": PREFERENCES.get(spec.traffic_distribution or "", ""),
         }
     return Service(metadata=_metadata(meta), spec=ServiceSpec(**told))
 
