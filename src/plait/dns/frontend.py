@@ -44,7 +44,7 @@ class Frontend:
         told: Told | None = None,
         trusted: Callable[[], Sequence[Server]] = tuple,
         may_ask: MayAsk = lambda _client, _resolver, _tcp: True,
-        news: Callable[[], bool] = lambda: False,
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """`is_host` says whether an address belongs to this host; the kernel's word by default.
 
@@ -52,8 +52,8 @@ class Frontend:
         own question from a resolver that `trusted` gives: a client that may choose who is
         believed could say that any address has any name.
 
-        `news` is called for a client that the zone does not know: it tells the zone at once what
-        waits to be told of this host's endpoints, and returns whether there was anything.
+        `catch_up` tells the zone at once what waits to be told of this host's endpoints: one that
+        was attached a moment ago is no stranger, and others find it.
 
         `may_ask` is asked before a message goes to a resolver of the client's choice, but for
         those that `trusted` gives: the host sends it, so that no rule of the kernel sees from
@@ -67,7 +67,7 @@ class Frontend:
         self._told = told
         self._trusted = trusted
         self._may_ask = may_ask
-        self._news = news
+        self._catch_up = catch_up
         self._checked: dict[str, tuple[bool, float]] = {}
 
     def quick(self, data: bytes, client: str) -> bytes | None:
@@ -85,6 +85,7 @@ class Frontend:
         self, data: bytes, client: str, destination: Server, *, tcp: bool
     ) -> bytes | Question | None:
         """The reply, or what to wait for; None for what is best not answered at all."""
+        self._catch_up()
         scope = self._scope(client)
         try:
             query = dns.parse_query(data)
@@ -164,8 +165,6 @@ class Frontend:
     def _scope(self, client: str) -> Scope | None:
         zone = self._resolver.zone
         scope = zone.scope(client)
-        if scope is None and self._news():
-            scope = zone.scope(client)
         if scope is not None:
             return scope
         now = self._clock()

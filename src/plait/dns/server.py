@@ -55,7 +55,7 @@ class DnsServer:
         told: Told | None = None,
         trusted: Callable[[], Sequence[Server]] = tuple,
         may_ask: MayAsk = lambda _client, _resolver, _tcp: True,
-        news: Callable[[], bool] = lambda: False,
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """`transparent` needs CAP_NET_ADMIN; without it only packets for a bind address arrive.
 
@@ -63,8 +63,8 @@ class DnsServer:
         the host by default); other clients are forwarded to the resolver that they addressed.
 
         `told` is given every answer of those, and of `trusted` resolvers, before the client.
-        `may_ask` says whether a client may be led to another resolver of its own choice. `news`
-        tells the zone at once what waits to be told of this host's endpoints.
+        `may_ask` says whether a client may be led to another resolver of its own choice.
+        `catch_up` tells the zone at once what waits to be told of this host's endpoints.
         """
         self.stats = Stats()
         self.zone = zone
@@ -90,7 +90,7 @@ class DnsServer:
             told=told,
             trusted=lambda: (*servers(), *trusted()),
             may_ask=may_ask,
-            news=news,
+            catch_up=catch_up,
         )
         self._stack = AsyncExitStack()
 

@@ -145,7 +145,7 @@ async def run_agent(paths: Paths, stop: asyncio.Event) -> None:
             told=agent.policing.domains.answered,
             trusted=ResolvConf(RESOLVED, clock),
             may_ask=agent.policing.may_ask,
-            news=names.catch_up,
+            catch_up=names.catch_up,
         )
         stack.push_async_callback(resolver.stop)
         engine = DockerEngine(paths.docker_socket)

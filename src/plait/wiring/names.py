@@ -127,17 +127,15 @@ class Names:
             # A burst of attaches costs one pass over the endpoints, not one each.
             await asyncio.sleep(BURST)
 
-    def catch_up(self) -> bool:
-        """Tell the zone now what has changed of this host's endpoints; whether anything may have.
-
-        An endpoint that was attached may ask at once, and must not be taken for a stranger."""
+    def catch_up(self) -> None:
+        """Tell the zone now what has changed of this host's endpoints: who was attached may ask,
+        and be asked for, at once."""
         if not self._changed.is_set():
-            return False
+            return
         self._changed.clear()
         # An object that is the same one as last time costs the zone nothing.
         self._zone.replace_local(map(self._local.get, self._present()))
         self._local.turn()
-        return True
 
     def _networks_changed(self) -> None:
         # Half a listing must not look as if the other half were deleted.

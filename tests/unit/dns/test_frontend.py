@@ -72,11 +72,17 @@ def test_who_the_host_is_is_asked_seldom_and_remembered_within_bounds() -> None:
 
 
 NOTIFY = b"\0\1\x20\0\0\1\0\0\0\0\0\0\7example\3org\0\0\6\0\1"
-CLIENT = Endpoint(
-    metadata=Metadata(name="e", namespace="default"),
-    spec=EndpointSpec(node="h", network="blue", name="client", addresses=("10.0.0.9",)),
-    status=EndpointStatus(phase="ready"),
-)
+
+
+def endpoint(name: str, address: str) -> Endpoint:
+    return Endpoint(
+        metadata=Metadata(name=f"id-{name}", namespace="default"),
+        spec=EndpointSpec(node="h", network="blue", name=name, addresses=(address,)),
+        status=EndpointStatus(phase="ready"),
+    )
+
+
+CLIENT = endpoint("client", "10.0.0.9")
 OUTSIDE = b"\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1"
 
 
@@ -118,28 +124,30 @@ def test_a_policy_that_denies_a_resolver_is_obeyed_by_the_one_that_would_ask_it(
     assert len(asked) == 2
 
 
-def test_who_was_attached_just_now_is_no_stranger() -> None:
+def test_who_was_attached_just_now_asks_and_is_found() -> None:
     zone, stats = Zone(), Stats()
     waiting = [CLIENT]
 
-    def news() -> bool:
-        if not waiting:
-            return False
-        zone.put(waiting.pop())
-        return True
+    def catch_up() -> None:
+        while waiting:
+            zone.put(waiting.pop())
 
     frontend = Frontend(
         Resolver(zone, lambda: ()),
         Upstream(clock=lambda: 0.0, stats=stats),
         clock=lambda: 0.0,
         stats=stats,
-        news=news,
+        catch_up=catch_up,
     )
 
-    def rcode(client: str) -> int:
-        reply = frontend.handle(QUERY, client, ("169.254.1.1", 53), tcp=False)
+    def rcode(query: bytes, client: str) -> int:
+        reply = frontend.handle(query, client, ("169.254.1.1", 53), tcp=False)
         assert isinstance(reply, bytes)
         return reply[3] & 15
 
-    assert rcode("10.0.0.9") == dns.NOERROR
-    assert rcode("10.0.0.8") == dns.REFUSED
+    assert rcode(QUERY, "10.0.0.9") == dns.NOERROR
+    name = QUERY[:12] + b"\5other\7default" + QUERY[12:-4] + b"\0\1\0\1"
+    assert rcode(name, "10.0.0.9") == dns.NXDOMAIN
+    waiting.append(endpoint("other", "10.0.0.7"))
+    assert rcode(name, "10.0.0.9") == dns.NOERROR
+    assert rcode(QUERY, "10.0.0.8") == dns.REFUSED
