@@ -334,7 +334,9 @@ async def _clean_nodes(api: KubernetesApi, agents: Sequence[Manifest]) -> None:
             "not every node could be cleaned in time",
             why=f"{status.get('numberReady', 0)} of {status.get('desiredNumberScheduled', 0)} are",
             fix=(
+                f"kubectl -n {manifests.NAMESPACE} get pods -o wide   # where is none ready?",
                 f"kubectl -n {manifests.NAMESPACE} logs -l app.kubernetes.io/name=plait-cleanup",
+                "kubectl delete node NODE   # one that is lost and does not come back",
                 "plait kubernetes uninstall",
             ),
         )
