@@ -46,6 +46,7 @@ class Refusal(NamedTuple):
     """An object that Kubernetes does not let us write."""
 
     text: str
+    """Empty for what is no problem: somebody else was faster, and it is begun anew."""
     times: int
     until: float
 
@@ -85,7 +86,7 @@ class Feedback:
     @property
     def problems(self) -> dict[Item, str]:
         """What Kubernetes refuses."""
-        return {item: refusal.text for item, refusal in self._later.items()}
+        return {item: refusal.text for item, refusal in self._later.items() if refusal.text}
 
     def touch(self, kind: str, keys: Iterable[Key]) -> None:
         """Objects of Kubernetes changed, or what we have of them."""
@@ -138,7 +139,9 @@ class Feedback:
         times = former.times + 1 if former is not None else 1
         wait = min(BACKOFF[1], BACKOFF[0] * 2.0 ** min(times - 1, 16))
         text = f"{error.code}: {error.detail}" + (f" ({error.why})" if error.why else "")
-        if error.code != CONFLICT and (former is None or former.text != text):
+        if error.code == CONFLICT:
+            text = ""
+        elif former is None or former.text != text:
             log.warning("Kubernetes cannot be told", object="/".join(item), error=text)
         self._later[item] = Refusal(text, times, self._clock() + wait * (0.5 + self._rng() / 2))
         self._due[item] = None

@@ -151,6 +151,21 @@ async def test_refusals_of_kubernetes_are_told_and_tried_again(stage: Stage) -> 
     await until(lambda: not running.problems)
 
 
+async def test_who_was_not_fast_enough_has_no_problem(stage: Stage) -> None:
+    stage.put(kinds.NODES, "n1", spec={})
+    stage.kube.faults.refuse("write", 409, path="/nodes/n1")
+    running = stage.connect()
+    seen: set[str] = set()
+
+    def is_tainted() -> bool:
+        seen.update(running.problems)
+        return taints(stage, "n1") == [TAINT]
+
+    await until(is_tainted)
+    assert not stage.kube.faults.pending
+    assert not {problem for problem in seen if "Node n1" in problem}
+
+
 def found(**spec: Any) -> Found:
     status = spec.pop("status", {})
     return msgspec.convert(
