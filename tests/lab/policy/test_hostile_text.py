@@ -270,7 +270,7 @@ def through_the_api(stage: Stage, before: Tables, text: str) -> None:
     for obj in {(type(o), o.metadata.name): o for o in stored}.values():
         stage.delete(obj)
     stage.enforced()
-    assert is_back(stage, before)
+    eventually("nothing stays", lambda: is_back(stage, before))
     assert_logs_whole(stage)
 
 
