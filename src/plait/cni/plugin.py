@@ -193,8 +193,16 @@ class CniPlugin:
                 self._adding.pop(ident, None)
         if gone():
             log.warning("nobody waits for the result of an ADD; undone", endpoint=ident)
-            await self._agent.detach(ident)
+            await self._undo(ident, call)
         return answer
+
+    async def _undo(self, ident: str, call: Call) -> None:
+        """Take away what this ADD made, unless a later one has its place by now."""
+        async with self._locks.hold(ident):
+            for endpoint in await self._agent.endpoints():
+                request = endpoint.request
+                if (request.id, request.netns) == (ident, call.netns):
+                    await self._agent.detach(ident)
 
     async def _attach(self, ident: str, call: Call, left: float) -> Answer:
         async with asyncio.timeout(max(left, 0.0)) as deadline:

@@ -165,6 +165,14 @@ async def test_nobody_waits_for_the_result(runtime: Runtime) -> None:
     assert await runtime.attached() == set()
 
 
+async def test_nobody_waits_but_the_next_add_of_the_same_has_its_place(runtime: Runtime) -> None:
+    lost = runtime.body("ADD", netns=runtime.netns("former"))
+    adds = runtime.plugin.handle(lost, lambda: True), runtime.plugin.handle(runtime.body("ADD"))
+    assert [answer.status for answer in await asyncio.gather(*adds)] == [0, 0]
+    (endpoint,) = await runtime.agent.service.endpoints()
+    assert endpoint.request.netns == runtime.netns("c1")
+
+
 async def test_the_agent_stops_while_an_add_waits(runtime: Runtime) -> None:
     adding = asyncio.create_task(runtime.refused("ADD", args=POD, identity="kubernetes"))
     await asyncio.wait({adding}, timeout=0.05)
