@@ -13,7 +13,8 @@ from plait.wire import api as wire
 
 
 class Token:
-    """A token, read anew when its file changes; while that cannot be read the last one counts."""
+    """A token, read anew when its file changes; while nothing can be read there, for it is just
+    being written, the last one counts."""
 
     def __init__(self, token: str, file: str | Path | None, scheme: str) -> None:
         self._token = token
@@ -24,11 +25,11 @@ class Token:
     def headers(self) -> dict[str, str]:
         """Of a request."""
         if self._file is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
                 status = self._file.stat()
                 stamp = (status.st_mtime_ns, status.st_ino)
-                if stamp != self._stamp:
-                    self._token, self._stamp = self._file.read_text(), stamp
+                if stamp != self._stamp and (found := self._file.read_text().strip()):
+                    self._token, self._stamp = found, stamp
         if not self._token:
             return {}
         return {"Authorization": f"{self._scheme} {self._token.strip()}"}
