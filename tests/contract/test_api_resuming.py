@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -47,3 +48,26 @@ async def test_who_resumes_while_the_server_reads_its_history_misses_nothing(
     finally:
         writer.close()
     assert [name for name in names if f'"name":"{name}"'.encode() in told] == names[1:]
+
+
+async def test_who_waits_for_the_history_of_a_server_that_stops_is_cut(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.admin(await rig.serve()).create(Namespace(metadata=Metadata(name="n")))
+
+    async def never(_prefix: str, _start: int) -> AsyncIterator[tuple[Event, ...]]:
+        await asyncio.get_running_loop().create_future()
+        yield ()
+
+    monkeypatch.setattr(rig.store, "watch", never)
+    again = await rig.serve()
+    reader, writer = await asyncio.open_unix_connection(str(again.config.unix_socket))
+    writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    try:
+        async with asyncio.timeout(10):
+            await reader.readuntil(b"\r\n\r\n")
+            await again.stop()
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+    finally:
+        writer.close()

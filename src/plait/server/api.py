@@ -259,8 +259,8 @@ async def watch(call: Call) -> web.StreamResponse:
         del lines
         service.hub.caught_up(watcher)
         await asyncio.get_running_loop().create_future()
-    except TimeoutError:
-        transport.abort()
+    except (TimeoutError, PlaitError):
+        transport.abort()  # The answer has begun: nothing else can be said in it.
     finally:
         service.hub.leave(watcher)
     return response
