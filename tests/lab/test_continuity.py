@@ -88,6 +88,11 @@ def test_new_flows_names_and_endpoints_while_the_server_is_down(
     plait_lab: Lab, loads: dict[str, WorkloadState], traffic: Traffic
 ) -> None:
     source = loads["source"]
+    # An agent knows what it heard while the server lived; in full the names are asked for later.
+    eventually(
+        "h1 has heard of both",
+        lambda: all(connected(plait_lab, source, loads[role].name) for role in ("near", "far")),
+    )
     bringup.stop_server(plait_lab)
     fresh = None
     try:
