@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from tests.lab.conftest import eventually, made, unique
-from tests.lab.traces import assert_nothing_left, namespaces_of, net_inode
+from tests.lab.traces import assert_nothing_left, namespaces_of, net_inode, now, traces
 
+from plait.client.polling import poll
 from plait.lab import bringup, hosts, state, topology, workloads
 from plait.lab.lab import Lab
 from plait.model.errors import PlaitError
@@ -268,3 +269,19 @@ def test_commands_at_the_same_time_lose_nothing(bare_lab: Lab) -> None:
     assert sorted(bare_lab.state.cuts) == list(pairs)
     for pair in pairs:
         bare_lab.heal(*pair)
+
+
+def test_who_came_after_a_lab_into_a_namespace_of_its_number_is_no_trace_of_it() -> None:
+    namespaces, gone = frozenset({net_inode(os.getpid())}), now()
+    # A tick later, so that its start is told apart.
+    assert poll(lambda: now() > gone + 1, seconds=5)
+    with subprocess.Popen(["sleep", "30"]) as late:
+        word = f"process {late.pid} in a namespace of the lab"
+        try:
+            assert word not in traces("nobody", namespaces, gone)
+            assert word in traces("nobody", namespaces, now() + 1)
+            assert f"process {os.getpid()} in a namespace of the lab" in traces(
+                "nobody", namespaces, gone
+            )
+        finally:
+            late.kill()

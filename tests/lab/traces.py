@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +21,17 @@ def net_inode(pid: int) -> str:
     return str(Path(f"/proc/{pid}/ns/net").readlink())
 
 
-def traces(name: str, namespaces: frozenset[str]) -> list[str]:
-    """What is left of a lab on this machine: processes, mounts, cgroups, namespaces, links."""
+def now() -> int:
+    """The time in which the kernel tells when a process started: clock ticks since boot."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def traces(name: str, namespaces: frozenset[str], gone: int) -> list[str]:
+    """What is left of a lab on this machine: processes, mounts, cgroups, namespaces, links.
+
+    It was taken down at the time `gone`. What started later in a namespace is not the lab's: the
+    kernel gives a new namespace the number of one that has ended.
+    """
     found = []
     mark = f"plait-lab-{name}-"
     directory = str(state.directory(name))
@@ -28,7 +39,10 @@ def traces(name: str, namespaces: frozenset[str]) -> list[str]:
         try:
             if mark in (process / "cgroup").read_text():
                 found.append(f"process {process.name} {(process / 'cmdline').read_text()}")
-            elif str((process / "ns/net").readlink()) in namespaces:
+            elif (
+                str((process / "ns/net").readlink()) in namespaces
+                and hosts.start_time(int(process.name)) <= gone
+            ):
                 found.append(f"process {process.name} in a namespace of the lab")
             if directory in (process / "mountinfo").read_text():
                 found.append(f"mount in {process.name}")
@@ -45,16 +59,18 @@ def traces(name: str, namespaces: frozenset[str]) -> list[str]:
     return found
 
 
-def assert_nothing_left(name: str, namespaces: frozenset[str], seconds: float = 10) -> None:
+def assert_nothing_left(name: str, namespaces: frozenset[str], seconds: float = 30) -> None:
     """Fail with what is left; what has ended needs a moment to be collected."""
+    gone = now()
 
     def left() -> list[str]:
         # What ended is a zombie until its parent, PID 1 of this machine, has collected it.
         hosts.reap()
-        return traces(name, namespaces)
+        return traces(name, namespaces, gone)
 
     assert not (found := poll(left, lambda found: not found, seconds=seconds)), found
 
 
 def namespaces_of(lab: Lab) -> frozenset[str]:
-    return frozenset(net_inode(host.pid) for host in lab.state.hosts.values() if host.pid)
+    """Numbers of the network namespaces of the hosts that run now."""
+    return frozenset(net_inode(host.pid) for host in lab.state.hosts.values() if hosts.alive(host))
