@@ -150,7 +150,8 @@ def birth(name: str, want: Link) -> list[Step]:
 
 
 def host_steps(name: str, want: Link, have: Actual) -> list[Step]:
-    """What is to be done to a host side; the alias last, for it says that the link is whole."""
+    """What is to be done to a host side. The alias, which says that the inside is whole, comes
+    while the link is still down: on one that is up, the kernel goes through all IPv6 routes."""
     at, index = f"ip link set {name}", have.index
     steps: list[Step] = []
     if have.group != marks.LINK_GROUP:
@@ -161,11 +162,10 @@ def host_steps(name: str, want: Link, have: Actual) -> list[Step]:
     if have.mac != marks.HOST_MAC:
         message = wl.set_link(index, mac=marks.HOST_MAC)
         steps.append(Step(f"{at} address {marks.HOST_MAC}", message))
-    steps += settle(name, want.addresses, have)
     if have.endpoint != want.endpoint:
         alias = marks.ALIAS_PREFIX + want.endpoint
         steps.append(Step(f"{at} alias {alias}", wl.set_link(index, alias=alias)))
-    return steps
+    return steps + settle(name, want.addresses, have)
 
 
 def all_settings(name: str, want: Link) -> list[tuple[str, str]]:

@@ -1,10 +1,10 @@
 """Endpoints' veth pairs: the host side, and at birth the container side.
 
 Three sends make an endpoint: the pair (down, in `marks.LINK_GROUP`, so that the base rules drop
-what they do not know), the container side in its namespace, then the host side, whose last step
-is the alias. A host side of ours that is down and has no alias was left half-made by a crash and
-is made anew. A deletion takes the link down and puts it into `marks.DOOM_GROUP`; `reap` then
-deletes all of them for the price of one.
+what they do not know), the container side in its namespace, then the host side, whose alias says
+that the inside is whole. A host side of ours that is down and has no alias was left half-made by a
+crash and is made anew. A deletion takes the link down and puts it into `marks.DOOM_GROUP`; `reap`
+then deletes all of them for the price of one.
 """
 
 from __future__ import annotations
