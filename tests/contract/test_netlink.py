@@ -405,6 +405,7 @@ def test_one_link_and_its_addresses(stage: Stage) -> None:
     assert stage.netlink.link(77777) is None
     addresses = stage.netlink.addresses(rt.AF_INET, index)
     assert [a.address for a in addresses] == ["192.0.2.7/24"]
+    assert stage.netlink.addresses(rt.AF_INET, 77777) == []
 
 
 def test_the_route_that_a_packet_would_take(stage: Stage) -> None:

@@ -396,9 +396,15 @@ class Netlink:
 
     def addresses(self, family: int, index: int = 0) -> list[rt.AddressInfo]:
         """See `Rtnetlink.addresses`."""
-        if index:
-            return self._dump(rt.dump_addresses(family, index), rt.parse_address)
-        return self._known(rt.dump_addresses(family), rt.parse_address)
+        if not index:
+            return self._known(rt.dump_addresses(family), rt.parse_address)
+        try:
+            found = self._dump(rt.dump_addresses(family, index), rt.parse_address)
+        except NetlinkError as problem:
+            if problem.code == errno.ENODEV:
+                return []  # The link has just gone.
+            raise
+        return [address for address in found if address.index == index]
 
     def routes(self, family: int, protocol: int = 0) -> list[rt.RouteInfo]:
         """See `Rtnetlink.routes`."""

@@ -65,13 +65,15 @@ class Tunnels:
         ours = [
             info for info in self._netlink.links("vxlan") if info.name.startswith(TUNNEL_PREFIX)
         ]
-        addresses = [
-            address
-            for family in ((rt.AF_INET, rt.AF_INET6) if ours else ())
-            for address in self._netlink.addresses(family)
-        ]
         self.actual = {
-            info.name: _observed(info, [a for a in addresses if a.index == info.index])
+            info.name: _observed(
+                info,
+                [
+                    address
+                    for family in (rt.AF_INET, rt.AF_INET6)
+                    for address in self._netlink.addresses(family, info.index)
+                ],
+            )
             for info in ours
         }
 
