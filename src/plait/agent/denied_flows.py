@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from plait.agent.turns import differing
+from plait.agent.programmers.comparing import exchanged
 from plait.model.hoststate import FilterEndpoint, HostState
 from plait.model.members import Members
 from plait.model.policies import Direction
@@ -135,7 +135,7 @@ class Memory:
             narrower = (
                 _other(before.chains, after.chains)
                 or _other(before.classes, after.classes)
-                or _led_elsewhere(before.dispatch, after.dispatch, known & self.local)
+                or _led_elsewhere(before.dispatch, after.dispatch, known, self.local)
                 or self._members_moved(after)
             )
         if before is None or before.chains is not after.chains:
@@ -152,10 +152,13 @@ class Memory:
         if self._endpoints is want.filter.endpoints:
             return self.local
         before, self._endpoints = self._endpoints or {}, want.filter.endpoints
-        out = [before[link] for link in differing(self._endpoints, before)]
-        put = [self._endpoints[link] for link in differing(before, self._endpoints)]
-        local = self.local.difference(*(endpoint.addresses for endpoint in out))
-        return local.union(*(endpoint.addresses for endpoint in put))
+        out, put = exchanged(before, self._endpoints)
+        local = self.local
+        if out:
+            local = local.difference(*(before[link].addresses for link in out))
+        if put:
+            local = local.union(*(self._endpoints[link].addresses for link in put))
+        return local
 
     def _members_moved(self, after: Ruleset) -> bool:
         for name, (members, serial) in self._serials.items():
@@ -179,13 +182,16 @@ def _other(before: Mapping[str, object], after: Mapping[str, object]) -> bool:
 
 
 def _led_elsewhere(
-    before: Mapping[str, Classes], after: Mapping[str, Classes], stayed: frozenset[str]
+    before: Mapping[str, Classes],
+    after: Mapping[str, Classes],
+    known: frozenset[str],
+    local: frozenset[str],
 ) -> bool:
     """An endpoint has other policies than before. One that came has no flows yet, and those of
     one that went are forgotten with it."""
     return before is not after and any(
         before.get(address) != after.get(address)
-        for address in stayed & (before.keys() | after.keys())
+        for address in (before.keys() | after.keys()) & known & local
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from plait.agent.programmers.base import Programmer
+from plait.agent.programmers.comparing import left_over
 from plait.model.hoststate import HostState
-
-T = TypeVar("T")
 
 
 class Same:
@@ -86,8 +85,9 @@ def fields(programmer: Programmer, want: HostState) -> Any:
 
 
 def without_routes_of_missing(want: HostState, standing: Set[str]) -> HostState:
-    """A route needs its link: where that is refused, one failure says it all."""
-    missing = want.links.keys() - standing
+    """A route needs its link: where that is refused, one failure says it all. `standing` are some
+    or all of the wanted links."""
+    missing = left_over(want.links.keys(), standing, 0)
     if not missing:
         return want
     return msgspec.structs.replace(
@@ -98,21 +98,11 @@ def without_routes_of_missing(want: HostState, standing: Set[str]) -> HostState:
 def closed(want: HostState, barred: Set[str]) -> HostState:
     """The state in which the endpoints of these links may neither send nor receive."""
     endpoints = want.filter.endpoints
-    if barred.isdisjoint(endpoints):
+    inside = endpoints.keys() & barred if barred else barred
+    if not inside:
         return want
-    return msgspec.structs.replace(
-        want,
-        filter=msgspec.structs.replace(
-            want.filter,
-            endpoints={name: item for name, item in endpoints.items() if name not in barred},
-        ),
-    )
-
-
-def differing(before: Mapping[str, T], after: Mapping[str, T]) -> list[str]:
-    """Keys of what is there and was not, or was other. Nearly all are the very same objects, and
-    a turn asks this of thousands: it is one comparison for each."""
-    if before is after:
-        return []
-    was = before.get
-    return [key for key, value in after.items() if was(key) is not value and was(key) != value]
+    left = dict(endpoints)
+    for name in inside:
+        del left[name]
+    reduced = msgspec.structs.replace(want.filter, endpoints=left)
+    return msgspec.structs.replace(want, filter=reduced)

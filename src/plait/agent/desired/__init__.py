@@ -14,7 +14,7 @@ from plait.agent.desired.addresses import addresses
 from plait.agent.desired.filter import surroundings
 from plait.agent.desired.inputs import Attachment, Host, Underlay, View
 from plait.agent.desired.neighbours import neighbours
-from plait.agent.desired.pieces import Pieces
+from plait.agent.desired.pieces import Pieces, exchanged
 from plait.agent.desired.routes import identity, remote_routes, routes, rules
 from plait.agent.desired.sysctls import sysctls
 from plait.agent.desired.tunnels import tunnels
@@ -112,7 +112,7 @@ class Desired:
         if "attachments" in inputs:
             moved = self._pieces.update(view, host, touched)
             if self._taken.isdisjoint(map(identity, moved.gone | moved.new)):
-                self._routes = (self._routes - moved.gone) | moved.new
+                self._routes = exchanged(self._routes, moved.gone, moved.new)
             else:
                 self._routes = routes(self._remote, self._pieces.routes)
             self._last = msgspec.structs.replace(

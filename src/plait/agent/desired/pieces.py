@@ -102,7 +102,7 @@ class Pieces:
         changed = Changed(
             NO_ROUTES.union(*(p.routes for p in out)), NO_ROUTES.union(*(p.routes for p in put))
         )
-        self.routes = (self.routes - changed.gone) | changed.new
+        self.routes = exchanged(self.routes, changed.gone, changed.new)
         closed, open_ = NO_PORTS.union(*(p.ports for p in out)), [p.ports for p in put]
         if closed or any(open_):
             self.ports = (self.ports - closed).union(*open_)
@@ -128,6 +128,12 @@ class Pieces:
         made = piece(item, network, self._mtu, fenced=ident in host.fenced)
         put.append(made)
         self._known[ident] = (inputs, made)
+
+
+def exchanged(part: frozenset[T], out: frozenset[T], put: frozenset[T]) -> frozenset[T]:
+    """The part without some and with others: each step that has none would be a copy of it all."""
+    left = part - out if out else part
+    return left | put if put else left
 
 
 def _exchanged(part: dict[str, T], out: list[Piece], put: dict[str, T]) -> dict[str, T]:

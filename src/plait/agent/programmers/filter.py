@@ -22,6 +22,7 @@ from plait.agent.desired import filter_sets, policy_sets, ruleset, service_base,
 from plait.agent.desired.policy_fill import NOTHING, whole
 from plait.agent.desired.ruleset import Element
 from plait.agent.programmers.base import Failure, Op, all_failed, verb_of
+from plait.agent.programmers.comparing import left_over, other_objects
 from plait.agent.programmers.filter_contents import (
     held_elements,
     held_network,
@@ -318,19 +319,19 @@ class FilterEndpoints(_FilterProgrammer):
             # An endpoint of a network that is not there stays unknown.
             self._networks = wanted.networks
             self.table.settled.clear()
-        settled = self.table.settled.get
-        for link, endpoint in wanted.endpoints.items():
-            if settled(link) is endpoint:
-                continue
+        new = 0
+        for link in other_objects(self.table.settled, wanted.endpoints):
+            endpoint = wanted.endpoints[link]
             elements = wanted_endpoint(wanted, link, endpoint)
             present = self.table.endpoints.get(link)
+            new += present is None
             if present != elements:
                 ops.append(self._op(("endpoint", link), elements, present))
             elif elements is not None:
                 self.table.settled[link] = endpoint
         ops += [
             self._op(("endpoint", link), None, self.table.endpoints[link])
-            for link in sorted(self.table.endpoints.keys() - wanted.endpoints.keys())
+            for link in sorted(left_over(self.table.endpoints.keys(), wanted.endpoints.keys(), new))
         ]
         ports = self._wanted_ports(wanted)
         for (name, key), element in ports.items():

@@ -5,6 +5,8 @@ Pure; `filter.py` compares and acts.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import msgspec
 
 from plait.agent.desired import filter_sets, ruleset
@@ -55,7 +57,7 @@ def port_of(key: bytes) -> tuple[str, int]:
 
 def used_networks(wanted: Filter) -> dict[str, FilterNetwork]:
     """Networks with an endpoint here: the others need no chains on this host."""
-    names = dict.fromkeys([endpoint.network for endpoint in wanted.endpoints.values()])
+    names = dict.fromkeys(map(attrgetter("network"), wanted.endpoints.values()))
     return {name: wanted.networks[name] for name in names if name in wanted.networks}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from plait.agent.programmers import host_side, inside
 from plait.agent.programmers.base import Failure, Op
+from plait.agent.programmers.comparing import left_over, other_objects
 from plait.agent.programmers.host_side import Actual, birth, host_steps, settings
 from plait.agent.programmers.support import (
     HOST_LINK,
@@ -79,22 +80,12 @@ class Links:
 
     def plan(self, desired: HostState) -> tuple[Op, ...]:
         """Deletions, then changes and additions."""
-        ops = [
-            Op(
-                part=self.name,
-                verb="delete",
-                key=name,
-                have=self.actual[name],
-                text=f"ip link del {name}",
-            )
-            for name in sorted(self.actual.keys() - desired.links.keys())
-        ]
-        settled = self._settled.get
-        for name, want in desired.links.items():
-            if settled(name) is want:
-                continue
-            have = self.actual.get(name)
+        ops: list[Op] = []
+        new = 0
+        for name in other_objects(self._settled, desired.links):
+            want, have = desired.links[name], self.actual.get(name)
             if have is None:
+                new += 1
                 text = "\n".join(step.text for step in birth(name, want))
                 ops.append(Op(part=self.name, verb="add", key=name, want=want, text=text))
                 continue
@@ -104,7 +95,12 @@ class Links:
             else:
                 op = Op(part=self.name, verb="change", key=name, want=want, have=have, text=text)
                 ops.append(op)
-        return tuple(ops)
+        gone = sorted(left_over(self.actual.keys(), desired.links.keys(), new))
+        return (*map(self._deletion, gone), *ops)
+
+    def _deletion(self, name: str) -> Op:
+        have, text = self.actual[name], f"ip link del {name}"
+        return Op(part=self.name, verb="delete", key=name, have=have, text=text)
 
     def _difference(self, name: str, want: Link, have: Actual) -> str:
         """The commands that make a link as it is wanted; empty when it is."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from plait.agent.programmers.base import Failure, Op, Verb
+from plait.agent.programmers.comparing import left_over
 from plait.agent.programmers.support import GONE, Indexes, Names, no_link, refused
 from plait.kernel.netlink import Event, Rtnetlink
 from plait.model import marks
@@ -86,7 +87,8 @@ class Routes:
 
     def plan(self, desired: HostState) -> tuple[Op, ...]:
         """Additions and changes, gateways' own routes first; then deletions."""
-        differing = {key_of(route): route for route in desired.routes - self._known}
+        new = desired.routes - self._known
+        differing = {key_of(route): route for route in new}
         ops: list[Op] = []
         for key, want in sorted(differing.items(), key=lambda item: (bool(item[1].via), item[0])):
             have = self.actual.get(key)
@@ -94,7 +96,8 @@ class Routes:
                 ops.append(_op("add", key, want=want))
             elif have.strange or not _same(want, have.route):
                 ops.append(_op("change", key, want=want, have=have.route))
-        surplus = {*map(key_of, self._known - desired.routes), *self._odd} - differing.keys()
+        gone = left_over(self._known, desired.routes, len(new))
+        surplus = {*map(key_of, gone), *self._odd} - differing.keys()
         ops += [_op("delete", k, have=self.actual[k].route) for k in sorted(surplus, reverse=True)]
         return tuple(ops)
 
