@@ -289,6 +289,13 @@ def _count(values: Mapping[int, object] | frozenset[int], ranges: list[tuple[int
     return total
 
 
+def _has_any(values: Mapping[int, object], low: int, high: int) -> bool:
+    """Whether some lie in the range: of a block that is in use, the first addresses tell."""
+    if high - low < len(values):
+        return any(map(values.__contains__, range(low, high + 1)))
+    return any(low <= value <= high for value in values)
+
+
 def wants_block(space: Space) -> bool:
     """Another block should be claimed ahead of need: there is none, or three quarters are gone."""
     have = usage(space)
@@ -310,6 +317,8 @@ def surplus(space: Space, *, scarce: bool = False) -> str | None:
         return None
     have = usage(space)
     for cidr in reversed(own):
+        if _has_any(space.used, *bounds(cidr)[1:]):
+            continue
         block = usage(space, cidr)
         room = have.free - block.free >= max(space.pool.block_size, 1)
         enough = scarce or (room and not _low(have, have.size - block.size))
