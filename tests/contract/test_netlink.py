@@ -69,6 +69,14 @@ def test_both_ends_of_a_veth_are_born_down_in_their_group(stage: Stage) -> None:
     assert {link.name for link in stage.netlink.links("veth")} == {"pl1", "pt1"}
 
 
+def test_links_of_one_group(stage: Stage) -> None:
+    index = veth(stage.netlink)
+    assert codes(stage.netlink, wl.set_link(index, group=113)) == [0]
+    assert [link.name for link in stage.netlink.links("veth", 113)] == ["pl1"]
+    assert [link.name for link in stage.netlink.links("", 112)] == ["pt1"]
+    assert stage.netlink.links("vxlan", 113) == stage.netlink.links("veth", 114) == []
+
+
 def test_a_peer_is_born_in_another_namespace_under_its_final_name(stage: Stage) -> None:
     path, inode = stage.add_netns()
     with stage.netlink.open(path, inode) as there:

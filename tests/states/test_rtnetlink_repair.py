@@ -443,15 +443,15 @@ def test_an_endpoint_that_returns_while_the_reaper_is_at_work(
     suite = observed(stage)
     for state in (wanted, HostState()):
         assert settle(suite, state) == []
-    look = stage.netlink.links
+    look = stage.netlink.link
     reaped: list[int] = []
 
-    def late(kind: str = "") -> list[wl.LinkInfo]:
+    def late(index: int) -> wl.LinkInfo | None:
         monkeypatch.undo()
         reaped.append(suite.links.reap())
-        return look(kind)
+        return look(index)
 
-    monkeypatch.setattr(stage.netlink, "links", late)
+    monkeypatch.setattr(stage.netlink, "link", late)
     assert settle(suite, wanted) == []
     assert reaped == [1]
 

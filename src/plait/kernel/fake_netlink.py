@@ -206,10 +206,10 @@ class FakeNetlink:
         link = self.space.links.get(index)
         return link.info.name if link is not None else ""
 
-    def links(self, kind: str = "") -> list[wl.LinkInfo]:
+    def links(self, kind: str = "", group: int = 0) -> list[wl.LinkInfo]:
         """See `Rtnetlink.links`."""
         found = [link.dump() for link in self.space.links.values()]
-        return [link for link in found if not kind or link.kind == kind]
+        return [i for i in found if (not kind or i.kind == kind) and group in {0, i.group}]
 
     def link(self, index: int) -> wl.LinkInfo | None:
         """See `Rtnetlink.link`."""

@@ -80,8 +80,8 @@ class Rtnetlink(Protocol):
     def name(self, index: int) -> str:
         """Interface name; empty when there is no such link."""
 
-    def links(self, kind: str = "") -> list[wl.LinkInfo]:
-        """Links, of one kind (`veth`, `vxlan`) or all."""
+    def links(self, kind: str = "", group: int = 0) -> list[wl.LinkInfo]:
+        """Links, of one kind (`veth`, `vxlan`) or all, in one group or any."""
 
     def link(self, index: int) -> wl.LinkInfo | None:
         """One link; None when there is none of that index."""
@@ -360,8 +360,14 @@ class Netlink:
         answer = self._ask(_SIOCGIFNAME, struct.pack("=16xi20x", index))
         return answer[:16].rstrip(b"\0").decode() if answer else ""
 
-    def links(self, kind: str = "") -> list[wl.LinkInfo]:
+    def links(self, kind: str = "", group: int = 0) -> list[wl.LinkInfo]:
         """See `Rtnetlink.links`."""
+        if group:
+            # To parse thousands for the sake of a few would hold up the other threads.
+            mark = nl.u32(wl.IFLA_GROUP, group)
+            marked = [p for p in self._dump(wl.dump_links(kind), bytes) if mark in p]
+            found = map(wl.parse_link, marked)
+            return [i for i in found if i.group == group and (not kind or i.kind == kind)]
         before, now = self._parsed.get(kind, {}), {}
         for payload in self._dump(wl.dump_links(kind), bytes):
             index = wl.index_of(payload)

@@ -195,11 +195,12 @@ class Links:
         """Delete a link of ours that held the name and waited to be reaped: it alone, for the
         caller is the loop and the others can go on waiting. Where there is none, one of those
         others may hold the peer's name, or the reaper's thread was faster than us."""
-        for found in self._netlink.links("veth"):
-            if found.name == name and found.group == marks.DOOM_GROUP:
-                self._netlink.execute([wl.del_link(found.index)])
-                return
-        self.reap()
+        index = self._netlink.index(name)
+        found = self._netlink.link(index) if index else None
+        if found is not None and found.kind == "veth" and found.group == marks.DOOM_GROUP:
+            self._netlink.execute([wl.del_link(index)])
+        else:
+            self.reap()
 
     def _inside(self, want: Link, namespace: Namespace) -> tuple[Step, NetlinkError] | None:
         netlink, peer = namespace.netlink, want.peer
@@ -348,7 +349,7 @@ class Links:
         with self._reaping:
             door = self._netlink.clone()
             try:
-                waiting = [found for found in door.links("veth") if found.group == marks.DOOM_GROUP]
+                waiting = door.links("veth", marks.DOOM_GROUP)
                 ours = [found for found in waiting if HOST_LINK.fullmatch(found.name)]
                 if ours and len(ours) == len(waiting):
                     door.execute([wl.del_group(marks.DOOM_GROUP)])

@@ -176,11 +176,8 @@ class Shapers:
         """Delete the IFB links that wait for it; how many there were."""
         door = self._netlink.clone()
         try:
-            waiting = [
-                info.index
-                for info in door.links("ifb")
-                if SHAPER_LINK.fullmatch(info.name) and info.group == marks.DOOM_GROUP
-            ]
+            found = door.links("ifb", marks.DOOM_GROUP)
+            waiting = [info.index for info in found if SHAPER_LINK.fullmatch(info.name)]
             door.execute([wl.del_link(index) for index in waiting])
         finally:
             door.close()
