@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.waiting import until
 
+from plait.client.api import ApiClient
 from plait.model.objects import Metadata, Namespace
 from plait.store.base import Event
 
@@ -71,3 +73,40 @@ async def test_who_waits_for_the_history_of_a_server_that_stops_is_cut(
                 assert await reader.read() == b""
     finally:
         writer.close()
+
+
+async def test_each_reason_for_which_a_watch_does_not_come_about_is_told_once(rig: Rig) -> None:
+    tries = 0
+
+    async def sleep(_seconds: float) -> None:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0)
+
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n?\n")
+        await writer.drain()
+        writer.close()
+
+    reasons = []
+
+    async def follow() -> None:
+        async for event in api.watch((Namespace,)):
+            assert event.type == "disconnected"
+            reasons.append(event.reason)
+
+    socket = rig.path / "odd.sock"
+    api = rig.keep(ApiClient("http://localhost", unix_socket=socket, sleep=sleep))
+    following = asyncio.create_task(follow())
+    try:
+        await until(lambda: tries > 3)
+        assert len(reasons) == 1
+        async with await asyncio.start_unix_server(nonsense, socket):
+            before = tries
+            await until(lambda: tries > before + 3)
+        assert len(reasons) == 2
+        assert "not a watch event" in reasons[1]
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

@@ -108,7 +108,7 @@ class Sync:
         """A full listing is being taken in."""
         self.first_listing = asyncio.Event()
         """Set once a full listing came from the server."""
-        self.connected = False
+        self.connected, self._away = False, ""
         self.problems: dict[str, str] = {}
         """What the server refuses, by object, and what failed here, by step."""
         self._steps: dict[str, Callable[[], Awaitable[None]]] = {
@@ -196,9 +196,9 @@ class Sync:
             self._kick.set()
 
     def _lost(self, reason: str) -> None:
-        if self.connected:
+        if self.connected or reason != self._away:
             log.warning("the server is out of reach; going on with what is known", reason=reason)
-        self.connected = False
+        self.connected, self._away = False, reason
 
     # What is ours.
 

@@ -239,6 +239,7 @@ class ApiClient:
         cursor = Cursor()
         history = ""
         failures = 0
+        told: set[str] = set()  # Why it failed since there was an event last.
         while True:
             after = cursor.reconnect()
             query = {"kinds": names}
@@ -254,6 +255,7 @@ class ApiClient:
                             if not cursor.accept(event):
                                 continue
                             failures = 0
+                            told.clear()
                             self.revision = max(self.revision, event.revision)
                             yield event
                 lost = "the server ended the stream"
@@ -262,7 +264,8 @@ class ApiClient:
                     raise
                 lost = reason(error)
             self._at += 1
-            if failures == 0:
+            if lost not in told:
+                told.add(lost)
                 yield WatchEvent(type="disconnected", revision=cursor.after, reason=lost)
             await self._sleep(self._rng() * min(BACKOFF_MOST, BACKOFF_FIRST * 2**failures))
             failures = min(failures + 1, 16)

@@ -24,7 +24,8 @@ class WatchEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     A stream begins, and begins again after each `resync`, with `begin`, then a `put` for every
     object there is, then `synced`: what was not named between the two does not exist. After
     that, `put` and `delete` in revision order, and `bookmark`s that only carry a revision.
-    `disconnected` is made by the client: the last state stays good, a reconnection follows.
+    `disconnected` is made by the client: the last state stays good, a reconnection follows. Each
+    other reason for which that fails is told by another one.
     """
 
     type: Literal["begin", "put", "delete", "synced", "bookmark", "resync", "disconnected"]
