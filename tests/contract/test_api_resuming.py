@@ -110,3 +110,18 @@ async def test_each_reason_for_which_a_watch_does_not_come_about_is_told_once(ri
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_a_watch_that_hangs_before_it_begins_is_begun_anew(
+    monkeypatch: pytest.MonkeyPatch, rig: Rig
+) -> None:
+    """Not only one whose socket is silent: here, no word of the resolver comes."""
+
+    async def never(*_: object, **__: object) -> list[object]:
+        return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    api = rig.keep(ApiClient("http://server.test", silence=0.05))
+    async with asyncio.timeout(10):
+        event = await anext(api.watch((Namespace,)))
+    assert event.type == "disconnected"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
@@ -92,6 +93,7 @@ class ApiClient:
         self._stream_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=silence
         )
+        self._silence = silence
         self._sleep = sleep
         self._rng = rng
         self._session: aiohttp.ClientSession | None = None
@@ -250,7 +252,7 @@ class ApiClient:
                     history = response.headers.get(wire.HISTORY_HEADER, "")
                     self.expires = float(response.headers.get(wire.EXPIRES_HEADER, "0"))
                     decoder = WatchDecoder()
-                    async for data in response.content.iter_any():
+                    while data := await self._within(response.content.readany()):
                         for event in decoder.feed(data):
                             if not cursor.accept(event):
                                 continue
@@ -270,16 +272,29 @@ class ApiClient:
             await self._sleep(self._rng() * min(BACKOFF_MOST, BACKOFF_FIRST * 2**failures))
             failures = min(failures + 1, 16)
 
-    def _open(self, query: Mapping[str, str]) -> _Stream:
-        return _Stream(
-            self._connected().get(
-                self.url + "/v1/watch",
-                params=query,
-                headers=self._token.headers(),
-                timeout=self._stream_timeout,
-                **self._tls.arguments(self._unix),
-            )
+    @asynccontextmanager
+    async def _open(self, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to a watch, if it is a good one."""
+        pending = self._connected().get(
+            self.url + "/v1/watch",
+            params=query,
+            headers=self._token.headers(),
+            timeout=self._stream_timeout,
+            **self._tls.arguments(self._unix),
         )
+        response = await self._within(pending)
+        try:
+            if response.status != 200:
+                raise _refused(response.status, await self._within(response.read()))
+            yield response
+        finally:
+            response.close()
+
+    async def _within(self, work: Awaitable[R]) -> R:
+        """Its result, if it comes before the silence is too long. The library's own limits begin
+        with a connection, and end with half of it."""
+        async with asyncio.timeout(self._silence):
+            return await work
 
     # Transport
 
@@ -365,25 +380,6 @@ class ApiClient:
             if self._unix
             else ("plait status   # on the server's host",),
         )
-
-
-class _Stream:
-    """A response that is known to be good."""
-
-    def __init__(self, pending: Any) -> None:
-        self._pending = pending
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        response: aiohttp.ClientResponse = await self._pending.__aenter__()
-        if response.status != 200:
-            try:
-                raise _refused(response.status, await response.read())
-            finally:
-                response.close()
-        return response
-
-    async def __aexit__(self, *details: object) -> None:
-        await self._pending.__aexit__(*details)
 
 
 def _path(kind: type[Object], name: str, namespace: str, *, scoped: bool = False) -> str:
