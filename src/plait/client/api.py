@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
@@ -21,6 +21,7 @@ import msgspec
 from plait import __version__
 from plait.client.base import BatchOp, T, WatchEvent
 from plait.client.credentials import Tls, Token
+from plait.client.patience import within
 from plait.client.reasons import reason
 from plait.model.errors import PlaitError, Problem
 from plait.model.flows import CountList, FlowBatch, FlowPage, FlowQuery, FlowReceipt, RuleCount
@@ -252,7 +253,7 @@ class ApiClient:
                     history = response.headers.get(wire.HISTORY_HEADER, "")
                     self.expires = float(response.headers.get(wire.EXPIRES_HEADER, "0"))
                     decoder = WatchDecoder()
-                    while data := await self._within(response.content.readany()):
+                    while data := await within(self._silence, response.content.readany()):
                         for event in decoder.feed(data):
                             if not cursor.accept(event):
                                 continue
@@ -282,19 +283,11 @@ class ApiClient:
             timeout=self._stream_timeout,
             **self._tls.arguments(self._unix),
         )
-        response = await self._within(pending)
-        try:
+        response = await within(self._silence, pending)
+        with closing(response):
             if response.status != 200:
-                raise _refused(response.status, await self._within(response.read()))
+                raise _refused(response.status, await within(self._silence, response.read()))
             yield response
-        finally:
-            response.close()
-
-    async def _within(self, work: Awaitable[R]) -> R:
-        """Its result, if it comes before the silence is too long. The library's own limits begin
-        with a connection, and end with half of it."""
-        async with asyncio.timeout(self._silence):
-            return await work
 
     # Transport
 

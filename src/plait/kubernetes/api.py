@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, Literal, TypeVar
 
 import aiohttp
 import msgspec
 
 from plait import __version__
+from plait.client.patience import within
 from plait.client.reasons import reason
 from plait.kubernetes.credentials import Credentials
 from plait.kubernetes.kinds import Resource
@@ -141,18 +142,19 @@ class KubernetesApi:
         )
         what = f"GET {path}?watch"
         with self._refusals(what):
-            async with self._open("GET", path, query=query, timeout=timeout) as response:
+            response = await within(silence, self._open("GET", path, query=query, timeout=timeout))
+            with closing(response):
                 if response.status != 200:
                     raise refusal(
                         response.status,
                         what,
-                        await _body(response),
+                        await within(silence, _body(response)),
                         response.headers.get("Retry-After", ""),
                     )
                 _keep_alive(response)
                 yield []
                 lines = Lines()
-                async for chunk in response.content.iter_any():
+                while chunk := await within(silence, response.content.readany()):
                     found = lines.feed(chunk)
                     if found:
                         yield found

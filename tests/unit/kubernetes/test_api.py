@@ -215,6 +215,24 @@ async def test_a_watch_that_is_silent_is_dead(api: KubernetesApi, server: FakeKu
     assert "timed out" in dead.value.why
 
 
+async def test_a_watch_that_hangs_before_it_begins_is_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No word of the resolver comes."""
+
+    async def never(*_: object, **__: object) -> list[object]:
+        return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    api = KubernetesApi(Access(server="http://server.test"))
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(PlaitError, match="PLAIT-KUBE-002"):
+                await watched(api, [], silence=0.05)
+    finally:
+        await api.close()
+
+
 async def test_a_watch_that_is_cut_off_says_so(api: KubernetesApi, server: FakeKubernetes) -> None:
     server.put(PODS, {"metadata": {"name": "a", "namespace": "x"}})
     server.faults.watch("mid-line")
