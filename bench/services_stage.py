@@ -104,10 +104,8 @@ class Stage:
 
     def calls(self, count: int, services: int) -> list[float]:
         """Milliseconds of handshakes with as many Services, chosen at random."""
-        chosen = random.Random(7)
-        numbers = [chosen.randrange(services) for _ in range(count)]
         with self.calling() as call:
-            return [call(number) for number in numbers]
+            return [call(number) for number in drawn(count, services)]
 
     @contextmanager
     def calling(self) -> Iterator[Call]:
@@ -117,6 +115,12 @@ class Stage:
         for server in self._listening:
             while select.select([server], [], [], 0)[0]:
                 server.accept()[0].close()
+
+
+def drawn(count: int, services: int) -> list[int]:
+    """Numbers of Services, the same each time."""
+    chosen = random.Random(7)
+    return [chosen.randrange(services) for _ in range(count)]
 
 
 class Call:
