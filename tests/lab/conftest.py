@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import pytest
-from tests.lab.traces import assert_nothing_left, namespaces_of
+from tests.lab.traces import assert_nothing_left, namespaces_of, now
 
 from plait.client.polling import poll
 from plait.lab import bringup
@@ -60,9 +60,9 @@ def made(name: str, hosts: int, **options: object) -> Iterator[Lab]:
         yield lab
     finally:
         # Not those of hosts that ended meanwhile: others may have got their numbers since.
-        namespaces = namespaces_of(lab)
+        namespaces, gone = namespaces_of(lab), now()
         assert lab.destroy() == []
-    assert_nothing_left(name, namespaces)
+    assert_nothing_left(name, namespaces, gone)
 
 
 @pytest.fixture(scope="session")

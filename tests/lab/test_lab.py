@@ -177,17 +177,19 @@ def test_a_lab_of_the_same_name_is_refused_and_left_alone(bare_lab: Lab) -> None
 def test_a_lab_that_fails_on_the_way_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     name = unique("half")
     seen: set[str] = set()
+    gone: list[int] = []
     plugged = topology.link_commands
 
     def trip(plan: topology.Plan, host: topology.HostPlan, pid: int) -> list[str]:
         seen.add(net_inode(pid))
+        gone.append(now())
         return ["link add no such thing"] if host.name == "h2" else plugged(plan, host, pid)
 
     monkeypatch.setattr(topology, "link_commands", trip)
     with pytest.raises(PlaitError, match="PLAIT-LAB-005"):
         bringup.up(name, 3, bare=True)
     assert len(seen) == 2
-    assert_nothing_left(name, frozenset(seen))
+    assert_nothing_left(name, frozenset(seen), gone[-1])
 
 
 def test_down_cleans_a_lab_whose_up_was_killed() -> None:
@@ -205,19 +207,20 @@ def test_down_cleans_a_lab_whose_up_was_killed() -> None:
         net_inode(host.pid) for host in lab.state.hosts.values() if hosts.alive(host)
     )
     assert namespaces
+    gone = now()
     done = cli("down", "--name", name)
     assert done.returncode == 0, done.stderr
-    assert_nothing_left(name, namespaces)
+    assert_nothing_left(name, namespaces, gone)
 
 
 def test_down_cleans_a_lab_whose_hosts_died() -> None:
     name = unique("dead")
     lab = bringup.up(name, 2, bare=True)
-    namespaces = namespaces_of(lab)
+    namespaces, gone = namespaces_of(lab), now()
     for host in lab.state.hosts.values():
         os.kill(host.pid, signal.SIGKILL)
     assert cli("down", "--name", name).returncode == 0
-    assert_nothing_left(name, namespaces)
+    assert_nothing_left(name, namespaces, gone)
 
 
 def test_down_of_no_lab_succeeds() -> None:
@@ -237,7 +240,7 @@ def test_ctrl_c_takes_a_half_made_lab_down() -> None:
     eventually("a booted host", lambda: file.exists() and "h2" in state.load(file.parent).hosts)
     maker.send_signal(signal.SIGINT)
     assert maker.wait(30) == 130
-    assert_nothing_left(name, frozenset())
+    assert_nothing_left(name, frozenset(), now())
 
 
 def test_the_command_line_shows_the_lab(bare_lab: Lab) -> None:

@@ -29,8 +29,8 @@ def now() -> int:
 def traces(name: str, namespaces: frozenset[str], gone: int) -> list[str]:
     """What is left of a lab on this machine: processes, mounts, cgroups, namespaces, links.
 
-    It was taken down at the time `gone`. What started later in a namespace is not the lab's: the
-    kernel gives a new namespace the number of one that has ended.
+    `gone` is the time before its hosts ended. What started later in a namespace is not the lab's:
+    the kernel gives a new namespace the number of one that has ended.
     """
     found = []
     mark = f"plait-lab-{name}-"
@@ -59,9 +59,10 @@ def traces(name: str, namespaces: frozenset[str], gone: int) -> list[str]:
     return found
 
 
-def assert_nothing_left(name: str, namespaces: frozenset[str], seconds: float = 30) -> None:
-    """Fail with what is left; what has ended needs a moment to be collected."""
-    gone = now()
+def assert_nothing_left(
+    name: str, namespaces: frozenset[str], gone: int, seconds: float = 30
+) -> None:
+    """Fail with what is left (see `traces`); what has ended needs a moment to be collected."""
 
     def left() -> list[str]:
         # What ended is a zombie until its parent, PID 1 of this machine, has collected it.

@@ -624,6 +624,21 @@ def test_a_shaper_that_waited_to_be_reaped_is_not_in_the_way(stage: Stage) -> No
     assert stage.netlink.links("ifb") == []
 
 
+def test_a_redirection_whose_link_has_gone_is_replaced(stage: Stage) -> None:
+    """The kernel keeps the filter, which drops all packets: another one behind it mends nothing."""
+    wanted = whole(*stage.add_netns())
+    suite = observed(stage)
+    assert settle(suite, wanted) == []
+    index = stage.netlink.index(NAME)
+    before = stage.netlink.filters(index, tc.INGRESS)
+    assert stage.netlink.execute([wl.del_link(stage.netlink.index(IFB))]) == [None]
+    again = observed(stage)
+    assert settle(again, wanted) == []
+    after = stage.netlink.filters(index, tc.INGRESS)
+    assert len(after) == len(before)
+    assert max(rule.target for rule in after) == stage.netlink.index(IFB)
+
+
 OF_THE_ENDPOINT = (
     "link deleted",
     "link lowered",

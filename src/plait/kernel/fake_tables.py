@@ -151,7 +151,11 @@ def remove_link(link: FakeLink) -> None:
             space.tell(Event("address", info=address))
         space.neighbours = [n for n in space.neighbours if n.index != index]
         space.qdiscs = {key: q for key, q in space.qdiscs.items() if key[0] != index}
-        space.filters = [f for f in space.filters if index not in {f.index, f.target}]
+        space.filters = [
+            msgspec.structs.replace(f, target=tc.NOWHERE) if f.target == index else f
+            for f in space.filters
+            if f.index != index
+        ]
         name = end.info.name
         for key in [k for k in space.sysctl.values if k.split("/")[2:4] == ["conf", name]]:
             del space.sysctl.values[key]

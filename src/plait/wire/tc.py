@@ -48,6 +48,8 @@ _SEL: Final = struct.Struct("=BBBxHHhHIIIii")
 """struct tc_u32_sel with one key: all zero, so that everything matches."""
 _MIRRED: Final = struct.Struct("=IIiiiiI")
 """struct tc_mirred: index, capab, action, refcnt, bindcnt, what to do, ifindex."""
+NOWHERE: Final = -1
+"""Where a filter leads whose link has gone (net/sched/act_mirred.c, mirred_device_event)."""
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -86,7 +88,8 @@ class FilterInfo(msgspec.Struct, frozen=True):
     priority: int
     kind: str
     target: int = 0
-    """Index of the link to which it leads packets; 0 when it does something else."""
+    """Index of the link to which it leads packets; 0 when it does something else, `NOWHERE` when
+    that link has gone: the kernel keeps the filter, and drops them."""
 
 
 def _message(
@@ -199,5 +202,5 @@ def parse_filter(payload: bytes) -> FilterInfo:
     if nl.get_text(action.get(TCA_ACT_KIND)) == "mirred":
         parms = nl.attributes(action.get(TCA_ACT_OPTIONS, b"")).get(TCA_MIRRED_PARMS, b"")
         if len(parms) >= _MIRRED.size and _MIRRED.unpack_from(parms)[5] == TCA_EGRESS_REDIR:
-            target = _MIRRED.unpack_from(parms)[6]
+            target = _MIRRED.unpack_from(parms)[6] or NOWHERE
     return FilterInfo(index, parent, info >> 16, nl.get_text(found.get(TCA_KIND)), target)

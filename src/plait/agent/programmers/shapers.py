@@ -38,7 +38,8 @@ class Actual(msgspec.Struct, frozen=True):
 
     to: tc.Bucket | None = None
     redirect: int = 0
-    """Index of the link through which the endpoint's packets are led; 0: none."""
+    """Index of the link through which the endpoint's packets are led; 0: none; `tc.NOWHERE`: one
+    that has gone."""
     ifb: int = 0
     """Index of the IFB link; 0: none."""
     up: bool = False
@@ -143,7 +144,8 @@ class Shapers:
                 problem = self._netlink.execute([born.message])[0]
             if problem is not None:
                 return refused(op, problem, born.text)
-            have = Actual(ifb=self._netlink.index(marks.shaper_ifname(name)), to=have.to)
+            ifb = self._netlink.index(marks.shaper_ifname(name))
+            have = msgspec.structs.replace(have, ifb=ifb)
             self.actual[name] = have
         steps = _steps(name, want, have, link)
         results = self._netlink.execute([step.message for step in steps])
