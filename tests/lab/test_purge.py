@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.lab.census import inside
@@ -138,6 +139,15 @@ def test_purge_takes_the_cni_plugin_away(bare: Lab, before: Picture) -> None:
     assert_as_before(bare, before)
 
 
+def has_loaded(pid: int) -> bool:
+    """A command has loaded what it is written with, or has ended: until then Python itself answers
+    a signal, with a traceback."""
+    try:
+        return "msgspec" in Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 @pytest.mark.parametrize("delay", [0.3, 0.8])
 def test_ctrl_c_in_the_middle_of_up(bare: Lab, before: Picture, delay: float) -> None:
     """Twice, at a moment that the clock picks; then `up` goes on where it stood."""
@@ -150,6 +160,7 @@ def test_ctrl_c_in_the_middle_of_up(bare: Lab, before: Picture, delay: float) ->
             stderr=subprocess.PIPE,
         )
         inner = eventually("forked", lambda process=process: hosts.only_child(process.pid))
+        eventually("our own code is loaded", lambda inner=inner: has_loaded(inner))
         try:
             process.wait(delay)
         except subprocess.TimeoutExpired:
@@ -174,6 +185,7 @@ def test_ctrl_c_in_the_middle_of_purge(bare: Lab, before: Picture) -> None:
         process = hosts.popen(bare.host(HOST), [*PLAIT, "down", "--purge"],
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
         inner = eventually("forked", lambda process=process: hosts.only_child(process.pid))
+        eventually("our own code is loaded", lambda inner=inner: has_loaded(inner))
         try:
             process.wait(delay)
         except subprocess.TimeoutExpired:

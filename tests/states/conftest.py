@@ -12,6 +12,8 @@ from plait.kernel import netns
 from plait.kernel.conntrack import Conntrack, FakeConntrack
 from plait.kernel.fake_nft import FakeNetfilter, FakeNft
 from plait.kernel.nft import Nft, NftDoor
+from plait.kernel.stage import FakeStage, KernelStage, Stage
+from plait.wire import links as wl
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
@@ -35,3 +37,12 @@ def doors(request: pytest.FixtureRequest) -> Iterator[Doors]:
         door.close()
     if fd >= 0:
         os.close(fd)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A host's kernel."""
+    made: Stage = FakeStage() if request.param == "fake" else KernelStage()
+    made.netlink.execute([wl.set_link(1, up=True)])
+    yield made
+    made.close()

@@ -5,7 +5,7 @@ import errno
 import os
 import select
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -40,14 +40,6 @@ OTHER = "02:00:00:00:00:07"
 VX = marks.VXLAN_LINK
 IFB = marks.shaper_ifname(NAME)
 SHAPER = Shaper(to_rate=10**7, to_burst=10**6, from_rate=10**7, from_burst=10**6)
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    made: Stage = FakeStage() if request.param == "fake" else KernelStage()
-    made.netlink.execute([wl.set_link(1, up=True)])
-    yield made
-    made.close()
 
 
 def link_to(path: str, inode: int, ifname: str = "eth0") -> Link:
@@ -456,25 +448,6 @@ def test_an_endpoint_that_returns_while_the_reaper_is_at_work(
     assert reaped == [1]
 
 
-def test_a_shaper_that_returns_while_the_reaper_is_at_work(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = whole(*stage.add_netns())
-    suite = observed(stage)
-    for state in (wanted, msgspec.structs.replace(wanted, shapers={})):
-        assert settle(suite, state) == []
-    reap = suite.shapers.reap
-    reaped: list[int] = []
-
-    def late() -> int:
-        reaped.append(reap())
-        return reap()
-
-    monkeypatch.setattr(suite.shapers, "reap", late)
-    assert settle(suite, wanted) == []
-    assert reaped == [1]
-
-
 # Crashes
 
 
@@ -612,31 +585,6 @@ def test_the_filters_of_others_outlive_a_shaper(stage: Stage) -> None:
     assert stage.netlink.execute([theirs]) == [None]
     assert settle(suite, msgspec.structs.replace(wanted, shapers={})) == []
     assert {f.priority for f in stage.netlink.filters(index, tc.INGRESS)} == {7}
-
-
-def test_a_shaper_that_waited_to_be_reaped_is_not_in_the_way(stage: Stage) -> None:
-    wanted = whole(*stage.add_netns())
-    suite = observed(stage)
-    for _ in range(2):
-        assert settle(suite, wanted) == []
-        assert settle(suite, HostState()) == []
-    assert suite.shapers.reap() == 1
-    assert stage.netlink.links("ifb") == []
-
-
-def test_a_redirection_whose_link_has_gone_is_replaced(stage: Stage) -> None:
-    """The kernel keeps the filter, which drops all packets: another one behind it mends nothing."""
-    wanted = whole(*stage.add_netns())
-    suite = observed(stage)
-    assert settle(suite, wanted) == []
-    index = stage.netlink.index(NAME)
-    before = stage.netlink.filters(index, tc.INGRESS)
-    assert stage.netlink.execute([wl.del_link(stage.netlink.index(IFB))]) == [None]
-    again = observed(stage)
-    assert settle(again, wanted) == []
-    after = stage.netlink.filters(index, tc.INGRESS)
-    assert len(after) == len(before)
-    assert max(rule.target for rule in after) == stage.netlink.index(IFB)
 
 
 OF_THE_ENDPOINT = (

@@ -127,6 +127,7 @@ async def test_lists_are_consistent_reads_and_watches_ask_for_bookmarks(rig: Rig
 async def test_health_says_how_it_is(rig: Rig) -> None:
     rig.pod("p")
     reflector = await rig.watching()
+    await rig.until(lambda: reflector.health.phase == "watching")
     rig.now += 7
     health = reflector.health
     assert (health.kind, health.resource, health.phase) == ("Pod", "pods", "watching")
