@@ -6,18 +6,18 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
-from tests.support.nft_hosts import A1, A2, A6, FILTER, Doors, Host, names, walks
+from tests.support.nft_hosts import A1, A2, A6, FILTER, Doors, Host, names, recorded, walks
 
 from plait.agent.desired import filter_sets, policy_rules, policy_sets
 from plait.kernel import netns
 from plait.kernel.fake_nft import FakeNetfilter, FakeNft
-from plait.kernel.nft import Nft, Refusal
+from plait.kernel.nft import Nft
 from plait.model.hoststate import HostState
 from plait.model.members import Members
 from plait.model.ruleset import (
@@ -142,15 +142,7 @@ def test_a_packet_between_rules_finds_those_to_which_elements_lead(walk: list[st
     elements as they are in that moment: both of one transaction and of the next."""
     door = FakeNft()
     host = Host(door)
-    tables = []
-    commit = door.commit
-
-    def kept(changes: Sequence[nft.Change]) -> dict[int, Refusal]:
-        answer = commit(changes)
-        tables.append(door.read())
-        return answer
-
-    door.commit = kept  # type: ignore[method-assign]
+    tables = recorded(door)
     for name in walk:
         host.go(STATES[name]())
     checked = 0

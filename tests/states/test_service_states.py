@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
-from tests.support.nft_hosts import FILTER, Doors, walks
+from tests.support.nft_hosts import FILTER, Doors, recorded, walks
 
 from plait.agent.desired.filter_sets import AFFINITY, BACKENDS, OUTSIDE, SERVICES, SHAPE_PREFIX
 from plait.agent.desired.service_chains import dispatch_chains, shape_name, shape_of
@@ -21,7 +21,7 @@ from plait.agent.programmers.services import FilterServices
 from plait.kernel import netns
 from plait.kernel.conntrack import Conntrack, FakeConntrack
 from plait.kernel.fake_nft import FakeNft
-from plait.kernel.nft import Nft, NftDoor, Refusal
+from plait.kernel.nft import Nft, NftDoor
 from plait.model.entries import Entries
 from plait.model.hoststate import HostState
 from plait.model.members import Members
@@ -194,15 +194,7 @@ def test_a_packet_between_rules_finds_what_elements_tell(walk: list[str]) -> Non
     elements as they are in that moment: both of one transaction and of the next."""
     door = FakeNft()
     host = Host(door)
-    tables = []
-    commit = door.commit
-
-    def kept(changes: Sequence[nft.Change]) -> dict[int, Refusal]:
-        answer = commit(changes)
-        tables.append(door.read())
-        return answer
-
-    door.commit = kept  # type: ignore[method-assign]
+    tables = recorded(door)
     for name in walk:
         host.go(STATES[name])
     checked = 0

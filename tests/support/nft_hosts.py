@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from plait.agent.programmers.filter import FilterBase, FilterEndpoints
@@ -11,10 +11,11 @@ from plait.agent.programmers.filter_table import FilterTable
 from plait.agent.programmers.policy import FilterPolicy
 from plait.kernel.conntrack import Conntrack, FakeConntrack
 from plait.kernel.fake_nft import FakeNft
-from plait.kernel.nft import NftDoor
+from plait.kernel.nft import NftDoor, Refusal
 from plait.model.hoststate import Filter, FilterEndpoint, FilterNetwork, HostState
 from plait.model.ruleset import Ruleset
 from plait.wire import nft
+from plait.wire.nft_read import TableState
 
 Doors = Callable[[], tuple[NftDoor, Conntrack | FakeConntrack]]
 """Opens those of another agent on the same kernel; the one before must have closed its own."""
@@ -37,6 +38,20 @@ def walks(states: Iterable[str]) -> dict[str, list[str]]:
     shuffled = names * 3
     random.Random(7).shuffle(shuffled)
     return {"forwards": names, "backwards": names[::-1], "shuffled": shuffled}
+
+
+def recorded(door: FakeNft) -> list[TableState | None]:
+    """Our table after each transaction from now on."""
+    tables: list[TableState | None] = []
+    commit = door.commit
+
+    def kept(changes: Sequence[nft.Change]) -> dict[int, Refusal]:
+        answer = commit(changes)
+        tables.append(door.read())
+        return answer
+
+    door.commit = kept  # type: ignore[method-assign]
+    return tables
 
 
 def names(*wanted: str) -> Callable[[nft.Change], bool]:

@@ -29,6 +29,7 @@ from plait.agent.report import words
 from plait.agent.state import State
 from plait.client.agent import AttachRequest, AttachResult, EndpointIdentity, LocalEndpoint
 from plait.client.locks import Locks
+from plait.client.places import stands
 from plait.model import portnames
 from plait.model.errors import PlaitError
 from plait.model.marks import endpoint_mac, host_ifname, peer_ifname
@@ -222,8 +223,7 @@ class Attaching:
         """Inode of the namespace; refuses a name in it that another endpoint has."""
         inode = _inode(request)
         holder = self._ledger.places.get((inode, request.ifname))
-        # The kernel gives a new namespace the inode of one that has gone.
-        if holder is not None and _stands(self._ledger.endpoints[holder]):
+        if holder is not None and stands(self._ledger.endpoints[holder]):
             raise refusals.name_taken(request, f"endpoint {holder} has it")
         return inode
 
@@ -288,14 +288,6 @@ def _refusal(failure: Failure) -> str:
 def _life(endpoint: LocalEndpoint) -> tuple[str, int, float]:
     """What one life of an id has and its next one has not."""
     return endpoint.request.netns, endpoint.netns_inode, endpoint.created
-
-
-def _stands(endpoint: LocalEndpoint) -> bool:
-    """Its namespace is still where it was attached."""
-    try:
-        return Path(endpoint.request.netns).stat().st_ino == endpoint.netns_inode
-    except OSError:
-        return False
 
 
 def _inode(request: AttachRequest) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from plait.agent.programmers.comparing import exchanged
+from plait.agent.programmers.comparing import out_and_put
 from plait.model.hoststate import FilterEndpoint, HostState
 from plait.model.members import Members
 from plait.model.policies import Direction
@@ -152,7 +152,7 @@ class Memory:
         if self._endpoints is want.filter.endpoints:
             return self.local
         before, self._endpoints = self._endpoints or {}, want.filter.endpoints
-        out, put = exchanged(before, self._endpoints)
+        out, put = out_and_put(before, self._endpoints)
         local = self.local
         if out:
             local = local.difference(*(before[link].addresses for link in out))

@@ -91,9 +91,7 @@ class ApiClient:
             self._headers["Host"] = wire.SERVER_NAME
         self._token = Token(token, token_file, scheme)
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
-        self._stream_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_timeout, sock_read=silence
-        )
+        self._stream_timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._silence = silence
         self._sleep = sleep
         self._rng = rng

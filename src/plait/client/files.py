@@ -21,6 +21,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make names that were given or taken in a directory durable."""
+    # store/sqlite_file.py has the same: packages of one layer do not import each other.
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

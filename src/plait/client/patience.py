@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 async def within(seconds: float, work: Awaitable[R]) -> R:
-    """Its result; TimeoutError if that takes longer. aiohttp's limit for a silent socket begins
-    with a connection, and ends when the peer has sent its end."""
+    """Its result; TimeoutError if that takes longer. aiohttp's own limit for a silent socket begins
+    with a connection, and ends when the peer has sent its end, so it is not used."""
     async with asyncio.timeout(seconds):
         return await work

@@ -17,6 +17,7 @@ import structlog
 
 from plait.client.agent import Agent, LocalEndpoint
 from plait.client.locks import Locks
+from plait.client.places import stands
 from plait.cni import attachment, checking
 from plait.cni.attachment import Identity, endpoint_id
 from plait.cni.kept import Kept
@@ -215,7 +216,7 @@ class CniPlugin:
                 inode = self._namespace(call)
                 present = await self._agent.endpoints()
                 self._refuse_existing(ident, call, inode, present)
-                inside = [e for e in present if e.netns_inode == inode and _stands(e)]
+                inside = [e for e in present if e.netns_inode == inode and stands(e)]
                 default_route = attachment.wants_default_route(call, inside)
                 identity = await self._identity(call, (deadline.when() or 0.0))
                 attached = await self._agent.attach(
@@ -360,12 +361,3 @@ class CniPlugin:
     async def _version(self, call: Call) -> Answer:
         # The shim answers this itself; here for whoever asks the socket.
         return Answer(errors.versions(call.version))
-
-
-def _stands(endpoint: LocalEndpoint) -> bool:
-    """Its namespace is still where it was attached: a new one may have the inode of one that has
-    gone."""
-    try:
-        return os.stat(endpoint.request.netns).st_ino == endpoint.netns_inode  # noqa: PTH116
-    except OSError:
-        return False

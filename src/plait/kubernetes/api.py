@@ -137,9 +137,7 @@ class KubernetesApi:
         come: after that, PLAIT-KUBE-002. Close it (`aclose`) when done.
         """
         query = {**query, "watch": "true"}
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._connect_timeout, sock_read=silence
-        )
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout)
         what = f"GET {path}?watch"
         with self._refusals(what):
             response = await within(silence, self._open("GET", path, query=query, timeout=timeout))

@@ -35,7 +35,7 @@ def left_over(before: Set[K], after: Set[K], new: int) -> Set[K]:
     return before - after
 
 
-def exchanged(before: Mapping[K, V], after: Mapping[K, V]) -> tuple[Sequence[K], Sequence[K]]:
+def out_and_put(before: Mapping[K, V], after: Mapping[K, V]) -> tuple[Sequence[K], Sequence[K]]:
     """Keys of what was there and is no more, or is other; and of what is there and was not, or
     was other."""
     put = differing(before, after)

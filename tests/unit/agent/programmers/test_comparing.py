@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.agent.programmers.comparing import differing, exchanged, left_over, other_objects
+from plait.agent.programmers.comparing import differing, left_over, other_objects, out_and_put
 
 TABLES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1000, 1002).map(str))
 
@@ -15,7 +15,7 @@ def test_what_differs(before: dict[str, str], after: dict[str, str]) -> None:
     put = [key for key in after if before.get(key) != after[key]]
     out = {key for key in before if before[key] != after.get(key)}
     assert differing(before, after) == put
-    found = exchanged(before, after)
+    found = out_and_put(before, after)
     assert (set(found[0]), len(found[0]), found[1]) == (out, len(out), put)
     new = len(after.keys() - before.keys())
     assert left_over(before.keys(), after.keys(), new) == before.keys() - after.keys()
@@ -26,4 +26,4 @@ def test_equal_objects_are_others_but_do_not_differ() -> None:
     after["b"] = before["b"]
     assert list(other_objects(before, after)) == ["a"]
     assert differing(before, after) == []
-    assert exchanged(before, after) == ([], [])
+    assert out_and_put(before, after) == ([], [])
